@@ -1,0 +1,315 @@
+//! Reconciler: wanted checks to running ones, and what their results do.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lictor_check::{Handle, Pace, Runner};
+use lictor_model::acl::Caller;
+use lictor_model::health::{Check, CheckKind, Status};
+use lictor_model::name::{CheckId, NodeName, ServiceId};
+use lictor_state::Topic;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::agent::Inner;
+use crate::record::CheckStateRecord;
+use crate::registry::{CheckEntry, Effects, Registry};
+
+/// How many results may wait to be taken in. Checks that find it full wait, which delays their next run: better than
+/// losing results or growing without limit when the agent is overloaded.
+pub(crate) const RESULTS_BOUND: usize = 1024;
+
+const REAP_INTERVAL: Duration = Duration::from_secs(30);
+
+/// What runs a check; dropping it stops the check.
+pub enum Running {
+    /// A runner of its own.
+    Runner(Handle),
+    /// The state of another service, worked out by the agent's alias task.
+    Alias,
+}
+
+/// A result of one check.
+#[derive(Debug)]
+pub struct Report {
+    /// Which check.
+    pub id: CheckId,
+    /// The new status.
+    pub status: Status,
+    /// What it said.
+    pub output: String,
+}
+
+impl Inner {
+    /// Starts the checks that a change asks for.
+    pub(crate) fn start_checks(&self, effects: &Effects) {
+        let reloadable = self.reloadable.load();
+        let mut registry = self.registry.lock();
+        for id in &effects.start_checks {
+            let is_proxy_check =
+                registry.checks.get(id).is_some_and(|entry| registry.proxies.contains_key(&entry.check.service_id));
+            let Some(entry) = registry.checks.get_mut(id) else { continue };
+            entry.running = match entry.spec.kind() {
+                CheckKind::Alias => {
+                    self.alias_nudge.notify_one();
+                    Some(Running::Alias)
+                }
+                CheckKind::None => None,
+                _ => {
+                    let reports = self.reports.clone();
+                    let id = id.clone();
+                    // A generated proxy is ready within milliseconds; its first regular check may be ten seconds away.
+                    let pace = if is_proxy_check { Pace::Eager } else { Pace::Regular };
+                    let config = lictor_check::Config {
+                        pace,
+                        discard_output: reloadable.discard_check_output,
+                        ..self.config.checks.clone()
+                    };
+                    Some(Running::Runner(Runner::start(entry.spec.clone(), config, move |result| {
+                        let report = Report { id: id.clone(), status: result.status, output: result.output };
+                        let reports = reports.clone();
+                        async move {
+                            // Closed only when the agent is going away.
+                            let _ = reports.send(report).await;
+                        }
+                    })))
+                }
+            };
+        }
+    }
+
+    /// Runs the check of a generated proxy now: its process has just said that it is ready.
+    pub(crate) fn run_check_now(&self, id: &CheckId) {
+        if let Some(CheckEntry { running: Some(Running::Runner(handle)), .. }) = self.registry.lock().checks.get(id) {
+            handle.run_now();
+        }
+    }
+
+    /// Takes in results until told to stop.
+    pub(crate) async fn take_reports(self: Arc<Self>, mut reports: mpsc::Receiver<Report>) {
+        loop {
+            let report = tokio::select! {
+                report = reports.recv() => report,
+                () = self.stop.requested() => return,
+            };
+            let Some(Report { id, status, output }) = report else { return };
+            let output = self.explained(&id, status, output);
+            self.set_check_state(&id, status, output);
+        }
+    }
+
+    /// Gives a check a new state. A new status goes to the catalog at once; new output alone may wait.
+    pub(crate) fn set_check_state(&self, id: &CheckId, status: Status, output: String) {
+        let output = if self.reloadable.load().discard_check_output { String::new() } else { output };
+        {
+            let mut registry = self.registry.lock();
+            let Some(entry) = registry.checks.get_mut(id) else { return };
+            note_critical(entry, status);
+            if entry.check.status == status && entry.check.output == output {
+                return;
+            }
+            if entry.check.status == status && !self.config.check_update_interval.is_zero() {
+                entry.check.output = output;
+                let wait = self.config.check_update_interval;
+                entry.output_due.get_or_insert_with(|| Instant::now() + wait / 2 + wait.mul_f64(fastrand::f64()));
+            } else {
+                entry.check.status = status;
+                entry.check.output = output;
+                entry.output_due = None;
+                entry.synced = false;
+                // The reconciler pushes it: a slow store must not hold up the results of other checks.
+                self.pushes.send_modify(|pushes| {
+                    pushes.insert(id.clone());
+                });
+            }
+        }
+        self.bump();
+        self.alias_nudge.notify_one();
+        self.sync_nudge.notify_one();
+    }
+
+    /// Pushes check states that have changed, several at a time, until told to stop.
+    pub(crate) async fn push_states(self: Arc<Self>) {
+        let mut pushes = self.pushes.subscribe();
+        loop {
+            tokio::select! {
+                changed = pushes.changed() => if changed.is_err() { return },
+                () = self.stop.requested() => return,
+            }
+            let mut push_checks = Default::default();
+            self.pushes.send_if_modified(|pending| {
+                std::mem::swap(pending, &mut push_checks);
+                false
+            });
+            let effects = Effects { push_checks, ..Effects::default() };
+            self.push(&effects).await;
+        }
+    }
+
+    /// Keeps alias checks at the state of what they mirror, until told to stop.
+    pub(crate) async fn follow_aliases(self: Arc<Self>) {
+        loop {
+            let local = *self.version.borrow();
+            let remote = self.settle_aliases();
+            let reader = self.cluster.reader(&Caller::management(""));
+            let topics: Vec<Topic> = remote;
+            let seen = reader.current();
+            let remote_changed = async {
+                if topics.is_empty() {
+                    std::future::pending::<()>().await;
+                }
+                reader.changed(&topics, seen).await;
+            };
+            let mut version = self.version.subscribe();
+            tokio::select! {
+                _ = version.wait_for(|now| *now != local) => {}
+                () = self.alias_nudge.notified() => {}
+                () = remote_changed => {}
+                () = self.stop.requested() => return,
+            }
+        }
+    }
+
+    /// Works out all alias checks once; gives what to watch for those that mirror another node.
+    fn settle_aliases(&self) -> Vec<Topic> {
+        let mut topics = Vec::new();
+        let results: Vec<(CheckId, Status, String)> = {
+            let registry = self.registry.lock();
+            registry
+                .checks
+                .iter()
+                .filter(|(_, entry)| matches!(entry.running, Some(Running::Alias)))
+                .map(|(id, entry)| {
+                    let service = ServiceId::from(entry.spec.alias_service.as_str());
+                    let here = entry.spec.alias_node.is_empty() || self.config.node_name.same(&entry.spec.alias_node);
+                    let (status, output) = if here {
+                        mirrored(local_checks(&registry, &service, id))
+                    } else {
+                        let node = NodeName::from(entry.spec.alias_node.as_str());
+                        topics.push(Topic::Node(node.folded().as_str().into()));
+                        let reader = self.cluster.reader(&Caller::management(""));
+                        let rows = reader.checks_of_node(node.as_str()).value;
+                        mirrored(
+                            rows.iter()
+                                .map(|row| &row.check)
+                                .filter(|check| check.service_id.is_empty() || check.service_id.same(service.as_str())),
+                        )
+                    };
+                    (id.clone(), status, output)
+                })
+                .collect()
+        };
+        for (id, status, output) in results {
+            self.set_check_state(&id, status, output);
+        }
+        topics
+    }
+
+    /// Removes services that have been critical for longer than their definition allows, until told to stop.
+    pub(crate) async fn reap_critical(self: Arc<Self>) {
+        while self.stop.or_stopped(tokio::time::sleep(REAP_INTERVAL)).await.is_some() {
+            let now = Instant::now();
+            let overdue: Vec<(CheckId, ServiceId)> = self
+                .registry
+                .lock()
+                .checks
+                .iter()
+                .filter(|(_, entry)| {
+                    let limit = entry.spec.deregister_critical_service_after;
+                    !limit.is_zero()
+                        && !entry.check.service_id.is_empty()
+                        && entry.critical_since.is_some_and(|since| {
+                            now.duration_since(since) > limit.max(self.config.minimum_deregister_after)
+                        })
+                })
+                .map(|(id, entry)| (id.clone(), entry.check.service_id.clone()))
+                .collect();
+            for (check, service) in overdue {
+                let target = self.parent_of(&service);
+                tracing::info!(
+                    "agent: Check {:?} for service {:?} has been critical for too long; deregistered service",
+                    check.as_str(),
+                    target.as_str()
+                );
+                let effects = self.registry.lock().deregister(&target);
+                self.carry_out(effects).await;
+            }
+        }
+    }
+
+    /// Keeps the last report of a TTL check on disk, so that a restart of the agent does not make it critical.
+    pub(crate) fn keep_report(&self, id: &CheckId) {
+        let record = {
+            let registry = self.registry.lock();
+            let Some(entry) = registry.checks.get(id) else { return };
+            let ttl = i64::try_from(entry.spec.ttl.as_secs()).unwrap_or(i64::MAX);
+            CheckStateRecord {
+                check_id: id.to_string(),
+                output: entry.check.output.clone(),
+                status: entry.check.status.as_str().to_owned(),
+                expires: lictor_task::clock::unix_seconds().saturating_add(ttl),
+            }
+        };
+        if let Err(error) = self.files.write_check_state(id, &record) {
+            tracing::warn!("agent: cannot keep the state of check {:?}: {error}", id.as_str());
+        }
+    }
+}
+
+/// Notes since when a check has been critical without a break.
+pub(crate) fn note_critical(entry: &mut CheckEntry, status: Status) {
+    match (status, entry.critical_since) {
+        (Status::Critical, None) => entry.critical_since = Some(Instant::now()),
+        (Status::Passing | Status::Warning, Some(_)) => entry.critical_since = None,
+        _ => {}
+    }
+}
+
+fn local_checks<'a>(
+    registry: &'a Registry,
+    service: &'a ServiceId,
+    alias: &'a CheckId,
+) -> impl Iterator<Item = &'a Check> {
+    // An alias of the node itself must not count itself, or it would never recover.
+    registry.checks_of(service).map(|entry| &entry.check).filter(move |check| check.id != *alias)
+}
+
+/// What an alias of these checks says: the first critical one decides, else the last warning, else all is well.
+fn mirrored<'a>(checks: impl Iterator<Item = &'a Check>) -> (Status, String) {
+    let mut worst: Option<&Check> = None;
+    let mut any = false;
+    for check in checks {
+        any = true;
+        match check.status {
+            Status::Critical => {
+                worst = Some(check);
+                break;
+            }
+            Status::Warning => worst = Some(check),
+            Status::Passing => {}
+        }
+    }
+    match worst {
+        Some(check) => (check.status, format!("Aliased check {:?} failing: {}", check.name, check.output)),
+        None if any => (Status::Passing, "All checks passing.".into()),
+        None => (Status::Passing, "No checks found.".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(name: &str, status: Status) -> Check {
+        Check { name: name.into(), status, output: "out".into(), ..Check::default() }
+    }
+
+    #[test]
+    fn an_alias_says_what_the_first_critical_check_says() {
+        let checks = [check("w", Status::Warning), check("c", Status::Critical), check("d", Status::Critical)];
+        assert_eq!(mirrored(checks.iter()), (Status::Critical, "Aliased check \"c\" failing: out".into()));
+        assert_eq!(mirrored(checks[..1].iter()).0, Status::Warning);
+        assert_eq!(mirrored([check("p", Status::Passing)].iter()), (Status::Passing, "All checks passing.".into()));
+        assert_eq!(mirrored([].iter()), (Status::Passing, "No checks found.".into()));
+    }
+}

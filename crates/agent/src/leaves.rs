@@ -1,0 +1,213 @@
+//! Reconciler: leaf certificates, issued when first asked for and renewed before they expire.
+//!
+//! Callers with the same token share one certificate per service. Renewal is drawn once per certificate, evenly over
+//! its later life, so that many do not renew in step; a new root moves it to within half a minute. Both clocks count:
+//! a machine that slept finds by its wall clock that a certificate has aged, one whose wall clock was turned back
+//! still renews by its monotonic clock.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use lictor_model::acl::Caller;
+use lictor_model::revision::Revision;
+use lictor_model::root::IssuedLeaf;
+use lictor_state::Topic;
+use lictor_task::{Backoff, clock};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use crate::Error;
+use crate::agent::Inner;
+
+/// A leaf that nobody has read for so long is forgotten.
+const UNREAD_LIMIT: Duration = Duration::from_secs(72 * 3600);
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    token: String,
+    service: String,
+}
+
+struct Slot {
+    leaf: watch::Sender<Option<Arc<IssuedLeaf>>>,
+    /// The root that signed it.
+    root_id: String,
+    /// Renewal by the monotonic clock.
+    renew_at: Instant,
+    /// Renewal by the wall clock, Unix seconds.
+    renew_at_wall: i64,
+    read_at: Instant,
+    backoff: Backoff,
+}
+
+/// All leaves of this agent.
+#[derive(Default)]
+pub(crate) struct Leaves {
+    slots: Mutex<BTreeMap<Key, Slot>>,
+    /// One issue at a time per key: callers that arrive together share it.
+    issuing: tokio::sync::Mutex<()>,
+    changed: Notify,
+    authorized: Mutex<BTreeSet<String>>,
+}
+
+impl Leaves {
+    /// Whether authorisation for a target was asked before; the original tells clients by a header, because its
+    /// first answer had to be fetched.
+    pub(crate) fn asked_before(&self, target: &str) -> bool {
+        let mut authorized = self.authorized.lock();
+        // The set only feeds that header; names come from requests, so it is bounded.
+        if authorized.len() > 4096 {
+            authorized.clear();
+        }
+        !authorized.insert(target.to_owned())
+    }
+
+    fn read(&self, key: &Key) -> Option<Arc<IssuedLeaf>> {
+        let mut slots = self.slots.lock();
+        let slot = slots.get_mut(key)?;
+        slot.read_at = Instant::now();
+
+        slot.leaf.borrow().clone()
+    }
+
+    fn last_revision(&self) -> Revision {
+        let slots = self.slots.lock();
+        slots
+            .values()
+            .filter_map(|slot| slot.leaf.borrow().as_ref().map(|leaf| leaf.revision))
+            .max()
+            .unwrap_or_default()
+    }
+}
+
+impl Inner {
+    pub(crate) async fn leaf(&self, token: &str, service: &str) -> Result<(Arc<IssuedLeaf>, bool), Error> {
+        let key = Key { token: token.to_owned(), service: service.to_owned() };
+        if let Some(leaf) = self.leaves.read(&key) {
+            return Ok((leaf, true));
+        }
+        let _turn = self.leaves.issuing.lock().await;
+        if let Some(leaf) = self.leaves.read(&key) {
+            return Ok((leaf, true));
+        }
+        Ok((self.issue(&key).await?, false))
+    }
+
+    pub(crate) async fn leaf_after(
+        &self,
+        token: &str,
+        service: &str,
+        seen: Revision,
+    ) -> Result<Arc<IssuedLeaf>, Error> {
+        let (leaf, _) = self.leaf(token, service).await?;
+        if leaf.revision > seen {
+            return Ok(leaf);
+        }
+        let key = Key { token: token.to_owned(), service: service.to_owned() };
+        let mut changes = match self.leaves.slots.lock().get(&key) {
+            Some(slot) => slot.leaf.subscribe(),
+            None => return Ok(leaf),
+        };
+        let newer = |leaf: &Option<Arc<IssuedLeaf>>| leaf.as_ref().is_some_and(|leaf| leaf.revision > seen);
+        let outcome = changes.wait_for(newer).await.map(|leaf| leaf.clone());
+        // The slot was forgotten while we waited: the next read issues a new one.
+        Ok(outcome.ok().flatten().unwrap_or(leaf))
+    }
+
+    async fn issue(&self, key: &Key) -> Result<Arc<IssuedLeaf>, Error> {
+        let authority = self.authority()?;
+        let mut issued = authority.issue_leaf(&key.service).await?;
+        // Readers compare revisions, over restarts of the agent as well: microseconds keep growing and still fit
+        // the integers that every JSON reader can hold.
+        let now = u64::try_from(clock::unix_nanos() / 1000).unwrap_or_default();
+        issued.leaf.revision = Revision(now.max(self.leaves.last_revision().0 + 1));
+        let leaf = Arc::new(issued.leaf);
+        let renewal = issued.renew_after;
+        let mut slots = self.leaves.slots.lock();
+        let slot = slots.entry(key.clone()).or_insert_with(|| Slot {
+            leaf: watch::channel(None).0,
+            root_id: String::new(),
+            renew_at: Instant::now(),
+            renew_at_wall: 0,
+            read_at: Instant::now(),
+            backoff: Backoff::new(Duration::from_secs(1), Duration::from_secs(60)),
+        });
+        slot.root_id = issued.root_id;
+        slot.renew_at = Instant::now() + renewal;
+        slot.renew_at_wall = clock::unix_seconds().saturating_add(i64::try_from(renewal.as_secs()).unwrap_or(i64::MAX));
+        slot.backoff.reset();
+        slot.leaf.send_replace(Some(Arc::clone(&leaf)));
+        drop(slots);
+        self.leaves.changed.notify_one();
+        Ok(leaf)
+    }
+
+    /// Renews leaves in time until told to stop.
+    pub(crate) async fn keep_leaves(self: Arc<Self>) {
+        let reader = self.cluster.reader(&Caller::management(""));
+        loop {
+            let roots = reader.roots();
+            if let Some(active) = roots.value.active() {
+                self.bring_forward(&active.id);
+            }
+            let next = self.renew_due().await;
+            // Often enough to notice a wall clock that jumped over a renewal.
+            let wake = next.min(Instant::now() + Duration::from_secs(30));
+            tokio::select! {
+                () = tokio::time::sleep_until(wake) => {}
+                () = self.leaves.changed.notified() => {}
+                () = reader.changed(&[Topic::Roots], roots.index) => {}
+                () = self.stop.requested() => return,
+            }
+        }
+    }
+
+    /// After a rotation, old leaves are renewed soon, each at a time of its own.
+    fn bring_forward(&self, active_root: &str) {
+        let Some(authority) = &self.authority else { return };
+        let mut slots = self.leaves.slots.lock();
+        let count = slots.len();
+        for slot in slots.values_mut() {
+            if slot.root_id != active_root {
+                let soon = authority.rotation_delay(count);
+                slot.root_id = active_root.to_owned();
+                slot.renew_at = slot.renew_at.min(Instant::now() + soon);
+                slot.renew_at_wall =
+                    slot.renew_at_wall.min(clock::unix_seconds() + i64::try_from(soon.as_secs()).unwrap_or_default());
+            }
+        }
+    }
+
+    /// Renews what is due, forgets what nobody reads, and tells when the next one is due.
+    async fn renew_due(&self) -> Instant {
+        let (now, wall) = (Instant::now(), clock::unix_seconds());
+        let due: Vec<Key> = {
+            let mut slots = self.leaves.slots.lock();
+            slots.retain(|_, slot| now.duration_since(slot.read_at) < UNREAD_LIMIT || slot.leaf.receiver_count() > 0);
+            slots
+                .iter()
+                .filter(|(_, slot)| slot.renew_at <= now || slot.renew_at_wall <= wall)
+                .map(|(key, _)| key.clone())
+                .collect()
+        };
+        for key in due {
+            let _turn = self.leaves.issuing.lock().await;
+            if let Err(error) = self.issue(&key).await {
+                tracing::error!(
+                    "agent: cannot renew the leaf certificate of {:?}, the old one stays in use: {}",
+                    key.service,
+                    crate::error::chain(&error)
+                );
+                if let Some(slot) = self.leaves.slots.lock().get_mut(&key) {
+                    let wait = slot.backoff.next_delay();
+                    slot.renew_at = Instant::now() + wait;
+                    slot.renew_at_wall = wall.saturating_add(i64::try_from(wait.as_secs()).unwrap_or_default().max(1));
+                }
+            }
+        }
+        let slots = self.leaves.slots.lock();
+        slots.values().map(|slot| slot.renew_at).min().unwrap_or_else(|| now + Duration::from_secs(3600))
+    }
+}

@@ -1,0 +1,183 @@
+//! Whether the agents of the nodes are alive, as the check `serfHealth` of each node shows.
+//!
+//! Where several servers share a store, each agent holds a lease. The server that leads marks the nodes whose agent has
+//! lost it, and an agent that is back marks its own node again. What is registered stays as it is: a node that is back
+//! is as it was.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lictor_model::acl::Caller;
+use lictor_model::health::{Check, Status};
+use lictor_model::name::NodeName;
+use lictor_state::Presence;
+use lictor_state::answer::Topic;
+use lictor_state::presence::Member;
+use lictor_state::reader::Filter;
+use lictor_state::writer::{Registration, Removal};
+
+use crate::agent::{Agent, Inner};
+use crate::error::chain;
+use crate::sync::SERF_HEALTH;
+
+/// What is looked at even when nothing seems to have changed.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// The check's output while the agent is alive. A node that shows something else is not marked by us.
+const ALIVE: &str = "Agent alive and reachable";
+const LOST: &str = "Agent not live or unreachable";
+
+/// Stands in the notes of the check of a lost node, before the seconds since the Unix epoch at which it was lost.
+const SINCE: &str = "lost at ";
+
+/// The check by which a node counts as alive.
+pub(crate) fn serf_health(node: &NodeName, status: Status) -> Check {
+    Check {
+        node: node.clone(),
+        id: SERF_HEALTH.into(),
+        name: "Serf Health Status".into(),
+        status,
+        output: if status == Status::Passing { ALIVE } else { LOST }.into(),
+        ..Check::default()
+    }
+}
+
+impl Agent {
+    /// Whether the store is shared with others.
+    pub fn is_sharing(&self) -> bool {
+        self.inner.presence.get().is_some()
+    }
+
+    /// This agent as others see it.
+    pub fn as_member(&self) -> Member {
+        self.inner.member()
+    }
+
+    /// The agents that are alive, by node; public. Empty where the store is not shared.
+    pub fn members(&self) -> Vec<Member> {
+        self.reader(&Caller::management("")).members().value
+    }
+
+    /// The agent that does what one must do; public. None where the store is not shared, or for the moments between
+    /// the end of one and the next.
+    pub fn lead(&self) -> Option<Member> {
+        self.reader(&Caller::management("")).lead().value
+    }
+}
+
+impl Inner {
+    /// Whether what must be done by one is this agent's to do: always, where it does not share its store.
+    pub(crate) fn leads(&self) -> bool {
+        self.presence.get().is_none_or(|presence| presence.standing().borrow().leads())
+    }
+
+    /// This agent as the others see it.
+    pub(crate) fn member(&self) -> Member {
+        let config = &self.config;
+        Member {
+            node: config.node_name.as_str().to_owned(),
+            id: config.node_id.clone(),
+            address: std::net::SocketAddr::new(config.advertise_addr, config.server_port).to_string(),
+            is_server: config.is_server,
+            ping: String::new(),
+            since: 0,
+        }
+    }
+
+    /// Shows this node as alive whenever it is and the catalog says otherwise.
+    pub(crate) async fn keep_own_health(self: Arc<Self>, presence: Presence) {
+        let mut standing = presence.standing();
+        let name = &self.config.node_name;
+        presence.vouch(serf_health(name, Status::Critical), serf_health(name, Status::Passing));
+        let node = name.as_str();
+        let topics = [Topic::NodeChecks(node.to_ascii_lowercase().into())];
+        loop {
+            let reader = self.cluster.reader(&Caller::management(""));
+            let checks = reader.checks_of_node(node);
+            let shown = checks.value.iter().find(|row| row.check.id.as_str() == SERF_HEALTH);
+            if standing.borrow_and_update().is_alive() && shown.is_none_or(|row| row.check.status != Status::Passing) {
+                self.push_node().await;
+                lictor_meter::count("serf.member.join", &[]);
+            }
+            tokio::select! {
+                () = self.stop.requested() => return,
+                () = reader.changed(&topics, checks.index) => {}
+                _ = standing.changed() => {}
+                () = tokio::time::sleep(LOOK) => {}
+            }
+        }
+    }
+
+    /// Takes nodes out of the catalog whose agent was lost too long ago: only those that one of ours has marked as lost, and
+    /// that are not alive again.
+    async fn forget_lost_nodes(&self) {
+        let stay = self.config.lost_nodes_stay;
+        if stay.is_zero() {
+            return;
+        }
+        let stay = i64::try_from(stay.as_secs()).unwrap_or(i64::MAX);
+        let now = lictor_task::clock::unix_seconds();
+        let reader = self.cluster.reader(&Caller::management(""));
+        let members = reader.members().value;
+        for row in reader.checks_in_state(Some(Status::Critical), &Filter::default()).value {
+            let check = &row.check;
+            if check.id.as_str() != SERF_HEALTH || check.output != LOST {
+                continue;
+            }
+            let Some(since) = check.notes.strip_prefix(SINCE).and_then(|since| since.parse::<i64>().ok()) else {
+                continue;
+            };
+            if now.saturating_sub(since) < stay || members.iter().any(|member| check.node.same(&member.node)) {
+                continue;
+            }
+            tracing::warn!("agent: node {:?} was lost {stay} s ago and is forgotten", check.node.as_str());
+            let node = check.node.as_str();
+            if let Err(error) = self.cluster.deregister(&Caller::management(""), node, Removal::Node).await {
+                tracing::error!("agent: cannot forget a lost node: {}", chain(&error));
+            }
+        }
+    }
+
+    /// While this server leads: marks the nodes whose agent is not alive any more, and forgets them in the end.
+    pub(crate) async fn mark_lost_nodes(self: Arc<Self>, presence: Presence) {
+        let mut standing = presence.standing();
+        loop {
+            let reader = self.cluster.reader(&Caller::management(""));
+            standing.mark_unchanged();
+            if self.leads()
+                && let Err(error) = self.writer.help_restore().await
+            {
+                tracing::warn!("agent: cannot finish a restore that was cut off: {}", chain(&error));
+            }
+            if self.leads() {
+                self.forget_lost_nodes().await;
+            }
+            let lost = reader.passing_without_agent(SERF_HEALTH);
+            let seen = reader.current();
+            let mut complete = true;
+            for contents in lost.value {
+                let ours =
+                    contents.checks.iter().any(|row| row.check.id.as_str() == SERF_HEALTH && row.check.output == ALIVE);
+                if !ours || !self.leads() {
+                    continue;
+                }
+                let node = contents.node.node.clone();
+                tracing::warn!("agent: node {:?} is not alive any more", node.name.as_str());
+                lictor_meter::count("serf.member.failed", &[]);
+                let notes = format!("{SINCE}{}", lictor_task::clock::unix_seconds());
+                let checks = vec![Check { notes, ..serf_health(&node.name, Status::Critical) }];
+                let registration = Registration { node, skip_node_update: true, service: None, checks };
+                if let Err(error) = self.cluster.register(&Caller::management(""), registration).await {
+                    tracing::error!("agent: cannot mark a node that is not alive: {}", chain(&error));
+                    complete = false;
+                }
+            }
+            tokio::select! {
+                () = self.stop.requested() => return,
+                () = reader.changed(&lost.topics, seen), if complete => {}
+                _ = standing.changed() => {}
+                () = tokio::time::sleep(LOOK) => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,490 @@
+//! Why a managed proxy does not serve: a chain from what is seen to what is behind it, each with a remedy.
+//!
+//! `causes` is pure; `Inner::facts` asks the catalog for what the process itself cannot know.
+
+use std::collections::BTreeMap;
+
+use lictor_model::acl::Caller;
+use lictor_model::health::Status;
+use lictor_state::reader::{Filter, Side};
+
+use crate::agent::Inner;
+use crate::operate::ManagedProcess;
+
+/// One link of the chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cause {
+    /// What is so.
+    pub what: String,
+    /// What can be done about it; empty when the next cause tells.
+    pub remedy: String,
+}
+
+/// What is known beside the process itself.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Facts {
+    /// Whether managed proxies are supervised at all.
+    pub(crate) supervised: bool,
+    /// Whether there is a certificate authority.
+    pub(crate) mesh: bool,
+    /// Whether the mode is one that never runs.
+    pub(crate) script: bool,
+    /// What is known of upstreams that have no instance, by the name the proxy reports.
+    pub(crate) upstreams: BTreeMap<String, Upstream>,
+    /// Checks of the service itself that do not pass: id and output.
+    pub(crate) failing: Vec<(String, String)>,
+}
+
+/// An upstream without a healthy instance.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Upstream {
+    /// Instances of the service itself.
+    pub(crate) ordinary: usize,
+    /// Instances that take its mesh traffic.
+    pub(crate) mesh: usize,
+    /// Checks of the latter that do not pass: id and output.
+    pub(crate) failing: Vec<(String, String)>,
+}
+
+impl Inner {
+    /// What the agent and the catalog know that has to do with a process.
+    pub(crate) fn facts(&self, caller: &Caller, process: &ManagedProcess) -> Facts {
+        let reader = self.cluster.reader(caller);
+        let mut upstreams = BTreeMap::new();
+        for reported in process.report.iter().flat_map(|report| &report.unreachable) {
+            let Some(name) = service_name(reported) else { continue };
+            let filter = Filter::default();
+            let mesh = reader.instances(name, Side::Connect, &filter).value;
+            let failing = mesh
+                .iter()
+                .flat_map(|instance| &instance.checks)
+                .filter(|row| row.check.status == Status::Critical)
+                .map(|row| (row.check.id.to_string(), row.check.output.clone()));
+            let upstream = Upstream {
+                ordinary: reader.instances(name, Side::Ordinary, &filter).value.len(),
+                failing: failing.collect(),
+                mesh: mesh.len(),
+            };
+            upstreams.insert(reported.clone(), upstream);
+        }
+        let registry = self.registry.lock();
+        let script = registry
+            .proxies
+            .get(&process.id)
+            .and_then(|entry| crate::managed::view(&self.config, &entry.definition).ok())
+            .is_some_and(|view| view.exec_mode == crate::managed::ExecMode::Script.as_str());
+        let failing = registry
+            .checks_of(&process.service_id)
+            .filter(|entry| entry.check.status == Status::Critical)
+            .map(|entry| (entry.check.id.to_string(), entry.check.output.clone()))
+            .collect();
+        Facts {
+            supervised: self.supervisor.get().is_some(),
+            mesh: self.authority.is_some(),
+            script,
+            upstreams,
+            failing,
+        }
+    }
+}
+
+/// The service in `service:default/db`; a prepared query has none.
+fn service_name(reported: &str) -> Option<&str> {
+    reported.strip_prefix("service:")?.split_once('/').map(|(_, name)| name)
+}
+
+/// The chain; empty when the proxy serves.
+pub(crate) fn causes(process: &ManagedProcess, facts: &Facts, now_unix_ms: i64) -> Vec<Cause> {
+    let mut chain = Chain(Vec::new());
+    let id = &process.id;
+    if !facts.supervised {
+        chain.add(
+            "managed proxies are off on this agent: it has no HTTP address at which they could reach it",
+            "set ports.http (or ports.https, or addresses.http) and restart the agent",
+        );
+        return chain.0;
+    }
+    if facts.script {
+        chain.add(
+            format!("{id} has exec_mode \"script\", which never runs"),
+            "set exec_mode = \"daemon\", or leave it out",
+        );
+        return chain.0;
+    }
+    if let Some(held) = process.held {
+        match held.drain_until_unix_ms {
+            None => chain.add(
+                format!("an operator stopped {id} {} ago", age(now_unix_ms - held.since_unix_ms)),
+                format!("lictor connect start {id}"),
+            ),
+            Some(until) => chain.add(
+                format!(
+                    "{id} is being drained: {} connections are left, and it stops in {} at the latest",
+                    process.report.as_ref().map_or_else(|| "unknown".into(), |report| report.connections.to_string()),
+                    age(until - now_unix_ms)
+                ),
+                format!("wait for it, or keep it running: lictor connect start {id}"),
+            ),
+        }
+        return chain.0;
+    }
+    if let Some(reason) = &process.refused {
+        chain.add(format!("{id} may not be started: {reason}"), refusal_remedy(reason));
+        return chain.0;
+    }
+    if process.pid.is_none() {
+        down(&mut chain, process, now_unix_ms);
+        return chain.0;
+    }
+    match &process.report {
+        Some(_) => running(&mut chain, process, facts, now_unix_ms),
+        None => foreign(&mut chain, process),
+    }
+    if !facts.failing.is_empty() && (chain.0.is_empty() || process.serving) {
+        // The proxy is fine; nobody is sent to it all the same.
+        for (check, output) in &facts.failing {
+            chain.add(
+                format!(
+                    "{} itself is critical, so nobody is sent to it: check {check} says {:?}",
+                    process.service,
+                    cut(output)
+                ),
+                format!("look after {}; its proxy is not the problem", process.service),
+            );
+        }
+    }
+    chain.0
+}
+
+struct Chain(Vec<Cause>);
+
+impl Chain {
+    fn add(&mut self, what: impl Into<String>, remedy: impl Into<String>) {
+        self.0.push(Cause { what: what.into(), remedy: remedy.into() });
+    }
+}
+
+fn refusal_remedy(reason: &str) -> &'static str {
+    if reason.contains("root") {
+        "set connect.proxy_defaults.run_as to an unprivileged user, or connect.proxy.allow_managed_root = true"
+    } else {
+        "see the reason"
+    }
+}
+
+/// There is no process.
+fn down(chain: &mut Chain, process: &ManagedProcess, now_unix_ms: i64) {
+    let id = &process.id;
+    match process.next_try_unix_ms {
+        Some(at) => chain.add(
+            format!("{id} does not run; it is started again in {}", age(at - now_unix_ms)),
+            format!("start it now: lictor connect restart {id}"),
+        ),
+        None => chain.add(format!("{id} does not run ({})", process.state), String::new()),
+    }
+    let Some(last) = &process.last_exit else { return };
+    let lasted = if last.ran.is_zero() { String::new() } else { format!(" after {}", age(millis(last.ran))) };
+    let what = format!("{} ago it {}{lasted}", age(now_unix_ms - last.at_unix_ms), last.reason);
+    chain.add(what, exit_remedy(&last.reason, id.as_str()));
+    if !last.output.is_empty() {
+        let lines: Vec<&str> = last.output.iter().map(String::as_str).collect();
+        chain.add(format!("its last words:\n{}", lines.join("\n")), format!("read more: lictor connect logs {id}"));
+    }
+}
+
+fn exit_remedy(reason: &str, id: &str) -> String {
+    let known = [
+        (
+            "No such file",
+            "install the program, or correct command in the definition; a relative path is taken from PATH",
+        ),
+        ("Permission denied", "make the program executable for the user it runs as"),
+        ("Exec format error", "the program is not for this machine, or a script without its first line"),
+        ("Resource temporarily unavailable", "too many processes: raise the limit (ulimit -u, TasksMax, pids.max)"),
+        ("Too many open files", "the agent is out of descriptors: raise its limit (ulimit -n, LimitNOFILE)"),
+        ("SIGKILL", "somebody killed it, or the kernel did for lack of memory: dmesg tells"),
+        ("SIGSYS", "it made a system call that its sandbox forbids: connect.proxy_defaults.sandbox"),
+    ];
+    known
+        .iter()
+        .find(|(part, _)| reason.contains(part))
+        .map_or_else(|| format!("read what it said: lictor connect logs {id}"), |(_, remedy)| (*remedy).to_owned())
+}
+
+/// Our own proxy runs and reports.
+fn running(chain: &mut Chain, process: &ManagedProcess, facts: &Facts, now_unix_ms: i64) {
+    let id = &process.id;
+    let Some(report) = &process.report else { return };
+    let starting = process.text.strip_prefix("starting: ").or_else(|| process.text.strip_prefix("degraded: "));
+    let problems: Vec<&str> = starting.map(|text| text.split("; ").collect()).unwrap_or_default();
+    for problem in &problems {
+        if problem.contains("no settings") {
+            chain.add(
+                format!("{id} has no settings from this agent yet"),
+                format!("its own log tells what the agent answers: lictor connect logs {id}"),
+            );
+        } else if problem.contains("no certificates") {
+            chain.add(format!("{id} has no certificates yet, so it opens no public listener"), String::new());
+            if !facts.mesh {
+                chain.add(
+                    "this agent has no certificate authority: Connect is off",
+                    "set connect { enabled = true } on servers",
+                );
+            } else {
+                chain.add(
+                    "the authority has not answered",
+                    format!("the logs of the agent and of the proxy tell: lictor connect logs {id}"),
+                );
+            }
+        } else if let Some(app) = problem.strip_prefix("waiting for the application at ") {
+            chain.add(
+                format!("{id} waits for its application: nothing listens at {app} (local_service_wait_ms)"),
+                format!("start {}, or correct its port or local_service_address", process.service),
+            );
+        } else if problem.contains("cannot listen") {
+            let remedy = if problem.contains("in use") {
+                "another program has the address: ss -ltnp shows which; free it, or set another port"
+            } else {
+                "the address must be one of this machine, and ports below 1024 need a right that proxies do not have"
+            };
+            chain.add(*problem, remedy);
+        } else {
+            chain.add(*problem, format!("correct it in the definition of {}", process.service));
+        }
+    }
+    if report.leaf_until > 0 && report.leaf_until * 1000 <= now_unix_ms {
+        chain.add(
+            format!("its certificate ran out {} ago", age(now_unix_ms - report.leaf_until * 1000)),
+            "the agent could not renew it: its log tells why",
+        );
+    }
+    for name in &report.unreachable {
+        upstream(chain, id.as_str(), name, facts.upstreams.get(name));
+    }
+    if chain.0.is_empty() && !process.serving {
+        match &process.check {
+            Some((status, output)) if *status != Status::Passing => chain.add(
+                format!("the agent's check of its port does not pass: {:?}", cut(output)),
+                "the check runs every 10 s; with a bind_address that the agent cannot reach set tcp_check_address",
+            ),
+            _ => chain.add(format!("{id} has not said that it is ready: {}", process.text), "wait a moment"),
+        }
+    }
+}
+
+fn upstream(chain: &mut Chain, id: &str, name: &str, known: Option<&Upstream>) {
+    chain.add(format!("upstream {name} has no healthy instance: connections to it fail"), String::new());
+    let service = service_name(name).unwrap_or(name);
+    match known {
+        None => chain.add(
+            format!("the prepared query {service} gives no instance with a proxy"),
+            format!("ask it: curl $CONSUL_HTTP_ADDR/v1/query/{service}/execute?connect"),
+        ),
+        Some(Upstream { mesh: 0, ordinary: 0, .. }) => chain.add(
+            format!("no service {service} is registered, or {id} may not see it"),
+            format!("register {service} with connect {{ proxy {{}} }}, or correct destination_name"),
+        ),
+        Some(Upstream { mesh: 0, ordinary, .. }) => chain.add(
+            format!("{service} has {ordinary} instances and none of them has a proxy"),
+            format!("add connect {{ proxy {{}} }} to the definition of {service}"),
+        ),
+        Some(Upstream { failing, mesh, .. }) if !failing.is_empty() => {
+            for (check, output) in failing.iter().take(3) {
+                chain.add(
+                    format!("of its {mesh} instances none passes: check {check} says {:?}", cut(output)),
+                    format!("on its node: lictor connect why {service}"),
+                );
+            }
+        }
+        Some(_) => chain.add(
+            "discovery has instances that the proxy has not taken",
+            format!("its log tells why: lictor connect logs {id}"),
+        ),
+    }
+}
+
+/// Some other program runs and reports nothing.
+fn foreign(chain: &mut Chain, process: &ManagedProcess) {
+    if process.serving {
+        return;
+    }
+    let id = &process.id;
+    match &process.check {
+        Some((status, output)) if *status != Status::Passing => chain.add(
+            format!("{id} runs and does not listen where it should: {:?}", cut(output)),
+            format!("it must listen on the port that GET /v1/agent/connect/proxy/{id} tells it; its log: lictor connect logs {id}"),
+        ),
+        _ => chain.add(
+            format!("{id} runs and has not said that it is ready"),
+            "a program that is no lictor proxy may send READY=1 to NOTIFY_SOCKET; one just adopted reports within 10 s",
+        ),
+    }
+}
+
+fn cut(text: &str) -> String {
+    text.trim().chars().take(200).collect()
+}
+
+fn millis(duration: std::time::Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// A length of time as people say it.
+fn age(millis: i64) -> String {
+    let seconds = millis.max(0) / 1000;
+    match seconds {
+        0 => format!("{} ms", millis.max(0)),
+        1..=119 => format!("{seconds} s"),
+        120..=7199 => format!("{} min", seconds / 60),
+        7200..=172_799 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::operate::held::Held;
+    use crate::operate::{LastExit, Report};
+
+    const NOW: i64 = 1_000_000;
+
+    fn process() -> ManagedProcess {
+        ManagedProcess {
+            id: "web-proxy".into(),
+            service_id: "web".into(),
+            service: "web".into(),
+            command: None,
+            state: "ready",
+            since_unix_ms: 0,
+            pid: Some(7),
+            started_unix_ms: Some(0),
+            adopted: false,
+            ready: true,
+            serving: false,
+            restarts: 0,
+            last_exit: None,
+            next_try_unix_ms: None,
+            text: "ready".into(),
+            held: None,
+            usage: None,
+            report: Some(Report { leaf_until: NOW, roots: 1, ..Report::default() }),
+            check: None,
+            refused: None,
+        }
+    }
+
+    fn facts() -> Facts {
+        Facts { supervised: true, mesh: true, ..Facts::default() }
+    }
+
+    fn told(process: &ManagedProcess, facts: &Facts) -> String {
+        let lines =
+            causes(process, facts, NOW).into_iter().map(|cause| format!("{}\n  -> {}\n", cause.what, cause.remedy));
+        lines.collect()
+    }
+
+    #[test]
+    fn a_proxy_that_serves_has_nothing_to_explain() {
+        assert_eq!(told(&ManagedProcess { serving: true, ..process() }, &facts()), "");
+    }
+
+    #[test]
+    fn each_state_is_explained_down_to_something_that_can_be_done() {
+        let held = |until| Some(Held { since_unix_ms: NOW - 5000, drain_until_unix_ms: until });
+        let crashed = LastExit {
+            reason: "exited with code 3".into(),
+            at_unix_ms: NOW - 2000,
+            ran: Duration::from_secs(4),
+            output: vec!["boom".into()],
+        };
+        let missing = LastExit { reason: "cannot start \"/x\": No such file or directory".into(), ..crashed.clone() };
+        let down = ManagedProcess {
+            pid: None,
+            report: None,
+            state: "backing-off",
+            next_try_unix_ms: Some(NOW + 8000),
+            ..process()
+        };
+        let report = |report: Report| Some(Report { leaf_until: NOW, roots: 1, ..report });
+        let lonely = Report { unreachable: vec!["service:default/db".into()], upstreams: (0, 1), ..Report::default() };
+        let starting = |text: &str| ManagedProcess { ready: false, text: format!("starting: {text}"), ..process() };
+        let upstream = |upstream| Facts { upstreams: [("service:default/db".into(), upstream)].into(), ..facts() };
+        let cases: Vec<(ManagedProcess, Facts, &[&str])> = vec![
+            (process(), Facts::default(), &["no HTTP address", "ports.http"]),
+            (process(), Facts { script: true, ..facts() }, &["script", "daemon"]),
+            (
+                ManagedProcess { held: held(None), ..process() },
+                facts(),
+                &["stopped web-proxy 5 s ago", "connect start"],
+            ),
+            (
+                ManagedProcess { held: held(Some(NOW + 9000)), ..process() },
+                facts(),
+                &["drained: 0 connections", "in 9 s"],
+            ),
+            (
+                ManagedProcess { refused: Some("running as root".into()), pid: None, ..process() },
+                facts(),
+                &["running as root", "run_as"],
+            ),
+            (
+                ManagedProcess { last_exit: Some(crashed), ..down.clone() },
+                facts(),
+                &["started again in 8 s", "2 s ago it exited with code 3 after 4 s", "boom", "connect logs"],
+            ),
+            (ManagedProcess { last_exit: Some(missing), ..down }, facts(), &["No such file", "install the program"]),
+            (starting("no certificates yet"), Facts { mesh: false, ..facts() }, &["no certificates", "enabled = true"]),
+            (
+                starting("public cannot listen on 127.0.0.1:1: Address already in use"),
+                facts(),
+                &["cannot listen", "ss -ltnp"],
+            ),
+            (
+                ManagedProcess { report: report(lonely.clone()), ..process() },
+                upstream(Upstream::default()),
+                &["no healthy instance", "no service db is registered"],
+            ),
+            (
+                ManagedProcess { report: report(lonely.clone()), ..process() },
+                upstream(Upstream { ordinary: 2, ..Upstream::default() }),
+                &["none of them has a proxy", "connect { proxy {} }"],
+            ),
+            (
+                ManagedProcess { report: report(lonely), ..process() },
+                upstream(Upstream { ordinary: 1, mesh: 1, failing: vec![("c".into(), "refused".into())] }),
+                &["check c says \"refused\"", "connect why db"],
+            ),
+            (
+                ManagedProcess { report: Some(Report { leaf_until: 900, roots: 1, ..Report::default() }), ..process() },
+                facts(),
+                &["certificate ran out 100 s ago"],
+            ),
+            (
+                ManagedProcess { report: None, check: Some((Status::Critical, "refused".into())), ..process() },
+                facts(),
+                &["does not listen", "agent/connect/proxy/web-proxy"],
+            ),
+            (
+                ManagedProcess { serving: true, ..process() },
+                Facts { failing: vec![("app".into(), "503".into())], ..facts() },
+                &["web itself is critical", "503"],
+            ),
+        ];
+        for (process, facts, expected) in cases {
+            let text = told(&process, &facts);
+            assert!(!text.is_empty(), "{process:?}");
+            for part in expected {
+                assert!(text.contains(part), "{part:?} is not in:\n{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn times_are_said_as_people_say_them() {
+        let said: Vec<String> = [-5, 300, 61_000, 600_000, 7_200_000, 400_000_000].map(age).into();
+        assert_eq!(said, ["0 ms", "300 ms", "61 s", "10 min", "2 h", "4 days"]);
+    }
+}

@@ -1,0 +1,252 @@
+//! Registrations on disk: one small file each below the data directory, in the layout the original uses.
+//!
+//! `services/`, `checks/` and `proxies/` hold one JSON file per object, named by the MD5 of its id; `checks/state/`
+//! holds the last report of each TTL check. Files are written to a temporary name, synced and renamed, mode 0600 in
+//! directories of mode 0700. A file that cannot be read is set aside with a warning: one bad file must not cost the
+//! others.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use lictor_model::name::{CheckId, ServiceId};
+use md5::{Digest, Md5};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::record::{CheckRecord, CheckStateRecord, ProxyRecord, ServiceRecord};
+use crate::tokens::Tokens;
+
+/// The directories; absent when nothing shall outlive the agent.
+#[derive(Clone, Debug)]
+pub struct Files {
+    root: Option<PathBuf>,
+}
+
+/// What the original names its directories.
+#[derive(Clone, Copy)]
+enum Kind {
+    Services,
+    Checks,
+    CheckStates,
+    Proxies,
+}
+
+impl Kind {
+    fn folder(self) -> &'static str {
+        match self {
+            Kind::Services => "services",
+            Kind::Checks => "checks",
+            Kind::CheckStates => "checks/state",
+            Kind::Proxies => "proxies",
+        }
+    }
+}
+
+/// Everything found at start.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Services that the API registered, and generated ones.
+    pub services: Vec<ServiceRecord>,
+    /// Checks that the API registered.
+    pub checks: Vec<CheckRecord>,
+    /// Last reports of TTL checks.
+    pub states: Vec<CheckStateRecord>,
+    /// Managed proxies.
+    pub proxies: Vec<ProxyRecord>,
+}
+
+impl Files {
+    /// Below a data directory, whose folders are made as needed; without one nothing is ever written or read.
+    pub fn open(root: Option<&Path>) -> io::Result<Files> {
+        if let Some(root) = root {
+            for kind in [Kind::Services, Kind::Checks, Kind::CheckStates, Kind::Proxies] {
+                fs::DirBuilder::new().recursive(true).mode(0o700).create(root.join(kind.folder()))?;
+            }
+        }
+        Ok(Files { root: root.map(Path::to_owned) })
+    }
+
+    /// Reads everything that is there.
+    pub fn load(&self) -> Found {
+        Found {
+            services: self.read_all(Kind::Services),
+            checks: self.read_all(Kind::Checks),
+            states: self.read_all(Kind::CheckStates),
+            proxies: self.read_all(Kind::Proxies),
+        }
+    }
+
+    /// Keeps a service.
+    pub fn write_service(&self, id: &ServiceId, record: &ServiceRecord) -> io::Result<()> {
+        self.write(Kind::Services, id.as_str(), record)
+    }
+
+    /// Forgets a service.
+    pub fn remove_service(&self, id: &ServiceId) -> io::Result<()> {
+        self.remove(Kind::Services, id.as_str())
+    }
+
+    /// Keeps a check.
+    pub fn write_check(&self, id: &CheckId, record: &CheckRecord) -> io::Result<()> {
+        self.write(Kind::Checks, id.as_str(), record)
+    }
+
+    /// Forgets a check and its last report.
+    pub fn remove_check(&self, id: &CheckId) -> io::Result<()> {
+        self.remove(Kind::CheckStates, id.as_str())?;
+        self.remove(Kind::Checks, id.as_str())
+    }
+
+    /// Keeps the last report of a TTL check.
+    pub fn write_check_state(&self, id: &CheckId, record: &CheckStateRecord) -> io::Result<()> {
+        self.write(Kind::CheckStates, id.as_str(), record)
+    }
+
+    /// Keeps a managed proxy.
+    pub fn write_proxy(&self, id: &ServiceId, record: &ProxyRecord) -> io::Result<()> {
+        self.write(Kind::Proxies, id.as_str(), record)
+    }
+
+    /// Forgets a managed proxy.
+    pub fn remove_proxy(&self, id: &ServiceId) -> io::Result<()> {
+        self.remove(Kind::Proxies, id.as_str())
+    }
+
+    /// The agent's own tokens, as far as they were kept.
+    pub fn read_tokens(&self) -> io::Result<Tokens> {
+        let Some(path) = self.tokens_path() else { return Ok(Tokens::default()) };
+        match fs::read(&path) {
+            Ok(text) => Ok(serde_json::from_slice(&text)?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Tokens::default()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Keeps the agent's own tokens.
+    pub fn write_tokens(&self, tokens: &Tokens) -> io::Result<()> {
+        match self.tokens_path() {
+            Some(path) => write_private(&path, tokens),
+            None => Ok(()),
+        }
+    }
+
+    fn tokens_path(&self) -> Option<PathBuf> {
+        self.root.as_ref().map(|root| root.join("acl-tokens.json"))
+    }
+
+    fn path(&self, kind: Kind, id: &str) -> Option<PathBuf> {
+        let digest = Md5::digest(id.as_bytes());
+        let name: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        self.root.as_ref().map(|root| root.join(kind.folder()).join(name))
+    }
+
+    fn write(&self, kind: Kind, id: &str, record: &impl Serialize) -> io::Result<()> {
+        match self.path(kind, id) {
+            Some(path) => write_private(&path, record),
+            None => Ok(()),
+        }
+    }
+
+    fn remove(&self, kind: Kind, id: &str) -> io::Result<()> {
+        let Some(path) = self.path(kind, id) else { return Ok(()) };
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn read_all<T: DeserializeOwned>(&self, kind: Kind) -> Vec<T> {
+        let Some(root) = &self.root else { return Vec::new() };
+        let folder = root.join(kind.folder());
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) => {
+                tracing::warn!("agent: cannot read {}: {error}", folder.display());
+                return Vec::new();
+            }
+        };
+        let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(|p| p.is_file()).collect();
+        paths.sort();
+        paths.iter().filter_map(|path| read_one(path)).collect()
+    }
+}
+
+/// Writes a file for this user alone: all of it or nothing.
+fn write_private(path: &Path, record: &impl Serialize) -> io::Result<()> {
+    let text = serde_json::to_vec(record)?;
+    let temporary = path.with_extension("tmp");
+    let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.write_all(&text)?;
+    file.sync_data()?;
+    fs::rename(&temporary, path)
+}
+
+fn read_one<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    let name = path.file_name()?.to_str()?;
+    if name.ends_with("tmp") || name.ends_with(".unreadable") {
+        tracing::warn!("agent: ignoring leftover file {}", path.display());
+        return None;
+    }
+    match fs::read(path)
+        .map_err(|error| error.to_string())
+        .and_then(|text| serde_json::from_slice(&text).map_err(|error| error.to_string()))
+    {
+        Ok(record) => Some(record),
+        Err(cause) => {
+            let aside = path.with_extension("unreadable");
+            let moved = fs::rename(path, &aside);
+            let where_to = if moved.is_ok() { &aside } else { path };
+            tracing::warn!("agent: cannot read {}, left aside as {}: {cause}", path.display(), where_to.display());
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files() -> (Files, PathBuf) {
+        let root = std::env::temp_dir().join(format!("lictor-persist-{}", uuid::Uuid::new_v4()));
+        (Files::open(Some(&root)).unwrap(), root)
+    }
+
+    #[test]
+    fn what_is_written_is_found_again_and_private() {
+        use std::os::unix::fs::PermissionsExt;
+        let (files, root) = files();
+        let id = ServiceId::from("bin-proxy");
+        let record = ServiceRecord { token: "t".into(), ..ServiceRecord::default() };
+        files.write_service(&id, &record).unwrap();
+        let path = root.join("services/30e7b1fd66e14d8d16c62b36cc8ea67f");
+        let listed: Vec<_> = fs::read_dir(root.join("services")).unwrap().flatten().map(|e| e.path()).collect();
+        assert_eq!(listed.len(), 1, "{listed:?} {path:?}");
+        assert_eq!(fs::metadata(&listed[0]).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::metadata(root.join("services")).unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(files.load().services[0].token, "t");
+        files.remove_service(&id).unwrap();
+        files.remove_service(&id).unwrap();
+        assert!(files.load().services.is_empty());
+        fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn a_bad_or_leftover_file_costs_nothing_else() {
+        let (files, root) = files();
+        files.write_service(&"a".into(), &ServiceRecord::default()).unwrap();
+        fs::write(root.join("services/zz"), "{not json").unwrap();
+        fs::write(root.join("services/x-1.tmp"), "{}").unwrap();
+        assert_eq!(files.load().services.len(), 1);
+        assert!(root.join("services/zz.unreadable").exists());
+        fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn without_a_data_directory_nothing_is_written() {
+        let files = Files::open(None).unwrap();
+        files.write_service(&"a".into(), &ServiceRecord::default()).unwrap();
+        assert!(files.load().services.is_empty());
+    }
+}

@@ -1,0 +1,230 @@
+//! Reconciler: wanted managed proxies to supervised processes.
+//!
+//! The table says which proxies are wanted; the supervisor keeps one process for each and knows nothing of services.
+//! A change of settings or upstreams never restarts a process: it learns them by its own blocking read. Only what the
+//! process was started with (command, generated variables) does.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use lictor_model::name::{CheckId, ServiceId};
+use lictor_supervisor::{Replacement, Spec, Supervisor, User};
+use lictor_task::clock;
+
+use crate::agent::{Agent, Inner};
+use crate::config::{SameNode, Sandbox};
+use crate::managed::{self, ExecMode};
+
+/// Variables of the agent's own environment that every managed proxy inherits. The original handed over all of them,
+/// secrets of the operator's shell included.
+const INHERITED: [&str; 8] = ["PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "USER", "LOGNAME"];
+
+impl Inner {
+    /// Declares to the supervisor what is wanted now.
+    pub(crate) async fn settle_proxies(&self, supervisor: &Supervisor) {
+        {
+            let registry = self.registry.lock();
+            self.held.retain(|id| registry.proxies.contains_key(id));
+        }
+        let wanted = self.wanted_processes();
+        let mut declared = self.declared.lock().await;
+        let keep: BTreeSet<String> = wanted.iter().map(|spec| spec.id.clone()).collect();
+        for id in declared.difference(&keep) {
+            // The stop runs on its own: one stubborn process must not delay the others.
+            drop(supervisor.unwant(id));
+        }
+        for spec in wanted {
+            supervisor.want(spec);
+        }
+        *declared = keep;
+    }
+
+    pub(crate) fn wanted_processes(&self) -> Vec<Spec> {
+        let registry = self.registry.lock();
+        registry
+            .proxies
+            .iter()
+            .filter(|(id, _)| !self.held.stops(id))
+            .filter_map(|(id, entry)| {
+                let view = managed::view(&self.config, &entry.definition).ok()?;
+                if view.exec_mode == ExecMode::Script.as_str() {
+                    self.warn_once(format!("agent/proxy: {id}: unsupported managed proxy type: \"script\""));
+                    return None;
+                }
+                Some(self.spec(id, view.command, &entry.token))
+            })
+            .collect()
+    }
+
+    fn spec(&self, id: &ServiceId, command: Vec<String>, token: &str) -> Spec {
+        let names = INHERITED.iter().copied().chain(self.config.connect.pass_env.iter().map(String::as_str));
+        let mut ambient: BTreeMap<String, String> = names
+            .filter_map(|name| Some((name.to_owned(), std::env::var_os(name)?.to_string_lossy().into_owned())))
+            .collect();
+        let run_as = self.config.connect.run_as.as_ref();
+        if let Some(user) = run_as {
+            // The agent's own would lead to what is not theirs.
+            ambient.insert("HOME".into(), user.home.display().to_string());
+            ambient.insert("USER".into(), user.name.clone());
+            ambient.insert("LOGNAME".into(), user.name.clone());
+        }
+        if self.config.connect.sandbox == Sandbox::Off {
+            ambient.insert("LICTOR_PROXY_SANDBOX".into(), "off".into());
+        }
+        let mut environment = self.config.connect.env.clone();
+        // Generated variables come last: nothing the operator's shell holds may send a proxy to another agent.
+        environment.extend(self.config.client_environment.iter().cloned());
+        environment.insert("CONNECT_PROXY_ID".into(), id.to_string());
+        let built_in = self.is_built_in(&command);
+        match self.proxy_socket() {
+            // It needs no secret, so it gets none.
+            Some(path) if built_in => {
+                if self.config.connect.same_node == SameNode::Direct {
+                    ambient.insert("LICTOR_SAME_NODE".into(), "direct".into());
+                }
+                if let Some(lease) = self.config.connect.agent_lease {
+                    ambient.insert("LICTOR_AGENT_LEASE".into(), format!("{}ms", lease.as_millis()));
+                }
+                environment.insert("LICTOR_AGENT".into(), path.display().to_string())
+            }
+            _ => environment.insert("CONNECT_PROXY_TOKEN".into(), token.to_owned()),
+        };
+        let mut words = command.into_iter();
+        let program = words.next().unwrap_or_default();
+        let folder = self.proxy_dir();
+        let file = lictor_supervisor::file_name(id.as_str());
+        let [stdout, stderr] = self.log_files(id);
+        Spec {
+            id: id.to_string(),
+            program: full_path(&program),
+            // An upgrade that moved this program must not restart what runs.
+            program_key: built_in.then(|| "lictor".to_owned()),
+            args: words.collect(),
+            environment,
+            ambient,
+            replacement: if built_in {
+                Replacement::HandOver { drain: self.config.connect.drain_time }
+            } else {
+                Replacement::StopThenStart
+            },
+            user: run_as.map(|user| User { uid: user.uid, gid: user.gid }),
+            open_files: self.config.connect.open_files,
+            stdout: Some(stdout),
+            stderr: Some(stderr),
+            logs: Some(self.logs.clone()),
+            pid_file: Some(folder.join("pids").join(format!("{file}.pid"))),
+            ..Spec::default()
+        }
+    }
+
+    /// Where proxies ask this agent without a token.
+    fn proxy_socket(&self) -> Option<&PathBuf> {
+        match self.config.connect.run_as {
+            Some(_) => self.config.open_proxy_socket.as_ref(),
+            None => self.config.proxy_socket.as_ref(),
+        }
+    }
+
+    fn is_built_in(&self, command: &[String]) -> bool {
+        command == managed::built_in_command(&self.config)
+    }
+
+    /// Gives a program that proves itself by a token a new one, which means that it is started anew with it. The present
+    /// one is accepted for a little while longer. `false` when the program shows no token, or shall not run.
+    pub(crate) async fn renew_token(&self, supervisor: &Supervisor, id: &ServiceId) -> bool {
+        let effects = {
+            let mut registry = self.registry.lock();
+            let view = registry.proxies.get(id).and_then(|entry| managed::view(&self.config, &entry.definition).ok());
+            let shows_none = view.is_none_or(|view| self.proxy_socket().is_some() && self.is_built_in(&view.command));
+            if shows_none || self.held.stops(id) {
+                return false;
+            }
+            registry.renew_token(id)
+        };
+        tracing::info!("agent/proxy: {id}: its token is replaced");
+        self.carry_out(effects).await;
+        self.settle_proxies(supervisor).await;
+        true
+    }
+
+    /// Where output and pid files of managed proxies go.
+    pub(crate) fn proxy_dir(&self) -> PathBuf {
+        self.config.data_dir.as_ref().unwrap_or(&self.config.runtime_dir).join("proxy")
+    }
+
+    /// Keeps the processes as wanted until told to stop, and notes which proxies have become ready.
+    pub(crate) async fn keep_proxies(self: Arc<Self>, supervisor: Supervisor) {
+        self.settle_proxies(&supervisor).await;
+        supervisor.settled();
+        let mut statuses = supervisor.statuses();
+        let mut ready = BTreeSet::new();
+        loop {
+            tokio::select! {
+                () = self.proxies_nudge.notified() => self.settle_proxies(&supervisor).await,
+                changed = statuses.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let present = Arc::clone(&statuses.borrow_and_update());
+                    self.explain(&present);
+                    self.make_way(&present).await;
+                    let now: BTreeSet<String> = present
+                        .iter()
+                        .filter(|(_, status)| status.ready)
+                        .map(|(id, _)| id.clone())
+                        .collect();
+                    for id in now.difference(&ready) {
+                        self.run_check_now(&CheckId::of_service(&ServiceId::from(id.as_str()), 1, 1));
+                    }
+                    ready = now;
+                }
+                () = self.stop.requested() => return,
+            }
+        }
+    }
+}
+
+/// What was counted of managed proxies so far.
+#[derive(Default)]
+pub struct Counted(BTreeMap<String, u32>);
+
+impl Agent {
+    /// Counts the restarts of managed proxies since the last call, and tells how many seconds each has been running: 0
+    /// while it does not.
+    pub fn measure_proxies(&self, counted: &mut Counted) {
+        let Some(supervisor) = self.inner.supervisor.get() else { return };
+        let (meter, now) = (lictor_meter::process(), clock::unix_seconds());
+        let present = Arc::clone(&supervisor.statuses().borrow());
+        for (id, status) in present.iter() {
+            let labels = [("proxy", id.as_str())];
+            let before = counted.0.insert(id.clone(), status.restarts).unwrap_or_default();
+            // A proxy that was removed and came back begins again at 0.
+            let new = if status.restarts >= before { status.restarts - before } else { status.restarts };
+            if new > 0 {
+                meter.counter("managed.restarts", &labels).add(new.into());
+            }
+            let started = status.pid.and(status.started_unix_ms).map(|started| started / 1000);
+            let seconds = started.map_or(0, |started| (now - started).max(0));
+            meter.gauge("managed.uptime", &labels).set(seconds as f64);
+        }
+        counted.0.retain(|id, _| {
+            let goes_on = present.contains_key(id);
+            if !goes_on {
+                // A gauge stays where it was set last.
+                meter.gauge("managed.uptime", &[("proxy", id.as_str())]).set(0.0);
+            }
+            goes_on
+        });
+    }
+}
+
+/// The program a command names, found the way a shell would find it. The original did not search `PATH`, so that a
+/// bare name could never start; what the API shows stays as it was given.
+fn full_path(program: &str) -> PathBuf {
+    let searched = || {
+        let paths = std::env::var_os("PATH")?;
+        std::env::split_paths(&paths).map(|folder| folder.join(program)).find(|path| path.is_file())
+    };
+    if program.contains('/') { PathBuf::from(program) } else { searched().unwrap_or_else(|| PathBuf::from(program)) }
+}

@@ -1,0 +1,793 @@
+//! The table of what is registered here, and every change to it as one step under one lock.
+//!
+//! A change is worked out completely before anything is touched, so a refused registration leaves no trace. What must
+//! follow a change outside this table (files, catalog, checks, processes) is returned as [`Effects`] and done by
+//! [`crate::agent`] without the lock.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, TcpListener};
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lictor_model::health::{Check, CheckDefinition, CheckSpec};
+use lictor_model::name::{CheckId, ServiceId};
+use lictor_model::service::{Definition, Kind, ManagedProxy, ProxySpec, Service, Upstream};
+use tokio::time::Instant;
+
+use crate::checks::Running;
+use crate::local::{LocalService, ProxyConfig};
+use crate::managed::{self, OwnSettings};
+use crate::{Config, Error, validate};
+
+const SIDECAR_CHECK_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long the secret of a managed proxy is accepted after it was replaced. Longer than a stop takes.
+const TOKEN_OVERLAP: Duration = Duration::from_secs(30);
+
+/// Where a registration came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A configuration file; not persisted.
+    File,
+    /// The HTTP API; persisted.
+    Api,
+}
+
+/// A service here.
+#[derive(Clone)]
+pub struct ServiceEntry {
+    /// What clients see.
+    pub view: Arc<LocalService>,
+    /// Its ACL token.
+    pub token: String,
+    /// Where it came from.
+    pub origin: Origin,
+    /// The service it was generated for, if it was.
+    pub owner: Option<ServiceId>,
+    /// Whether the catalog has it as it is.
+    pub synced: bool,
+}
+
+/// A check here.
+pub struct CheckEntry {
+    /// What clients see.
+    pub check: Check,
+    /// How it is run.
+    pub spec: CheckSpec,
+    /// Its ACL token.
+    pub token: String,
+    /// Where it came from.
+    pub origin: Origin,
+    /// Whether the catalog has it as it is.
+    pub synced: bool,
+    /// When output that differs from the catalog's shall be pushed; absent when there is none.
+    pub output_due: Option<Instant>,
+    /// Since when it has been critical without a break.
+    pub critical_since: Option<Instant>,
+    /// What runs it.
+    pub running: Option<Running>,
+}
+
+/// A managed proxy here.
+#[derive(Clone)]
+pub struct ProxyEntry {
+    /// The service it stands beside.
+    pub target: ServiceId,
+    /// As it was defined.
+    pub definition: ManagedProxy,
+    /// The keys of its settings that the agent reads.
+    pub own: OwnSettings,
+    /// The secret it shows to this agent.
+    pub token: String,
+    /// The one before, and until when it is accepted.
+    pub token_before: Option<(String, Instant)>,
+    /// Whether a file defined it.
+    pub from_file: bool,
+    /// What of the definition is accepted and will not work.
+    pub doubts: Vec<String>,
+}
+
+/// Something the catalog has that is no longer here.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Gone {
+    /// A service.
+    Service(ServiceId),
+    /// A check.
+    Check(CheckId),
+}
+
+/// What must be done outside the table after a change.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// Services whose catalog entry must follow, with their checks.
+    pub push_services: BTreeSet<ServiceId>,
+    /// Checks whose catalog entry must follow.
+    pub push_checks: BTreeSet<CheckId>,
+    /// Catalog entries to remove.
+    pub gone: BTreeSet<Gone>,
+    /// Files of services to write or remove.
+    pub service_files: BTreeSet<ServiceId>,
+    /// Files of checks to write or remove.
+    pub check_files: BTreeSet<CheckId>,
+    /// Files of managed proxies to write or remove.
+    pub proxy_files: BTreeSet<ServiceId>,
+    /// Checks to start.
+    pub start_checks: BTreeSet<CheckId>,
+    /// Whether the set or the definition of a managed proxy changed.
+    pub proxies: bool,
+    /// Things to warn about.
+    pub warnings: Vec<String>,
+}
+
+impl Effects {
+    /// Adds what another change asks for.
+    pub fn absorb(&mut self, other: Effects) {
+        let Effects {
+            push_services,
+            push_checks,
+            gone,
+            service_files,
+            check_files,
+            proxy_files,
+            start_checks,
+            proxies,
+            warnings,
+        } = other;
+        self.push_services.extend(push_services);
+        self.push_checks.extend(push_checks);
+        self.gone.extend(gone);
+        self.service_files.extend(service_files);
+        self.check_files.extend(check_files);
+        self.proxy_files.extend(proxy_files);
+        self.start_checks.extend(start_checks);
+        self.proxies |= proxies;
+        self.warnings.extend(warnings);
+    }
+}
+
+/// The table.
+#[derive(Default)]
+pub struct Registry {
+    /// Services by id.
+    pub services: BTreeMap<ServiceId, ServiceEntry>,
+    /// Checks by id.
+    pub checks: BTreeMap<CheckId, CheckEntry>,
+    /// Managed proxies by the id of their generated service.
+    pub proxies: BTreeMap<ServiceId, ProxyEntry>,
+    /// What still has to be removed from the catalog, with the token to do it.
+    pub gone: BTreeMap<Gone, String>,
+    /// Ports of managed proxies known from before, by id of the generated service.
+    pub known_ports: BTreeMap<ServiceId, i64>,
+    /// Tokens of managed proxies known from before, by id of the generated service.
+    pub known_tokens: BTreeMap<ServiceId, String>,
+}
+
+/// What a registration adds beside the service itself.
+struct Planned {
+    service: Service,
+    checks: Vec<CheckSpec>,
+    token: String,
+    owner: Option<ServiceId>,
+}
+
+impl Registry {
+    /// Adds or replaces a service with everything its definition asks for. A definition is complete: a proxy or
+    /// sidecar that an earlier one had and this one has not is removed.
+    pub fn register(
+        &mut self,
+        config: &Config,
+        mut definition: Definition,
+        origin: Origin,
+        token: &str,
+    ) -> Result<Effects, Error> {
+        settle(&mut definition.service);
+        let parent = definition.service.clone();
+        let token = if definition.token.is_empty() { token } else { &definition.token }.to_owned();
+        let mut planned = vec![Planned {
+            checks: numbered_checks(&parent, definition.all_checks()),
+            service: parent.clone(),
+            token: token.clone(),
+            owner: None,
+        }];
+        if let Some(sidecar) = &definition.sidecar {
+            planned.push(self.plan_sidecar(config, &parent, sidecar, &token)?);
+        }
+        let proxy = match &definition.managed_proxy {
+            Some(proxy) => Some(self.plan_proxy(config, &parent, proxy, &origin)?),
+            None => None,
+        };
+        let mut effects = Effects::default();
+        if let Some((proxy_id, mut entry, generated, check)) = proxy {
+            planned.push(Planned {
+                service: generated,
+                checks: check.into_iter().collect(),
+                token,
+                owner: Some(parent.id.clone()),
+            });
+            entry.doubts = self.doubts(&parent, &entry);
+            effects.warnings.extend(entry.doubts.iter().cloned());
+            self.known_ports.remove(&proxy_id);
+            self.known_tokens.remove(&proxy_id);
+            effects.proxy_files.insert(proxy_id.clone());
+            effects.proxies = true;
+            self.proxies.insert(proxy_id, entry);
+        }
+        let kept: BTreeSet<ServiceId> = planned.iter().map(|planned| planned.service.id.clone()).collect();
+        for owned in self.owned_by(&parent.id) {
+            if !kept.contains(&owned) {
+                self.remove_one(&owned, &mut effects);
+            }
+        }
+        for planned in planned {
+            self.put(config, planned, &origin, &mut effects);
+        }
+        // The entry of the parent shows its proxy, so it is rebuilt after the proxy is known.
+        self.refresh_view(config, &parent.id);
+        Ok(effects)
+    }
+
+    /// A copy to try changes on; nothing runs in it.
+    pub fn shadow(&self) -> Registry {
+        Registry {
+            services: self.services.clone(),
+            checks: self
+                .checks
+                .iter()
+                .map(|(id, entry)| {
+                    let CheckEntry { check, spec, token, origin, synced, output_due, critical_since, running: _ } =
+                        entry;
+                    let copy = CheckEntry {
+                        check: check.clone(),
+                        spec: spec.clone(),
+                        token: token.clone(),
+                        origin: origin.clone(),
+                        synced: *synced,
+                        output_due: *output_due,
+                        critical_since: *critical_since,
+                        running: None,
+                    };
+                    (id.clone(), copy)
+                })
+                .collect(),
+            proxies: self.proxies.clone(),
+            gone: self.gone.clone(),
+            known_ports: self.known_ports.clone(),
+            known_tokens: self.known_tokens.clone(),
+        }
+    }
+
+    /// Puts a kept sidecar back beside its parent; its checks are restored like all others.
+    pub fn restore_owned(
+        &mut self,
+        config: &Config,
+        service: Service,
+        owner: ServiceId,
+        token: String,
+        effects: &mut Effects,
+    ) {
+        let planned = Planned { service, checks: Vec::new(), token, owner: Some(owner) };
+        self.put(config, planned, &Origin::Api, effects);
+    }
+
+    /// Removes a service with its checks, and with what was generated for it.
+    pub fn deregister(&mut self, id: &ServiceId) -> Effects {
+        let mut effects = Effects::default();
+        for owned in self.owned_by(id) {
+            self.remove_one(&owned, &mut effects);
+        }
+        self.remove_one(id, &mut effects);
+        effects
+    }
+
+    fn owned_by(&self, id: &ServiceId) -> Vec<ServiceId> {
+        self.services
+            .iter()
+            .filter(|(_, entry)| entry.owner.as_ref() == Some(id))
+            .map(|(owned, _)| owned.clone())
+            .collect()
+    }
+
+    fn remove_one(&mut self, id: &ServiceId, effects: &mut Effects) {
+        if self.proxies.remove(id).is_some() {
+            effects.proxies = true;
+            effects.proxy_files.insert(id.clone());
+        }
+        let Some(entry) = self.services.remove(id) else { return };
+        effects.service_files.insert(id.clone());
+        effects.push_services.remove(id);
+        effects.gone.insert(Gone::Service(id.clone()));
+        self.gone.insert(Gone::Service(id.clone()), entry.token);
+        let checks: Vec<CheckId> =
+            self.checks.iter().filter(|(_, check)| check.check.service_id == *id).map(|(id, _)| id.clone()).collect();
+        for check in checks {
+            self.checks.remove(&check);
+            effects.check_files.insert(check.clone());
+            effects.push_checks.remove(&check);
+            effects.start_checks.remove(&check);
+        }
+    }
+
+    fn put(&mut self, config: &Config, planned: Planned, origin: &Origin, effects: &mut Effects) {
+        let Planned { service, checks, token, owner } = planned;
+        let id = service.id.clone();
+        self.gone.remove(&Gone::Service(id.clone()));
+        effects.gone.remove(&Gone::Service(id.clone()));
+        let unchanged = self.services.get(&id).is_some_and(|entry| {
+            entry.view.service == service && entry.token == token && entry.origin == *origin && entry.owner == owner
+        });
+        if !unchanged {
+            let view = Arc::new(LocalService { service: service.clone(), proxy: None });
+            self.services.insert(
+                id.clone(),
+                ServiceEntry { view, token: token.clone(), origin: origin.clone(), owner, synced: false },
+            );
+            effects.push_services.insert(id.clone());
+        }
+        effects.service_files.insert(id.clone());
+        for spec in checks {
+            let check_token = if spec.token.is_empty() { token.clone() } else { spec.token.clone() };
+            self.put_check(config, Some(&service), spec, origin, &check_token, effects);
+        }
+        // Tags and name of the service stand in its checks too.
+        for (check_id, entry) in &mut self.checks {
+            if entry.check.service_id == id
+                && (entry.check.service_name != service.name || entry.check.service_tags != service.tags)
+            {
+                entry.check.service_name = service.name.clone();
+                entry.check.service_tags = service.tags.clone();
+                entry.synced = false;
+                effects.push_checks.insert(check_id.clone());
+            }
+        }
+    }
+
+    /// Adds or replaces a check. One that exists keeps its state; a definition that did not change keeps running.
+    pub fn put_check(
+        &mut self,
+        config: &Config,
+        service: Option<&Service>,
+        spec: CheckSpec,
+        origin: &Origin,
+        token: &str,
+        effects: &mut Effects,
+    ) {
+        let id = spec.id.clone();
+        self.gone.remove(&Gone::Check(id.clone()));
+        effects.gone.remove(&Gone::Check(id.clone()));
+        effects.check_files.insert(id.clone());
+        let before = self.checks.remove(&id);
+        let (status, output) = match &before {
+            Some(entry) => (entry.check.status, entry.check.output.clone()),
+            None => (spec.status.unwrap_or_default(), String::new()),
+        };
+        let check = Check {
+            node: config.node_name.clone(),
+            id: id.clone(),
+            name: spec.name.clone(),
+            status,
+            notes: spec.notes.clone(),
+            output,
+            service_id: spec.service_id.clone(),
+            service_name: service.map(|service| service.name.clone()).unwrap_or_default(),
+            service_tags: service.and_then(|service| service.tags.clone()),
+            definition: CheckDefinition::default(),
+        };
+        let entry = match before {
+            Some(mut entry) if entry.spec == spec => {
+                if entry.check != check || entry.token != token || entry.origin != *origin {
+                    entry.synced = entry.synced && entry.check == check;
+                    effects.push_checks.insert(id.clone());
+                }
+                CheckEntry { check, token: token.to_owned(), origin: origin.clone(), ..entry }
+            }
+            before => {
+                effects.start_checks.insert(id.clone());
+                effects.push_checks.insert(id.clone());
+                CheckEntry {
+                    critical_since: before.and_then(|entry| entry.critical_since),
+                    check,
+                    spec,
+                    token: token.to_owned(),
+                    origin: origin.clone(),
+                    synced: false,
+                    output_due: None,
+                    running: None,
+                }
+            }
+        };
+        self.checks.insert(id, entry);
+    }
+
+    /// Removes a check.
+    pub fn remove_check(&mut self, id: &CheckId) -> Effects {
+        let mut effects = Effects::default();
+        if let Some(entry) = self.checks.remove(id) {
+            effects.check_files.insert(id.clone());
+            effects.gone.insert(Gone::Check(id.clone()));
+            self.gone.insert(Gone::Check(id.clone()), entry.token);
+        }
+        effects
+    }
+
+    /// Brings what clients see of a service up to date with its proxy.
+    fn refresh_view(&mut self, config: &Config, id: &ServiceId) {
+        let proxy = self
+            .proxies
+            .get(&id.managed_proxy())
+            .filter(|proxy| proxy.target == *id)
+            .and_then(|proxy| managed::view(config, &proxy.definition).ok())
+            .map(managed::without_secrets);
+        if let Some(entry) = self.services.get_mut(id)
+            && entry.view.proxy != proxy
+        {
+            entry.view = Arc::new(LocalService { service: entry.view.service.clone(), proxy });
+        }
+    }
+
+    fn plan_proxy(
+        &self,
+        config: &Config,
+        parent: &Service,
+        definition: &ManagedProxy,
+        origin: &Origin,
+    ) -> Result<(ServiceId, ProxyEntry, Service, Option<CheckSpec>), Error> {
+        let id = parent.id.managed_proxy();
+        if let Some(other) = self.services.get(&id)
+            && other.owner.as_ref() != Some(&parent.id)
+        {
+            return Err(Error::Refused(format!(
+                "Service ID {:?} is taken by a service registered under it; the managed proxy of {:?} needs it. \
+                 Rename one of them",
+                id.as_str(),
+                parent.id.as_str()
+            )));
+        }
+        let mut definition = definition.clone();
+        settle_upstreams(&mut definition.upstreams);
+        managed::view(config, &definition).map_err(Error::BadRequest)?;
+        let own = OwnSettings::read(definition.config.as_ref()).map_err(Error::Refused)?;
+        let port = match own.bind_port {
+            Some(port) => port,
+            None => self.allocate_proxy_port(config, &id)?,
+        };
+        let generated = managed::generated_service(parent, &own, port);
+        let effective = managed::effective_config(
+            &config.connect.default_config,
+            definition.config.as_ref(),
+            &generated,
+            parent,
+            config.bind_addr,
+        );
+        let check = managed::generated_check(&own, &effective, &generated);
+        let (token, token_before) = match (self.proxies.get(&id), self.known_tokens.get(&id)) {
+            (Some(present), _) => (present.token.clone(), present.token_before.clone()),
+            (None, Some(known)) => (known.clone(), None),
+            (None, None) => (fresh_token(), None),
+        };
+        let entry = ProxyEntry {
+            target: parent.id.clone(),
+            definition,
+            own,
+            token,
+            token_before,
+            from_file: *origin == Origin::File,
+            doubts: Vec::new(),
+        };
+        Ok((id, entry, generated, check))
+    }
+
+    /// The lowest port of the range that no service here has and nobody listens on; a proxy that has one keeps it.
+    fn allocate_proxy_port(&self, config: &Config, id: &ServiceId) -> Result<i64, Error> {
+        if let Some(entry) = self.services.get(id) {
+            return Ok(entry.view.service.port);
+        }
+        if let Some(port) = self.known_ports.get(id) {
+            return Ok(*port);
+        }
+        self.free_proxy_port(config)
+    }
+
+    fn free_proxy_port(&self, config: &Config) -> Result<i64, Error> {
+        let taken: BTreeSet<i64> = self
+            .services
+            .values()
+            .map(|entry| entry.view.service.port)
+            .chain(self.known_ports.values().copied())
+            .collect();
+        config
+            .proxy_ports
+            .clone()
+            .and_then(|range| {
+                range.map(i64::from).find(|port| !taken.contains(port) && is_free(config.bind_addr, *port))
+            })
+            .ok_or_else(|| {
+                let (low, high) = bounds(&config.proxy_ports);
+                // Two blanks: clients and scripts know this text from the original.
+                Error::Refused(format!(
+                    "no port provided for proxy bind_port and none  left in the allocated range [{low}, {high}]"
+                ))
+            })
+    }
+
+    /// Gives a proxy another port when `taken` is the one that was allocated to it. A port that was configured is left
+    /// alone: whoever wrote it relies on it.
+    pub fn move_proxy(&mut self, config: &Config, id: &ServiceId, taken: i64) -> Result<Option<Effects>, Error> {
+        let Some(entry) = self.proxies.get(id) else { return Ok(None) };
+        let is_configured = entry.own.bind_port.is_some() || config.connect.default_config.contains_key("bind_port");
+        let (Some(generated), Some(target)) = (self.services.get(id), self.services.get(&entry.target)) else {
+            return Ok(None);
+        };
+        if is_configured || generated.view.service.port != taken {
+            return Ok(None);
+        }
+        let parent = target.view.service.clone();
+        let service = managed::generated_service(&parent, &entry.own, self.free_proxy_port(config)?);
+        let effective = managed::effective_config(
+            &config.connect.default_config,
+            entry.definition.config.as_ref(),
+            &service,
+            &parent,
+            config.bind_addr,
+        );
+        let checks = managed::generated_check(&entry.own, &effective, &service).into_iter().collect();
+        let (token, origin) = (generated.token.clone(), generated.origin.clone());
+        let mut effects = Effects::default();
+        effects.proxy_files.insert(id.clone());
+        self.put(config, Planned { service, checks, token, owner: Some(parent.id) }, &origin, &mut effects);
+        Ok(Some(effects))
+    }
+
+    fn plan_sidecar(
+        &self,
+        config: &Config,
+        parent: &Service,
+        given: &Definition,
+        token: &str,
+    ) -> Result<Planned, Error> {
+        let refused = |why: String| Error::Refused(format!("Bad request: Invalid SidecarService: {why}"));
+        let id = parent.id.sidecar();
+        let mut service = given.service.clone();
+        service.id = id.clone();
+        if service.kind == Kind::Typical {
+            service.kind = Kind::ConnectProxy;
+        }
+        if service.name.is_empty() {
+            service.name = format!("{}-sidecar-proxy", parent.name).into();
+        }
+        if service.tags.as_ref().is_none_or(Vec::is_empty) {
+            service.tags = parent.tags.clone();
+        }
+        if service.meta.as_ref().is_none_or(|meta| meta.is_empty()) {
+            service.meta = parent.meta.clone();
+        }
+        if service.address.is_empty() {
+            service.address = parent.address.clone();
+        }
+        if service.kind == Kind::ConnectProxy {
+            let mut proxy = service.proxy.take().unwrap_or_default();
+            if proxy.destination_name.is_empty() {
+                proxy.destination_name = parent.name.clone();
+            }
+            if proxy.destination_id.is_empty() {
+                proxy.destination_id = parent.id.clone();
+            }
+            if proxy.local_service_address.is_empty() {
+                proxy.local_service_address = "127.0.0.1".into();
+            }
+            if proxy.local_service_port < 1 {
+                proxy.local_service_port = parent.port;
+            }
+            service.proxy = Some(proxy);
+        }
+        if service.port < 1 {
+            service.port = self.allocate_sidecar_port(config, &id).map_err(refused)?;
+        }
+        settle(&mut service);
+        let problems = validate::structure(&service);
+        if !problems.is_empty() {
+            return Err(refused(validate::several(&problems)));
+        }
+        if let Some(meta) = &service.meta {
+            lictor_model::meta::validate(meta).map_err(refused)?;
+        }
+        let given_checks: Vec<&CheckSpec> = given.all_checks().filter(|check| !check.is_empty()).collect();
+        let checks = if given_checks.is_empty() {
+            numbered_checks(&service, sidecar_checks(parent, &service).iter())
+        } else {
+            numbered_checks(&service, given_checks.into_iter())
+        };
+        let token = if given.token.is_empty() { token } else { &given.token }.to_owned();
+        Ok(Planned { service, checks, token, owner: Some(parent.id.clone()) })
+    }
+
+    fn allocate_sidecar_port(&self, config: &Config, id: &ServiceId) -> Result<i64, String> {
+        let Some(range) = config.sidecar_ports.clone() else {
+            return Err("no port provided for sidecar_service and auto-assignment disabled in config".into());
+        };
+        if let Some(entry) = self.services.get(id)
+            && u16::try_from(entry.view.service.port).is_ok_and(|port| range.contains(&port))
+        {
+            return Ok(entry.view.service.port);
+        }
+        let taken: BTreeSet<i64> = self.services.values().map(|entry| entry.view.service.port).collect();
+        let (low, high) = bounds(&Some(range.clone()));
+        range.map(i64::from).find(|port| !taken.contains(port)).ok_or_else(|| {
+            format!("no port provided for sidecar_service and none left in the configured range [{low}, {high}]")
+        })
+    }
+
+    /// What is accepted, because the original accepts it, and will not work.
+    fn doubts(&self, parent: &Service, entry: &ProxyEntry) -> Vec<String> {
+        let mut doubts = Vec::new();
+        let mut doubt = |text: String| doubts.push(format!("service {:?}: {text}", parent.id.as_str()));
+        if parent.port == 0 && entry.own.local_service_address.is_empty() {
+            doubt("connect.proxy without a port: the proxy has no application to send inbound connections to".into());
+        }
+        if parent.native {
+            doubt("connect.proxy beside connect.native: the application speaks mutual TLS itself".into());
+        }
+        if entry.definition.exec_mode == "script" {
+            doubt("connect.proxy.exec_mode = \"script\" is accepted and never runs anything".into());
+        }
+        for (number, upstream) in entry.definition.upstreams.iter().enumerate() {
+            if upstream.destination_name.is_empty() {
+                doubt(format!("connect.proxy.upstreams[{number}] has no destination_name and is skipped"));
+            }
+            if upstream.local_bind_port < 1 {
+                doubt(format!("connect.proxy.upstreams[{number}] has no local_bind_port and is skipped"));
+            }
+        }
+        doubts
+    }
+
+    /// All that a managed proxy must know. `None` when the id is not that of a managed proxy.
+    pub fn proxy_config(&self, config: &Config, id: &str) -> Option<(ProxyConfig, &ProxyEntry, &ServiceEntry)> {
+        let (proxy_id, entry) = self.proxies.get_key_value(id)?;
+        let target = self.services.get(&entry.target)?;
+        let generated = self.services.get(proxy_id)?;
+        let view = managed::view(config, &entry.definition).ok()?;
+        let effective = managed::effective_config(
+            &config.connect.default_config,
+            entry.definition.config.as_ref(),
+            &generated.view.service,
+            &target.view.service,
+            config.bind_addr,
+        );
+        let upstreams: Vec<serde_json::Value> = view
+            .upstreams
+            .iter()
+            .map(|upstream| serde_json::to_value(crate::record::UpstreamShape::from(upstream)).unwrap_or_default())
+            .collect();
+        let parts = serde_json::json!([
+            view.exec_mode,
+            view.command,
+            effective,
+            upstreams,
+            entry.target.as_str(),
+            target.view.service.name.as_str()
+        ]);
+        let shown = ProxyConfig {
+            proxy_service_id: proxy_id.clone(),
+            target_service_id: entry.target.clone(),
+            target_service_name: target.view.service.name.to_string(),
+            content_hash: managed::content_hash(&parts),
+            exec_mode: view.exec_mode,
+            command: view.command,
+            config: effective,
+            upstreams: view.upstreams,
+        };
+        Some((shown, entry, target))
+    }
+
+    /// Replaces the secret of a managed proxy. The present one goes on being accepted for a little longer: who holds
+    /// it is still being stopped.
+    pub fn renew_token(&mut self, id: &ServiceId) -> Effects {
+        let mut effects = Effects::default();
+        if let Some(entry) = self.proxies.get_mut(id) {
+            let before = std::mem::replace(&mut entry.token, fresh_token());
+            entry.token_before = Some((before, Instant::now() + TOKEN_OVERLAP));
+            effects.proxy_files.insert(id.clone());
+            effects.proxies = true;
+        }
+        effects
+    }
+
+    /// The managed proxy whose secret this is, compared in constant time.
+    pub fn proxy_of_token(&self, token: &str) -> Option<(&ServiceId, &ProxyEntry)> {
+        use subtle::ConstantTimeEq;
+        if token.is_empty() {
+            return None;
+        }
+        // Every entry is compared, so that the time does not tell which one matched.
+        let mut found = None;
+        let now = Instant::now();
+        for (id, entry) in &self.proxies {
+            let before = entry.token_before.as_ref().filter(|(_, until)| now < *until).map(|(before, _)| before);
+            for accepted in [Some(&entry.token), before].into_iter().flatten() {
+                if bool::from(accepted.as_bytes().ct_eq(token.as_bytes())) {
+                    found = Some((id, entry));
+                }
+            }
+        }
+        found
+    }
+
+    /// Checks of a service and of the node itself.
+    pub fn checks_of<'a>(&'a self, service: &'a ServiceId) -> impl Iterator<Item = &'a CheckEntry> {
+        self.checks
+            .values()
+            .filter(move |entry| entry.check.service_id.is_empty() || entry.check.service_id == *service)
+    }
+}
+
+/// Fills in what a service may leave out.
+fn settle(service: &mut Service) {
+    if service.id.is_empty() {
+        service.id = ServiceId::from(service.name.as_str());
+    }
+    if let Some(proxy) = &mut service.proxy {
+        settle_upstreams(&mut proxy.upstreams);
+    }
+    if service.kind != Kind::ConnectProxy {
+        service.proxy = None;
+    } else if service.proxy.is_none() {
+        service.proxy = Some(ProxySpec::default());
+    }
+}
+
+fn settle_upstreams(upstreams: &mut [Upstream]) {
+    for upstream in upstreams {
+        if upstream.destination_type.is_empty() {
+            upstream.destination_type = "service".into();
+        }
+    }
+}
+
+/// Checks of a service with their ids and names filled in.
+fn numbered_checks<'a>(service: &Service, checks: impl Iterator<Item = &'a CheckSpec>) -> Vec<CheckSpec> {
+    let given: Vec<&CheckSpec> = checks.filter(|check| !check.is_empty()).collect();
+    given
+        .iter()
+        .enumerate()
+        .map(|(position, check)| {
+            let mut check = (*check).clone();
+            if check.id.is_empty() {
+                check.id = CheckId::of_service(&service.id, position + 1, given.len());
+            }
+            if check.name.is_empty() {
+                check.name = format!("Service '{}' check", service.name);
+            }
+            check.service_id = service.id.clone();
+            check
+        })
+        .collect()
+}
+
+fn sidecar_checks(parent: &Service, sidecar: &Service) -> [CheckSpec; 2] {
+    [
+        CheckSpec {
+            name: "Connect Sidecar Listening".into(),
+            tcp: managed::host_and_port("127.0.0.1", sidecar.port),
+            interval: SIDECAR_CHECK_INTERVAL,
+            ..CheckSpec::default()
+        },
+        CheckSpec {
+            name: format!("Connect Sidecar Aliasing {}", parent.id),
+            alias_service: parent.id.to_string(),
+            ..CheckSpec::default()
+        },
+    ]
+}
+
+fn fresh_token() -> String {
+    uuid::Uuid::new_v4().to_string()
+}
+
+fn is_free(address: IpAddr, port: i64) -> bool {
+    u16::try_from(port).is_ok_and(|port| TcpListener::bind((address, port)).is_ok())
+}
+
+fn bounds(range: &Option<RangeInclusive<u16>>) -> (i64, i64) {
+    range.as_ref().map_or((-1, -1), |range| (i64::from(*range.start()), i64::from(*range.end())))
+}

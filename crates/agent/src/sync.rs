@@ -1,0 +1,357 @@
+//! Reconciler: what is registered here to the catalog.
+//!
+//! A change is pushed at once, before the client that made it gets its answer; the pushes of different services run
+//! side by side, those of one service one after the other, always with its latest state. From time to time everything
+//! is compared, which repairs what a failed push or a stranger left behind.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lictor_model::acl::Caller;
+use lictor_model::health::{Check, Status};
+use lictor_model::name::{CheckId, ServiceId};
+use lictor_model::service::Service;
+use lictor_state::writer::{Registration, Removal};
+use tokio::time::Instant;
+
+use crate::Error;
+use crate::agent::Inner;
+use crate::liveness::serf_health;
+use crate::local::LocalService;
+use crate::registry::{Effects, Gone};
+
+const FULL_SYNC_INTERVAL: Duration = Duration::from_secs(60);
+const RETRY_INTERVAL: Duration = Duration::from_secs(15);
+const LOCKS: usize = 64;
+
+/// One lock for all services whose ids hash alike: pushes of one service must not overtake each other.
+pub struct PushLocks([tokio::sync::Mutex<()>; LOCKS]);
+
+impl Default for PushLocks {
+    fn default() -> Self {
+        PushLocks(std::array::from_fn(|_| tokio::sync::Mutex::new(())))
+    }
+}
+
+impl PushLocks {
+    fn of(&self, id: &str) -> &tokio::sync::Mutex<()> {
+        let hash = id.bytes().fold(0_usize, |hash, byte| hash.wrapping_mul(31).wrapping_add(usize::from(byte)));
+        &self.0[hash % LOCKS]
+    }
+}
+
+impl Inner {
+    /// Makes the catalog follow a change. Failures are logged and made good by the next full sync; the client's
+    /// registration stands either way.
+    pub(crate) async fn push(&self, effects: &Effects) {
+        for gone in &effects.gone {
+            self.push_gone(gone).await;
+        }
+        for id in &effects.push_services {
+            self.push_service(id).await;
+        }
+        for id in &effects.push_checks {
+            self.push_check(id).await;
+        }
+    }
+
+    async fn push_service(&self, id: &ServiceId) -> bool {
+        let _turn = self.locks.of(id.as_str()).lock().await;
+        let Some((service, token, checks)) = self.unsynced_service(id) else { return true };
+        let pushed: Vec<Check> = checks.clone();
+        let registration = self.registration(Some(service.clone()), checks);
+        let outcome = self.register_with(&token, registration).await;
+        let done = self.settle_push("service", id.as_str(), "registration", &outcome);
+        if done {
+            let mut registry = self.registry.lock();
+            if let Some(entry) = registry.services.get_mut(id)
+                && entry.view.service == service
+            {
+                entry.synced = true;
+            }
+            for check in &pushed {
+                mark_check(&mut registry, check);
+            }
+        }
+        done
+    }
+
+    /// A service the catalog lacks, with those of its checks that the catalog lacks too and that have the same token.
+    fn unsynced_service(&self, id: &ServiceId) -> Option<(Service, String, Vec<Check>)> {
+        let registry = self.registry.lock();
+        let entry = registry.services.get(id).filter(|entry| !entry.synced)?;
+        let checks = registry
+            .checks
+            .values()
+            .filter(|check| !check.synced && check.check.service_id == *id && check.token == entry.token)
+            .map(|check| check.check.clone())
+            .collect();
+        Some((entry.view.service.clone(), entry.token.clone(), checks))
+    }
+
+    async fn push_check(&self, id: &CheckId) -> bool {
+        let service = self.registry.lock().checks.get(id).map(|entry| entry.check.service_id.clone());
+        let Some(service) = service else { return true };
+        if !service.is_empty() {
+            // The catalog takes a check only behind its service.
+            let unsynced = self.registry.lock().services.get(&service).is_some_and(|entry| !entry.synced);
+            if unsynced && !self.push_service(&service).await {
+                return false;
+            }
+        }
+        let _turn = self.locks.of(id.as_str()).lock().await;
+        let (check, token) = {
+            let registry = self.registry.lock();
+            match registry.checks.get(id) {
+                Some(entry) if !entry.synced => (entry.check.clone(), entry.token.clone()),
+                _ => return true,
+            }
+        };
+        let outcome = self.register_with(&token, self.registration(None, vec![check.clone()])).await;
+        let done = self.settle_push("check", id.as_str(), "registration", &outcome);
+        if done {
+            mark_check(&mut self.registry.lock(), &check);
+        }
+        done
+    }
+
+    async fn push_gone(&self, gone: &Gone) -> bool {
+        let Some(token) = self.registry.lock().gone.get(gone).cloned() else { return true };
+        let (kind, id, removal) = match gone {
+            Gone::Service(id) => ("service", id.as_str(), Removal::Service(id.clone())),
+            Gone::Check(id) => ("check", id.as_str(), Removal::Check(id.clone())),
+        };
+        let _turn = self.locks.of(id).lock().await;
+        // It may have been registered again while we waited for our turn.
+        if !self.registry.lock().gone.contains_key(gone) {
+            return true;
+        }
+        let outcome = match self.removing_caller(&token) {
+            Ok(caller) => self.cluster.deregister(&caller, self.config.node_name.as_str(), removal).await,
+            Err(error) => Err(error),
+        };
+        let done = self.settle_push(kind, id, "deregistration", &outcome);
+        if done {
+            self.registry.lock().gone.remove(gone);
+        }
+        done
+    }
+
+    fn registration(&self, service: Option<Service>, checks: Vec<Check>) -> Registration {
+        Registration { node: self.node(), skip_node_update: false, service, checks }
+    }
+
+    async fn register_with(&self, token: &str, registration: Registration) -> Result<(), Error> {
+        let caller = self.pushing_caller(token)?;
+        self.cluster.register(&caller, registration).await
+    }
+
+    /// Who registers: the holder of the token given at registration, else of the agent's default token.
+    fn pushing_caller(&self, token: &str) -> Result<Caller, Error> {
+        self.cluster.caller(&self.or_default(token))
+    }
+
+    /// Who removes: the same, but what has no token of its own is the agent's business.
+    fn removing_caller(&self, token: &str) -> Result<Caller, Error> {
+        if token.is_empty() { self.own_caller() } else { self.cluster.caller(token) }
+    }
+
+    /// Says what became of a push. One that the ACLs forbid counts as settled until the next full sync, which tries
+    /// again: repeating it at once would not help.
+    fn settle_push(&self, kind: &str, id: &str, what: &str, outcome: &Result<(), Error>) -> bool {
+        match outcome {
+            Ok(()) => {
+                tracing::info!("agent: Synced {kind} {id:?}");
+                true
+            }
+            Err(Error::Denied | Error::UnknownToken) => {
+                tracing::warn!("agent: {} {id:?} {what} blocked by ACLs", capitalised(kind));
+                lictor_meter::count(&format!("acl.blocked.{kind}.{what}"), &[]);
+                true
+            }
+            Err(error) => {
+                tracing::error!("agent: failed to sync {kind} {id:?}: {}", crate::error::chain(error));
+                false
+            }
+        }
+    }
+
+    /// Compares everything with the catalog and repairs the differences; `false` when something failed.
+    pub(crate) async fn full_sync(&self) -> bool {
+        let management = Caller::management("");
+        let remote = self.cluster.reader(&management).node(self.config.node_name.as_str()).value;
+        let mut complete = true;
+        if remote.as_ref().is_none_or(|contents| contents.node.node != self.node()) {
+            complete &= self.push_node().await;
+        }
+        let (services, checks): (BTreeMap<ServiceId, Service>, BTreeMap<CheckId, Check>) = match remote {
+            Some(contents) => (
+                contents.services.iter().map(|row| (row.service.id.clone(), row.service.clone())).collect(),
+                contents.checks.iter().map(|row| (row.check.id.clone(), row.check.clone())).collect(),
+            ),
+            None => Default::default(),
+        };
+        self.place_node().await;
+        let effects = self.differences(&services, &checks);
+        for gone in &effects.gone {
+            complete &= self.push_gone(gone).await;
+        }
+        for id in &effects.push_services {
+            complete &= self.push_service(id).await;
+        }
+        for id in &effects.push_checks {
+            complete &= self.push_check(id).await;
+        }
+        complete
+    }
+
+    fn differences(&self, services: &BTreeMap<ServiceId, Service>, checks: &BTreeMap<CheckId, Check>) -> Effects {
+        let mut effects = Effects::default();
+        let mut registry = self.registry.lock();
+        for (id, entry) in &mut registry.services {
+            let remote = services.iter().find(|(remote, _)| remote.same(id.as_str())).map(|(_, service)| service);
+            if let Some(remote) = remote
+                && entry.view.service.enable_tag_override
+                && remote.tags != entry.view.service.tags
+            {
+                let LocalService { service, proxy } = entry.view.as_ref().clone();
+                let service = Service { tags: remote.tags.clone(), ..service };
+                entry.view = Arc::new(LocalService { service, proxy });
+            }
+            entry.synced = remote == Some(&entry.view.service);
+            if !entry.synced {
+                effects.push_services.insert(id.clone());
+            }
+        }
+        for (id, entry) in &mut registry.checks {
+            let remote = checks.get(id);
+            entry.synced = match remote {
+                None => false,
+                Some(remote) if entry.output_due.is_some() => {
+                    Check { output: String::new(), ..remote.clone() }
+                        == Check { output: String::new(), ..entry.check.clone() }
+                }
+                Some(remote) => *remote == entry.check,
+            };
+            if !entry.synced {
+                effects.push_checks.insert(id.clone());
+            }
+        }
+        let reserved = self.config.is_server;
+        for id in services.keys() {
+            let ours = registry.services.keys().any(|local| local.same(id.as_str()));
+            let published_by_us = reserved && id.as_str() == CONSUL_SERVICE;
+            if !ours && !published_by_us {
+                registry.gone.entry(Gone::Service(id.clone())).or_default();
+            }
+        }
+        for (id, check) in checks {
+            let of_gone_service = !check.service_id.is_empty()
+                && !registry.services.keys().any(|local| local.same(check.service_id.as_str()));
+            if !registry.checks.contains_key(id) && id.as_str() != SERF_HEALTH && !of_gone_service {
+                registry.gone.entry(Gone::Check(id.clone())).or_default();
+            }
+        }
+        effects.gone.extend(registry.gone.keys().cloned());
+        effects
+    }
+
+    /// Publishes the node itself, with the entries that gossip would have made in the original.
+    pub(crate) async fn push_node(&self) -> bool {
+        let mut registration = self.registration(None, vec![serf_health(&self.config.node_name, Status::Passing)]);
+        if self.config.is_server {
+            registration.service = Some(Service {
+                id: CONSUL_SERVICE.into(),
+                name: CONSUL_SERVICE.into(),
+                port: i64::from(self.config.server_port),
+                ..Service::default()
+            });
+        }
+        if self.cluster.acls_enabled() {
+            // What everybody must know of a member is written with all rights, as the original's leader did; what
+            // the agent says of its node beyond that needs the agent's own token.
+            registration.skip_node_update = true;
+            registration.node.tagged_addresses = None;
+            registration.node.meta = None;
+        }
+        let outcome = self.cluster.register(&Caller::management(""), registration).await;
+        let outcome = match outcome {
+            Ok(()) if self.cluster.acls_enabled() => self.push_node_info().await,
+            outcome => outcome,
+        };
+        match &outcome {
+            Ok(()) => tracing::info!("agent: Synced node info"),
+            Err(Error::Denied | Error::UnknownToken) => {
+                tracing::warn!("agent: Node info update blocked by ACLs");
+                lictor_meter::count("acl.blocked.node.registration", &[]);
+                return true;
+            }
+            Err(error) => tracing::error!("agent: failed to sync node info: {}", crate::error::chain(error)),
+        }
+        outcome.is_ok()
+    }
+
+    async fn push_node_info(&self) -> Result<(), Error> {
+        self.cluster.register(&self.own_caller()?, self.registration(None, Vec::new())).await
+    }
+
+    /// Keeps the catalog current until told to stop.
+    pub(crate) async fn keep_synced(self: Arc<Self>) {
+        let mut next_full = Instant::now();
+        loop {
+            if Instant::now() >= next_full {
+                let interval = if self.full_sync().await { FULL_SYNC_INTERVAL } else { RETRY_INTERVAL };
+                next_full = Instant::now() + interval + interval.mul_f64(fastrand::f64());
+            }
+            let due = self.push_due_outputs().await.map_or(next_full, |due| due.min(next_full));
+            tokio::select! {
+                () = self.sync_nudge.notified() => {}
+                () = self.full_sync_nudge.notified() => next_full = Instant::now(),
+                () = tokio::time::sleep_until(due) => {}
+                () = self.stop.requested() => return,
+            }
+        }
+    }
+
+    /// Pushes check output whose time has come, and tells when the next one's will.
+    async fn push_due_outputs(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let mut due = Vec::new();
+        let mut next: Option<Instant> = None;
+        for (id, entry) in &mut self.registry.lock().checks {
+            match entry.output_due {
+                Some(at) if at <= now => {
+                    entry.output_due = None;
+                    entry.synced = false;
+                    due.push(id.clone());
+                }
+                Some(at) => next = Some(next.map_or(at, |next| next.min(at))),
+                None => {}
+            }
+        }
+        for id in due {
+            self.push_check(&id).await;
+        }
+        next
+    }
+}
+
+/// The service that servers publish about themselves.
+pub(crate) const CONSUL_SERVICE: &str = "consul";
+/// The check by which a node counts as alive.
+pub(crate) const SERF_HEALTH: &str = "serfHealth";
+
+fn mark_check(registry: &mut crate::registry::Registry, pushed: &Check) {
+    if let Some(entry) = registry.checks.get_mut(&pushed.id)
+        && entry.check == *pushed
+    {
+        entry.synced = true;
+        entry.output_due = None;
+    }
+}
+
+fn capitalised(word: &str) -> String {
+    let mut letters = word.chars();
+    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
+}

@@ -1,0 +1,146 @@
+//! A check that requests a URL: 2xx passes, 429 warns, everything else is critical.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, ACCEPT_ENCODING, CONNECTION, HOST, HeaderName, HeaderValue, LOCATION, USER_AGENT};
+use http::{Method, Request, StatusCode, Uri};
+use http_body_util::Full;
+use lictor_model::health::CheckSpec;
+use lictor_tls::dialer::Verify;
+
+use crate::trust::Trust;
+use crate::{Outcome, connection, dial, limit};
+
+/// Redirects followed, as the original's client does.
+const MAX_REDIRECTS: usize = 10;
+
+/// A check by HTTP.
+pub(crate) struct Http {
+    url: String,
+    method: String,
+    headers: Vec<(String, Vec<String>)>,
+    verify: Verify,
+    trust: Trust,
+    limit: Duration,
+}
+
+/// What one exchange gave.
+struct Answered {
+    status: StatusCode,
+    location: Option<String>,
+    body: String,
+}
+
+impl Http {
+    pub(crate) fn new(spec: &CheckSpec, trust: &Trust) -> Http {
+        Http {
+            url: spec.http.clone(),
+            method: if spec.method.is_empty() { "GET".to_owned() } else { spec.method.clone() },
+            headers: spec.header.clone().into_iter().collect(),
+            verify: if spec.tls_skip_verify { Verify::Nothing } else { Verify::default() },
+            trust: trust.clone(),
+            limit: limit::http(spec),
+        }
+    }
+
+    pub(crate) async fn run(&self) -> Outcome {
+        match tokio::time::timeout(self.limit, self.follow()).await {
+            Ok(Ok(answered)) => self.judge(&answered),
+            Ok(Err(why)) => Outcome::critical(why),
+            Err(_) => Outcome::critical(format!(
+                "{} {}: net/http: request canceled (Client.Timeout exceeded while awaiting headers)",
+                self.method, self.url
+            )),
+        }
+    }
+
+    fn judge(&self, answered: &Answered) -> Outcome {
+        let Answered { status, body, .. } = answered;
+        let reason = status.canonical_reason().unwrap_or_default();
+        let output = format!("HTTP {} {}: {} {reason} Output: {body}", self.method, self.url, status.as_u16());
+        let status = match status.as_u16() {
+            200..=299 => lictor_model::health::Status::Passing,
+            429 => lictor_model::health::Status::Warning,
+            _ => lictor_model::health::Status::Critical,
+        };
+        Outcome { status, output }
+    }
+
+    async fn follow(&self) -> Result<Answered, String> {
+        let mut url = self.url.clone();
+        for _ in 0..=MAX_REDIRECTS {
+            let answered = self.request(&url).await?;
+            match &answered.location {
+                Some(location) if answered.status.is_redirection() => url = next_url(&url, location),
+                _ => return Ok(answered),
+            }
+        }
+        Err(format!("{} {}: stopped after {MAX_REDIRECTS} redirects", self.method, self.url))
+    }
+
+    async fn request(&self, url: &str) -> Result<Answered, String> {
+        let failed = |why: String| format!("{} {url}: {why}", self.method);
+        let uri: Uri = url.parse().map_err(|_| failed("this is no URL".into()))?;
+        let encrypted = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            _ => return Err(failed("unsupported protocol scheme".into())),
+        };
+        let host = uri.host().ok_or_else(|| failed("no host in request URL".into()))?;
+        let port = uri.port_u16().unwrap_or(if encrypted { 443 } else { 80 });
+        let request = self.message(&uri).map_err(&failed)?;
+        let stream = dial::tcp(&format!("{host}:{port}")).await.map_err(|refused| failed(refused.to_string()))?;
+        let exchanged = if encrypted {
+            let dialer = self.trust.dialer(self.verify).map_err(|error| failed(error.to_string()))?;
+            let name = host.trim_matches(['[', ']']);
+            let stream = dialer.connect(stream, name).await.map_err(|error| failed(error.to_string()))?;
+            connection::exchange(stream, request, answered).await
+        } else {
+            connection::exchange(stream, request, answered).await
+        };
+        exchanged.map_err(|error| failed(error.to_string()))
+    }
+
+    fn message(&self, uri: &Uri) -> Result<Request<Full<Bytes>>, String> {
+        let method = Method::from_bytes(self.method.as_bytes()).map_err(|_| "invalid method".to_owned())?;
+        let path = uri.path_and_query().map_or("/", |path| path.as_str());
+        let mut request = Request::new(Full::default());
+        *request.method_mut() = method;
+        *request.uri_mut() = path.parse().map_err(|_| "invalid path".to_owned())?;
+        let headers = request.headers_mut();
+        let authority = uri.authority().map(|authority| authority.as_str()).unwrap_or_default();
+        let host = HeaderValue::try_from(authority).map_err(|_| "invalid host".to_owned())?;
+        headers.insert(HOST, host);
+        headers.insert(USER_AGENT, HeaderValue::from_static("Consul Health Check"));
+        headers.insert(ACCEPT, HeaderValue::from_static("text/plain, text/*, */*"));
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        for (name, values) in &self.headers {
+            let name = HeaderName::try_from(name).map_err(|_| format!("invalid header {name:?}"))?;
+            headers.remove(&name);
+            for value in values {
+                let value = HeaderValue::try_from(value).map_err(|_| format!("invalid value of header {name}"))?;
+                headers.append(&name, value);
+            }
+        }
+        Ok(request)
+    }
+}
+
+async fn answered(response: http::Response<hyper::body::Incoming>) -> Answered {
+    let status = response.status();
+    let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let body = connection::read_tail(response.into_body()).await.text();
+    Answered { status, location, body }
+}
+
+/// Where a redirect leads: an absolute URL, or a path of the same server.
+fn next_url(from: &str, location: &str) -> String {
+    if location.contains("://") {
+        return location.to_owned();
+    }
+    let origin_end = from.find("://").map_or(0, |at| at + 3);
+    let origin = from[origin_end..].find('/').map_or(from, |at| &from[..origin_end + at]);
+    if location.starts_with('/') { format!("{origin}{location}") } else { format!("{origin}/{location}") }
+}

@@ -1,0 +1,198 @@
+//! When a check runs: after a random delay, then an interval after the end of each run, or sooner when asked.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lictor_model::health::{CheckKind, CheckSpec, Status};
+use lictor_task::Scope;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use crate::probe::Probe;
+use crate::trust::Trust;
+use crate::ttl::{self, Report};
+use crate::{Outcome, limit};
+
+/// Between two eager runs.
+const EAGER_INTERVAL: Duration = Duration::from_millis(100);
+/// Eagerness that has not succeeded after this time gives way to the regular pace.
+const EAGER_PERIOD: Duration = Duration::from_secs(10);
+
+/// How checks are run.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// When the first runs happen.
+    pub pace: Pace,
+    /// Whether outputs are replaced by nothing.
+    pub discard_output: bool,
+    /// Whom HTTPS and gRPC checks believe. Give the same one to all checks.
+    pub trust: Trust,
+    /// Where the container engine listens, in the form of `DOCKER_HOST`.
+    pub docker_host: String,
+}
+
+/// When the first runs happen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pace {
+    /// After a random part of the interval, so that the checks of one agent do not run in step.
+    #[default]
+    Regular,
+    /// At once, every 100 ms and when asked until the first success, for at most 10 s, reporting successes only; then as
+    /// usual. For what has just been started and is about to be there.
+    Eager,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            pace: Pace::Regular,
+            discard_output: false,
+            trust: Trust::default(),
+            docker_host: "unix:///var/run/docker.sock".to_owned(),
+        }
+    }
+}
+
+/// Runs checks. It has no state: see [`Runner::start`].
+#[derive(Debug)]
+pub struct Runner;
+
+impl Runner {
+    /// Starts a check; `on_result` is called with each result and awaited before the next run. Must be called within
+    /// the runtime. A kind that nobody runs from here (alias, none) never reports.
+    ///
+    /// Every result is reported, not only changes: whoever keeps the state may have overruled an earlier one.
+    pub fn start<R, F>(spec: CheckSpec, config: Config, on_result: R) -> Handle
+    where
+        R: Fn(Outcome) -> F + Send + Sync + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let scope = Scope::new("check");
+        let (reports, reported) = watch::channel(Report::none());
+        let nudge = Arc::new(Notify::new());
+        let stop = scope.stop_signal();
+        let discard = config.discard_output;
+        let on_result = move |mut outcome: Outcome| {
+            if discard {
+                outcome.output.clear();
+            }
+            on_result(outcome)
+        };
+        if spec.kind() == CheckKind::Ttl {
+            scope.spawn("ttl", async move { stop.or_stopped(ttl::run(spec.ttl, reported, on_result)).await });
+        } else if let Some(probe) = Probe::new(&spec, &config) {
+            if spec.interval < limit::SHORTEST_INTERVAL {
+                let (id, given) = (&spec.id, limit::text(spec.interval));
+                tracing::warn!("check: {:?} has interval {given} below minimum of 1s", id.as_str());
+            }
+            let interval = limit::interval(&spec);
+            let nudged = Arc::clone(&nudge);
+            scope.spawn("probe", async move {
+                stop.or_stopped(repeat(probe, interval, config.pace, nudged, on_result)).await;
+            });
+        }
+        Handle { scope, nudge, reports }
+    }
+}
+
+async fn repeat<F: Future<Output = ()>>(
+    probe: Arc<Probe>,
+    interval: Duration,
+    pace: Pace,
+    nudge: Arc<Notify>,
+    on_result: impl Fn(Outcome) -> F,
+) {
+    let mut wait = match pace {
+        Pace::Regular => interval.mul_f64(fastrand::f64()),
+        Pace::Eager => {
+            if let Some(success) = first_success(&probe, &nudge, EAGER_INTERVAL).await {
+                on_result(success).await;
+                interval
+            } else {
+                Duration::ZERO
+            }
+        }
+    };
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = nudge.notified() => {}
+        }
+        // Boxed, so that the thousands of checks that wait are small.
+        let outcome = Box::pin(probe.run()).await;
+        on_result(outcome).await;
+        wait = interval;
+    }
+}
+
+async fn first_success(probe: &Probe, nudge: &Notify, between: Duration) -> Option<Outcome> {
+    let end = Instant::now() + EAGER_PERIOD;
+    let mut next = Instant::now();
+    while next < end {
+        tokio::select! {
+            () = tokio::time::sleep_until(next) => next += between,
+            () = nudge.notified() => next = Instant::now() + between,
+        }
+        // A run that hangs must not make the others miss their turn for the whole of its own limit.
+        let outcome = tokio::time::timeout_at(end, Box::pin(probe.run())).await.ok()?;
+        if outcome.status == Status::Passing {
+            return Some(outcome);
+        }
+        next = next.max(Instant::now());
+    }
+    None
+}
+
+/// A running check; dropping it ends the check and whatever it is doing.
+#[derive(Debug)]
+pub struct Handle {
+    scope: Scope,
+    nudge: Arc<Notify>,
+    reports: watch::Sender<Report>,
+}
+
+impl Handle {
+    /// Runs the check now, or once more when it is just running; the next regular run is an interval later.
+    pub fn run_now(&self) {
+        self.nudge.notify_one();
+    }
+
+    /// The application has reported: its time runs anew. The caller keeps the status; only an expiry is called back.
+    pub fn ttl_update(&self, _status: Status, output: &str) {
+        self.reports.send_replace(Report { at: Instant::now(), output: output.to_owned() });
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.scope.stop();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lictor_model::health::CheckSpec;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_eager_also_runs_when_asked() {
+        // A port that is taken and refuses connections.
+        let reserved = tokio::net::TcpSocket::new_v4().unwrap();
+        reserved.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let tcp = reserved.local_addr().unwrap().to_string();
+        let spec = CheckSpec { tcp, timeout: Duration::from_secs(5), ..CheckSpec::default() };
+        let probe = Probe::new(&spec, &Config::default()).unwrap();
+        let nudge = Notify::new();
+        let rarely = EAGER_PERIOD - Duration::from_secs(1);
+        let mut success = Box::pin(first_success(&probe, &nudge, rarely));
+        let refused = tokio::time::timeout(Duration::from_millis(200), &mut success).await;
+        assert!(refused.is_err(), "nobody listens there");
+        let _listener = reserved.listen(1).unwrap();
+        nudge.notify_one();
+        // By itself it would come later.
+        let success = tokio::time::timeout(rarely / 2, success).await.unwrap();
+        assert_eq!(success.map(|outcome| outcome.status), Some(Status::Passing));
+    }
+}

@@ -1,0 +1,279 @@
+//! The server: binds its addresses, runs a loop for each socket, and takes a packet through its steps.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
+
+use lictor_state::Reader;
+use lictor_task::{DrainWatch, Scope};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::sync::{Semaphore, watch};
+
+use crate::answer::{self, Outcome, Reply};
+use crate::config::Settings;
+use crate::datagram::Datagrams;
+use crate::error::Error;
+use crate::lookup::Lookups;
+use crate::prepared::Queries;
+use crate::question::{self, Scope as NameScope};
+use crate::request::{self, Packet, Request, Transport};
+use crate::{forward, reverse, tcp, udp};
+
+/// Questions that wait for a recursor at the same time; each holds a socket and a buffer of 64 KiB.
+const MAX_WAITING: usize = 512;
+/// Tasks that share one UDP socket. More than this only contend for it.
+const MAX_UDP_WORKERS: usize = 4;
+/// How long answers under way may take once the server is told to stop.
+const STOP_LIMIT: Duration = Duration::from_secs(3);
+/// A burst of this size waits in the kernel without loss while the workers are busy.
+const UDP_RECEIVE_BUFFER: usize = 1 << 20;
+/// Connections that wait to be accepted.
+const TCP_BACKLOG: i32 = 256;
+/// How often a port that is free for UDP is looked for until it is free for TCP as well.
+const PORT_ATTEMPTS: usize = 32;
+
+/// Where answers come from.
+#[derive(Clone)]
+pub struct Backend {
+    /// A reader with the rights of the token that DNS uses; asked anew for each packet, since the token may change.
+    pub reader: Arc<dyn Fn() -> Reader + Send + Sync>,
+    /// Executes prepared queries.
+    pub queries: Arc<dyn Queries>,
+}
+
+/// A server whose sockets are open.
+pub struct Bound {
+    sockets: Vec<(Datagrams, TcpListener)>,
+    addresses: Vec<SocketAddr>,
+    core: Arc<Core>,
+    reload: Reload,
+}
+
+/// Changes the settings of a running server.
+#[derive(Clone, Debug)]
+pub struct Reload(Arc<watch::Sender<Arc<Settings>>>);
+
+impl Reload {
+    /// Every packet from now on is answered by these settings.
+    pub fn replace(&self, settings: Settings) {
+        self.0.send_replace(Arc::new(settings));
+    }
+}
+
+/// Opens a UDP and a TCP socket at each address. With port 0 both get the same free port.
+pub fn bind(addresses: &[SocketAddr], settings: Settings, backend: Backend) -> Result<Bound, Error> {
+    let mut sockets = Vec::with_capacity(addresses.len());
+    let mut bound = Vec::with_capacity(addresses.len());
+    for address in addresses {
+        // Where both families listen on every address, each has its own socket.
+        let has_v4 = addresses.iter().any(|other| other.ip() == IpAddr::from([0, 0, 0, 0]));
+        let (udp, tcp, address) = open_pair(*address, has_v4)?;
+        sockets.push((udp, tcp));
+        bound.push(address);
+    }
+    let (sender, receiver) = watch::channel(Arc::new(settings));
+    let core = Core::new(receiver, backend);
+    Ok(Bound { sockets, addresses: bound, core: Arc::new(core), reload: Reload(Arc::new(sender)) })
+}
+
+impl Bound {
+    /// Where it listens, in the order of the addresses given.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// The handle that changes the settings.
+    pub fn reload(&self) -> Reload {
+        self.reload.clone()
+    }
+
+    /// Answers until draining is asked for; answers under way are then finished within a limit.
+    pub async fn run(self, mut drain: DrainWatch) {
+        let scope = Scope::new("dns");
+        let workers = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_UDP_WORKERS);
+        for (udp, tcp) in self.sockets {
+            let udp = Arc::new(udp);
+            for _ in 0..workers {
+                scope.spawn("keep a UDP worker", keep_udp_worker(scope.clone(), Arc::clone(&udp), self.core.clone()));
+            }
+            scope.spawn("accept TCP", tcp::accept(tcp, Arc::clone(&self.core), scope.clone()));
+        }
+        drain.requested().await;
+        scope.join(STOP_LIMIT).await;
+    }
+}
+
+/// Runs a UDP worker and starts it again should a packet make it panic: one packet must not end the service.
+async fn keep_udp_worker(scope: Scope, socket: Arc<Datagrams>, core: Arc<Core>) {
+    while !scope.stop_signal().is_requested() {
+        let work = udp::work(Arc::clone(&socket), Arc::clone(&core), scope.clone());
+        if let Ok(Some(())) = scope.spawn("answer UDP", work).await {
+            return;
+        }
+    }
+}
+
+fn open_pair(address: SocketAddr, has_v4: bool) -> Result<(Datagrams, TcpListener, SocketAddr), Error> {
+    let mut attempts = if address.port() == 0 { PORT_ATTEMPTS } else { 1 };
+    loop {
+        attempts -= 1;
+        let at = |transport| move |source| Error::Bind { address, transport, source };
+        let (udp, chosen) = open_udp(address, has_v4).map_err(at("UDP"))?;
+        match open_tcp(chosen, has_v4) {
+            Ok(tcp) => return Ok((udp, tcp, chosen)),
+            Err(problem) if problem.kind() == io::ErrorKind::AddrInUse && attempts > 0 => {}
+            Err(problem) => return Err(at("TCP")(problem)),
+        }
+    }
+}
+
+fn open_udp(address: SocketAddr, has_v4: bool) -> io::Result<(Datagrams, SocketAddr)> {
+    let socket = open(address, has_v4, Type::DGRAM, Protocol::UDP)?;
+    // A wish: the system may grant less.
+    let _ = socket.set_recv_buffer_size(UDP_RECEIVE_BUFFER);
+    socket.bind(&address.into())?;
+    let socket = UdpSocket::from_std(socket.into())?;
+    let chosen = socket.local_addr()?;
+    Ok((Datagrams::new(socket)?, chosen))
+}
+
+fn open_tcp(address: SocketAddr, has_v4: bool) -> io::Result<TcpListener> {
+    let socket = open(address, has_v4, Type::STREAM, Protocol::TCP)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(TCP_BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+fn open(address: SocketAddr, has_v4: bool, kind: Type, protocol: Protocol) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(has_v4)?;
+    }
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+/// What all loops share.
+pub(crate) struct Core {
+    settings: watch::Receiver<Arc<Settings>>,
+    backend: Backend,
+    waiting: Arc<Semaphore>,
+}
+
+/// What to do about a packet.
+pub(crate) enum Step {
+    /// Nothing: it deserves no answer.
+    Ignore,
+    /// Send what was written.
+    Send,
+    /// Others have to be asked first.
+    Wait(Box<Waiting>),
+}
+
+/// An answer that others have to contribute to.
+pub(crate) struct Waiting {
+    settings: Arc<Settings>,
+    request: Request,
+    work: Work,
+}
+
+enum Work {
+    /// Hand the packet on.
+    Forward(Vec<u8>),
+    /// Follow the aliases of a reply.
+    Chase(Reply),
+}
+
+impl Core {
+    pub(crate) fn new(settings: watch::Receiver<Arc<Settings>>, backend: Backend) -> Core {
+        Core { settings, backend, waiting: Arc::new(Semaphore::new(MAX_WAITING)) }
+    }
+
+    /// Takes a packet as far as it goes without waiting; what is to be sent is then in `out`.
+    pub(crate) fn answer(&self, packet: &[u8], from: IpAddr, transport: Transport, out: &mut Vec<u8>) -> Step {
+        let settings = Arc::clone(&self.settings.borrow());
+        let request = match request::read(packet, transport) {
+            Packet::Noise => return Step::Ignore,
+            Packet::Malformed(metadata) => {
+                answer::write_bare(metadata, Outcome::Malformed, &settings, out);
+                return Step::Send;
+            }
+            Packet::OtherOperation(metadata) => {
+                answer::write_bare(metadata, Outcome::OtherOperation, &settings, out);
+                return Step::Send;
+            }
+            Packet::Question(request) => *request,
+        };
+        match self.look_up(&request, from, &settings) {
+            Some(reply) if reply.chases.is_empty() || !settings.has_recursors() => {
+                answer::write(&request, &reply, &settings, out);
+                Step::Send
+            }
+            Some(reply) => Step::Wait(Box::new(Waiting { settings, request, work: Work::Chase(reply) })),
+            None => Step::Wait(Box::new(Waiting { settings, request, work: Work::Forward(packet.to_vec()) })),
+        }
+    }
+
+    /// What there is to say, or `None` when the recursors have to be asked.
+    fn look_up(&self, request: &Request, from: IpAddr, settings: &Settings) -> Option<Reply> {
+        if request.edns.as_ref().is_some_and(|edns| edns.version() != 0) {
+            return Some(Reply::new(Outcome::UnknownEdns));
+        }
+        let (name, asked) = (&request.query.name, request.query.query_type);
+        let start = Instant::now();
+        match question::read(name, asked, &settings.zone) {
+            NameScope::Zone(target) => {
+                let lookups = Lookups {
+                    settings,
+                    reader: &(self.backend.reader)(),
+                    queries: self.backend.queries.as_ref(),
+                    source: request.client_subnet().map_or(from, |subnet| subnet.addr()),
+                    edns: request.edns.is_some(),
+                    enough: answer::enough(request, settings),
+                };
+                let reply = lookups.zone(name, asked, target);
+                settings.domain_timer.since(start);
+                Some(reply)
+            }
+            NameScope::Reverse(ip) => {
+                let known = reverse::lookup(settings, &(self.backend.reader)(), name, asked, ip);
+                settings.reverse_timer.since(start);
+                known.or_else(|| (!settings.has_recursors()).then(|| reverse::unknown(ip)))
+            }
+            NameScope::Outside => (!settings.has_recursors()).then(|| Reply::new(Outcome::NobodyToAsk)),
+        }
+    }
+
+    /// Finishes an answer that has to wait for others; it is then in `out`. When too many wait already, the answer is
+    /// what can be said without them. Cancel safe.
+    pub(crate) async fn finish(&self, waiting: Waiting, out: &mut Vec<u8>) {
+        let Waiting { settings, request, work } = waiting;
+        let permit = self.waiting.try_acquire();
+        match work {
+            Work::Chase(mut reply) => {
+                if permit.is_ok() {
+                    forward::chase(&settings, &mut reply).await;
+                }
+                answer::write(&request, &reply, &settings, out);
+            }
+            Work::Forward(packet) => {
+                let answered = match permit {
+                    Ok(_held) => forward::forward(&settings, &packet, request.transport).await,
+                    Err(_) => None,
+                };
+                match answered {
+                    Some(answer) if answer.len() <= usize::from(request.max_size()) => *out = answer,
+                    Some(_) => answer::write_truncated(&request, &settings, out),
+                    None => answer::write(&request, &Reply::new(Outcome::NobodyAnswered), &settings, out),
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod weigh;

@@ -1,0 +1,209 @@
+//! `/v1/agent`: the agent as a process and as a member of its cluster.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use lictor_agent::tokens::TokenName;
+use lictor_api::agent::{Config as StableConfig, Description, Member};
+use lictor_model::acl::{Access, Caller};
+
+use super::status::leader_address;
+use crate::body::RequestBody;
+use crate::call::{Answered, Call};
+use crate::config::{LogLevel, Pending};
+use crate::decode;
+use crate::error::Failure;
+use crate::respond;
+
+/// Status of a member that takes part.
+const ALIVE: u8 = 1;
+
+pub(crate) fn description(call: &Call<'_>) -> Answered {
+    call.needs_agent(Access::Read)?;
+    let config = call.config();
+    let node = call.agent().node();
+    call.json(&Description {
+        config: StableConfig {
+            datacenter: (&config.datacenter).into(),
+            node_name: config.node_name.as_str().into(),
+            node_id: (&config.node_id).into(),
+            revision: (&config.revision).into(),
+            server: true,
+            version: (&config.version).into(),
+        },
+        debug_config: Cow::Borrowed(&config.debug_config),
+        coord: call.agent().coordinate().as_ref().map(super::coordinate::point),
+        member: member(call, Pool::Lan),
+        stats: stats(call),
+        meta: Cow::Owned(node.meta.unwrap_or_default()),
+    })
+}
+
+/// Which members are meant.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pool {
+    /// Those of the datacenter.
+    Lan,
+    /// The servers of all datacenters.
+    Wan,
+}
+
+/// This agent as a member. It is the only one it knows: others join through the store, not by gossip.
+fn member<'a>(call: &'a Call<'_>, pool: Pool) -> Member<'a> {
+    let config = call.config();
+    let mut tags: BTreeMap<Cow<'a, str>, Cow<'a, str>> = BTreeMap::new();
+    tags.insert("acls".into(), if call.agent().acls_enabled() { "1" } else { "0" }.into());
+    tags.insert("bootstrap".into(), "1".into());
+    tags.insert("build".into(), format!("{}:{}", config.version, short(&config.revision)).into());
+    tags.insert("dc".into(), (&config.datacenter).into());
+    tags.insert("id".into(), (&config.node_id).into());
+    tags.insert("port".into(), config.ports.server.to_string().into());
+    tags.insert("raft_vsn".into(), "3".into());
+    tags.insert("role".into(), "consul".into());
+    tags.insert("segment".into(), "".into());
+    tags.insert("vsn".into(), "2".into());
+    tags.insert("vsn_min".into(), "2".into());
+    tags.insert("vsn_max".into(), "3".into());
+    if pool == Pool::Lan {
+        tags.insert("wan_join_port".into(), config.ports.serf_wan.to_string().into());
+    }
+    let name = config.node_name.as_str();
+    Member {
+        name: match pool {
+            Pool::Lan => name.into(),
+            Pool::Wan => format!("{name}.{}", config.datacenter).into(),
+        },
+        addr: match pool {
+            Pool::Lan => config.advertise_addr,
+            Pool::Wan => config.advertise_addr_wan,
+        }
+        .to_string()
+        .into(),
+        port: match pool {
+            Pool::Lan => config.ports.serf_lan,
+            Pool::Wan => config.ports.serf_wan,
+        },
+        tags,
+        status: ALIVE,
+        protocol_min: 1,
+        protocol_max: 5,
+        protocol_cur: 2,
+        delegate_min: 2,
+        delegate_max: 5,
+        delegate_cur: 4,
+    }
+}
+
+/// The first digits of a source revision.
+fn short(revision: &str) -> &str {
+    revision.get(..8).unwrap_or(revision)
+}
+
+fn stats<'a>(call: &'a Call<'_>) -> BTreeMap<Cow<'a, str>, BTreeMap<Cow<'a, str>, Cow<'a, str>>> {
+    fn group<'a, const N: usize>(pairs: [(&'a str, Cow<'a, str>); N]) -> BTreeMap<Cow<'a, str>, Cow<'a, str>> {
+        pairs.into_iter().map(|(key, value)| (key.into(), value)).collect()
+    }
+    let config = call.config();
+    let everything = Caller::management("");
+    let checks = call.agent().checks(&everything).len();
+    let services = call.agent().services(&everything).len();
+    let processors = std::thread::available_parallelism().map_or(1, usize::from).to_string();
+    BTreeMap::from([
+        ("agent".into(), group([("checks", checks.to_string().into()), ("services", services.to_string().into())])),
+        (
+            "build".into(),
+            group([
+                ("prerelease", "".into()),
+                ("revision", short(&config.revision).into()),
+                ("version", (&config.version).into()),
+            ]),
+        ),
+        (
+            "consul".into(),
+            group([
+                ("acl", if call.agent().acls_enabled() { "enabled" } else { "disabled" }.into()),
+                ("bootstrap", "true".into()),
+                ("known_datacenters", "1".into()),
+                ("leader", "true".into()),
+                ("leader_addr", leader_address(call).into()),
+                ("server", "true".into()),
+            ]),
+        ),
+        (
+            "runtime".into(),
+            group([
+                ("arch", std::env::consts::ARCH.into()),
+                ("cpu_count", processors.clone().into()),
+                ("max_procs", processors.into()),
+                ("os", std::env::consts::OS.into()),
+            ]),
+        ),
+    ])
+}
+
+pub(crate) fn members(call: &Call<'_>) -> Answered {
+    let wan = !call.query.get("wan").is_empty();
+    match call.query.get("segment") {
+        "" | "_all" => {}
+        _ if wan => return Err(Failure::invalid("Cannot provide a segment with wan=true")),
+        _ => return Err(Failure::refused("Network segments are not supported in this version of Consul")),
+    }
+    let member = member(call, if wan { Pool::Wan } else { Pool::Lan });
+    let visible: Vec<Member<'_>> =
+        Some(member).filter(|member| call.caller.reads_node(&member.name)).into_iter().collect();
+    call.json(&visible)
+}
+
+/// The log as it is written.
+pub(crate) fn monitor(call: &Call<'_>) -> Answered {
+    call.needs_agent(Access::Read)?;
+    let level = match call.query.get("loglevel") {
+        "" => LogLevel::Info,
+        text => LogLevel::parse(text)
+            .ok_or_else(|| Failure::invalid(format!("Unknown log level: {}", text.to_ascii_uppercase())))?,
+    };
+    Ok(respond::stream(call.server.process.log_tail(level)))
+}
+
+pub(crate) fn reload<'a>(call: &'a Call<'a>, _: RequestBody) -> Pending<'a, Answered> {
+    Box::pin(async move {
+        call.needs_agent(Access::Write)?;
+        call.server.process.reload().await.map_err(Failure::refused)?;
+        call.done()
+    })
+}
+
+pub(crate) fn leave<'a>(call: &'a Call<'a>, _: RequestBody) -> Pending<'a, Answered> {
+    Box::pin(async move {
+        call.needs_agent(Access::Write)?;
+        call.server.process.leave().await;
+        call.done()
+    })
+}
+
+/// There is nobody to join: agents of a cluster find each other through their store.
+pub(crate) fn join(call: &Call<'_>) -> Answered {
+    call.needs_agent(Access::Write)?;
+    let address = call.argument;
+    let text = format!("1 error(s) occurred:\n\n* Failed to join {address}: this agent has no gossip membership");
+    Err(Failure::refused(text))
+}
+
+/// Without members that could have failed there is nothing to do, which the original also answers for unknown names.
+pub(crate) fn force_leave(call: &Call<'_>) -> Answered {
+    call.needs_agent(Access::Write)?;
+    call.done()
+}
+
+/// Sets a token that the agent uses for itself.
+pub(crate) fn token<'a>(call: &'a Call<'a>, body: RequestBody) -> Pending<'a, Answered> {
+    Box::pin(async move {
+        call.needs_agent(Access::Write)?;
+        let body = body.read().await?;
+        let secret = decode::token(&body).map_err(|e| Failure::invalid(format!("Request decode failed: {e}")))?;
+        let unknown = || Failure::NotFound(format!("Token {:?} is unknown", call.argument));
+        let name = TokenName::parse(call.argument).ok_or_else(unknown)?;
+        call.agent().set_token(name, &secret)?;
+        call.done()
+    })
+}

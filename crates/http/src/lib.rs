@@ -1,0 +1,41 @@
+//! The HTTP API: one protocol in front of the agent and of the cluster's state.
+//!
+//! A request passes, in this order: [`server`] (connections; reads by way of `lean`), `gate` (what is decided without knowing who asks: paths,
+//! methods, blocked endpoints), `routes` (every path in one table), `caller` (who asks), and one of `handlers`. Reads
+//! that can block go through `blocking`, failures through `error`, the one place with status codes of errors, and all
+//! answers through `respond`.
+//!
+//! This room must not know the store, processes or other protocols. It reads the cluster through `state::Reader` and
+//! does everything else through `agent::Agent`. Start reading at `routes`.
+
+pub mod config;
+pub mod error;
+pub mod server;
+
+mod archive;
+mod blocking;
+mod body;
+mod call;
+mod caller;
+mod decode;
+mod encoded;
+mod gate;
+mod handlers;
+mod lean;
+mod measure;
+mod pages;
+mod path;
+mod peer;
+mod query;
+mod respond;
+mod routes;
+mod sniff;
+
+#[cfg(any(test, fuzzing))]
+#[allow(missing_docs, clippy::unwrap_used, reason = "no part of what is shipped")]
+pub mod fuzz;
+
+pub use config::Config;
+pub use error::Error;
+pub use routes::endpoints;
+pub use server::{Bound, bind};

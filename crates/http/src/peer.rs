@@ -1,0 +1,118 @@
+//! The process at the other end of a Unix socket, as the kernel names it.
+//!
+//! A pid alone may have been given to another process since the connection was made: its maker can end and leave the
+//! connection to a child. Where the kernel has a handle of the process (`SO_PEERPIDFD`, Linux 6.5) the pid counts only
+//! while that process lives. On older kernels the pid must do.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tokio::net::UnixStream;
+
+/// The process that connected.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub(crate) pid: i32,
+    handle: Handle,
+}
+
+#[derive(Debug)]
+enum Handle {
+    Held(OwnedFd),
+    /// The kernel knows no such thing.
+    None,
+}
+
+impl Process {
+    /// `None` where the kernel does not say, or the process is gone already.
+    pub(crate) fn of_peer(stream: &UnixStream) -> Option<Process> {
+        let pid = stream.peer_cred().ok()?.pid()?;
+        let handle = match handle(stream.as_fd()) {
+            Ok(handle) => Handle::Held(handle),
+            // The option is not known: `ENOPROTOOPT`. Any other error is about this process.
+            Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Handle::None,
+            Err(_) => return None,
+        };
+        Some(Process { pid, handle })
+    }
+
+    /// Whether the pid still names the process that connected. To be asked after whatever the pid was used for.
+    pub(crate) fn is_there(&self) -> bool {
+        let Handle::Held(handle) = &self.handle else { return true };
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        // Readable once it has ended.
+        matches!(poll(&mut [PollFd::new(handle, PollFlags::IN)], Some(&now)), Ok(0))
+    }
+}
+
+/// `SO_PEERPIDFD` of asm-generic.
+const SO_PEERPIDFD: libc::c_int = 77;
+
+#[expect(unsafe_code, reason = "no crate has a safe call for this socket option")]
+fn handle(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let mut handle: libc::c_int = -1;
+    let mut length = libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or_default();
+    // SAFETY: both pointers lead to locals that outlive the call, and `length` is the size of the first one, which the
+    // kernel does not exceed.
+    let outcome = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_PEERPIDFD, (&raw mut handle).cast(), &raw mut length)
+    };
+    if outcome != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if handle < 0 {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
+    // SAFETY: the kernel has just made this descriptor for us, so it is open and nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(handle) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Stdio;
+
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_process_that_connected_is_named_until_it_has_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        let _ours = UnixStream::connect(&path).await.unwrap();
+        let (accepted, _) = listener.accept().await.unwrap();
+        let process = Process::of_peer(&accepted).unwrap();
+        assert_eq!(u32::try_from(process.pid).unwrap(), std::process::id());
+        assert!(process.is_there());
+
+        let Some(program) =
+            ["/usr/bin/python3", "/usr/local/bin/python3"].into_iter().find(|path| std::fs::metadata(path).is_ok())
+        else {
+            return;
+        };
+        // One that connects and leaves the connection to its child.
+        let script = "import os, socket, sys, time\ns = socket.socket(socket.AF_UNIX)\ns.connect(sys.argv[1])\n\
+                      if os.fork(): sys.stdin.read(); os._exit(0)\nos.close(0)\nos.setsid()\nos.read(os.dup(s.fileno()), 1)\n";
+        let mut child = tokio::process::Command::new(program)
+            .args(["-c", script])
+            .arg(&path)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let (accepted, _) = listener.accept().await.unwrap();
+        let process = Process::of_peer(&accepted).unwrap();
+        assert_eq!(Some(process.pid), child.id().and_then(|pid| i32::try_from(pid).ok()));
+        assert!(process.is_there());
+        drop(child.stdin.take());
+        child.wait().await.unwrap();
+        if matches!(process.handle, Handle::Held(_)) {
+            assert!(!process.is_there(), "its number is free for others");
+            assert!(Process::of_peer(&accepted).is_none_or(|again| !again.is_there()));
+        }
+        // Its child ends with the connection.
+        drop(accepted);
+    }
+}

@@ -1,0 +1,520 @@
+//! Listening, connections, and the way of one request from the socket to its handler and back.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Request;
+use http::header::{HeaderName, HeaderValue};
+use hyper::body::Incoming;
+use hyper::rt::Executor;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use lictor_agent::Agent;
+use lictor_api::json::Layout;
+use lictor_model::acl::Caller;
+use lictor_model::name::ServiceId;
+use lictor_task::{Backoff, Scope, Stop};
+use lictor_tls::listener::Acceptor;
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::time::Instant;
+
+use crate::blocking::{self, SeenBefore};
+use crate::body::RequestBody;
+use crate::call::{Answered, Call, Peer};
+use crate::caller;
+use crate::config::{Config, Listener, Process};
+use crate::encoded::Kept;
+use crate::error::{Error, Failure};
+use crate::gate::{Admission, Admitted, Gate};
+use crate::lean::{self, Left, Line, Rewound};
+use crate::measure::{self, Measure};
+use crate::pages;
+use crate::peer;
+use crate::query;
+use crate::respond::{self, Common, Response};
+use crate::routes::{Access, Handler, Route};
+
+/// How long open requests may take to end when the agent stops.
+const GRACE: Duration = Duration::from_secs(1);
+/// A connection without a whole request head for so long is closed, idle ones included. Longer than the 90 s after
+/// which the usual client libraries drop idle connections, so that they never meet our closing.
+pub(crate) const HEAD_LIMIT: Duration = Duration::from_secs(120);
+/// Largest head of a request.
+const HEAD_SIZE: usize = 1024 * 1024;
+/// The same for HTTP/2, where it is held for each of many streams.
+const HTTP2_HEAD_SIZE: u32 = 128 * 1024;
+/// A TLS handshake takes a few round trips.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+/// Between probes of a silent connection.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 1024;
+
+/// What all requests share.
+pub(crate) struct Server {
+    pub(crate) agent: Agent,
+    pub(crate) config: Config,
+    pub(crate) process: Arc<dyn Process>,
+    pub(crate) seen: SeenBefore,
+    pub(crate) kept: Kept,
+    pub(crate) stop: Stop,
+    measure: Measure,
+    /// When it began to answer, in seconds since the Unix epoch.
+    pub(crate) started: i64,
+    pub(crate) gate: Gate,
+    common: Common,
+}
+
+/// A server that listens and does not answer yet.
+pub struct Bound {
+    config: Config,
+    agent: Agent,
+    process: Arc<dyn Process>,
+    common: Common,
+    sockets: Vec<(Address, ListenSocket)>,
+}
+
+/// Where a server listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// A TCP address, with the port that was taken.
+    Tcp(SocketAddr),
+    /// The same for TLS.
+    Tls(SocketAddr),
+    /// A Unix socket.
+    Unix(PathBuf),
+    /// The same for managed proxies only.
+    Proxies(PathBuf),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Tcp(address) => write!(f, "HTTP server on {address} (tcp)"),
+            Address::Tls(address) => write!(f, "HTTPS server on {address} (tcp)"),
+            Address::Unix(path) => write!(f, "HTTP server on {} (unix)", path.display()),
+            Address::Proxies(path) => write!(f, "HTTP server for managed proxies on {} (unix)", path.display()),
+        }
+    }
+}
+
+enum ListenSocket {
+    Tcp(TcpListener),
+    Tls(TcpListener, Arc<Acceptor>),
+    Unix(UnixListener),
+    Proxies(UnixListener),
+}
+
+/// Takes all addresses. Must be called within a tokio runtime.
+pub fn bind(config: Config, agent: Agent, process: Arc<dyn Process>) -> Result<Bound, Error> {
+    let mut configured = Vec::new();
+    for (name, value) in &config.response_headers {
+        let header = HeaderName::try_from(name).ok().zip(HeaderValue::try_from(value).ok());
+        configured.push(header.ok_or_else(|| Error::Header { name: name.clone() })?);
+    }
+    let common = Common { configured, translate_addresses: config.translate_wan_addrs };
+    let sockets = config.listeners.iter().map(listen).collect::<Result<_, _>>()?;
+    Ok(Bound { config, agent, process, common, sockets })
+}
+
+impl Bound {
+    /// Where it listens, in the order configured.
+    pub fn addresses(&self) -> impl Iterator<Item = &Address> {
+        self.sockets.iter().map(|(address, _)| address)
+    }
+
+    /// Answers requests until it is told to stop; then lets open ones end within a second. Reads that wait for a change
+    /// are answered with what there is.
+    pub async fn run(self, stop: Stop) {
+        let Bound { config, agent, process, common, sockets } = self;
+        let gate = Gate::new(&config);
+        let (seen, kept) = (SeenBefore::default(), Kept::default());
+        let scope = Scope::new("http");
+        let (stop_signal, measure) = (stop.clone(), Measure::new());
+        let started = lictor_task::clock::unix_seconds();
+        let server =
+            Arc::new(Server { agent, config, process, seen, kept, stop: stop_signal, started, measure, gate, common });
+        for (address, socket) in sockets {
+            tracing::info!("agent: Started {address}");
+            let accepting = accept(Arc::clone(&server), scope.clone(), socket);
+            scope.spawn("accept", async move {
+                accepting.await;
+                if let Address::Unix(path) | Address::Proxies(path) = address {
+                    // Gone already is as good as gone.
+                    let _ = std::fs::remove_file(path);
+                }
+            });
+        }
+        stop.requested().await;
+        // Every task looks at the same signal, and connections end themselves after their grace.
+        scope.join(GRACE + Duration::from_millis(500)).await;
+    }
+}
+
+fn listen(listener: &Listener) -> Result<(Address, ListenSocket), Error> {
+    match listener {
+        Listener::Tcp(address) => {
+            let failed = |source| Error::Listen { address: address.to_string(), source };
+            let socket = listen_tcp(*address).map_err(failed)?;
+            let taken = socket.local_addr().map_err(failed)?;
+            Ok((Address::Tcp(taken), ListenSocket::Tcp(socket)))
+        }
+        Listener::Tls(address, acceptor) => {
+            let failed = |source| Error::Listen { address: address.to_string(), source };
+            let socket = listen_tcp(*address).map_err(failed)?;
+            let taken = socket.local_addr().map_err(failed)?;
+            Ok((Address::Tls(taken), ListenSocket::Tls(socket, Arc::clone(acceptor))))
+        }
+        Listener::Unix { path, mode, user, group } => {
+            let failed = |source| Error::Listen { address: path.display().to_string(), source };
+            let socket = listen_unix(path).map_err(failed)?;
+            set_owner(path, *mode, *user, *group).map_err(|source| Error::SocketFile { path: path.clone(), source })?;
+            Ok((Address::Unix(path.clone()), ListenSocket::Unix(socket)))
+        }
+        Listener::Proxies { path, open } => {
+            let failed = |source| Error::Listen { address: path.display().to_string(), source };
+            let socket = listen_unix(path).map_err(failed)?;
+            let mode = if *open { 0o666 } else { 0o600 };
+            set_owner(path, Some(mode), None, None)
+                .map_err(|source| Error::SocketFile { path: path.clone(), source })?;
+            Ok((Address::Proxies(path.clone()), ListenSocket::Proxies(socket)))
+        }
+    }
+}
+
+/// Connections inherit the options of their listener, so they are set once.
+fn listen_tcp(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        // The original listens on both families for `::`; an address of one family is that family anyway.
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE))?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+fn listen_unix(path: &Path) -> std::io::Result<UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    UnixListener::bind(path)
+}
+
+fn set_owner(path: &Path, mode: Option<u32>, user: Option<u32>, group: Option<u32>) -> std::io::Result<()> {
+    use std::os::unix::fs::{PermissionsExt, chown};
+    if user.is_some() || group.is_some() {
+        chown(path, user, group)?;
+    }
+    match mode {
+        Some(mode) => std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)),
+        None => Ok(()),
+    }
+}
+
+async fn accept(server: Arc<Server>, scope: Scope, socket: ListenSocket) {
+    let stop = server.stop.clone();
+    // Out of descriptors is the usual reason why accepting fails; waiting gives connections time to end.
+    let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_secs(1));
+    loop {
+        let serve = Serve { server: Arc::clone(&server), scope: scope.clone(), proxy: None };
+        let accepted = match &socket {
+            ListenSocket::Tcp(listener) => {
+                let Some(accepted) = stop.or_stopped(listener.accept()).await else { return };
+                accepted.map(|(stream, peer)| scope.spawn("connection", serve.plain(stream, Peer::Tcp(peer))))
+            }
+            ListenSocket::Tls(listener, acceptor) => {
+                let Some(accepted) = stop.or_stopped(listener.accept()).await else { return };
+                let acceptor = Arc::clone(acceptor);
+                accepted.map(|(stream, peer)| scope.spawn("connection", serve.secure(stream, acceptor, peer)))
+            }
+            ListenSocket::Unix(listener) => {
+                let Some(accepted) = stop.or_stopped(listener.accept()).await else { return };
+                accepted.map(|(stream, _)| scope.spawn("connection", serve.plain(stream, Peer::Unix)))
+            }
+            ListenSocket::Proxies(listener) => {
+                let Some(accepted) = stop.or_stopped(listener.accept()).await else { return };
+                accepted.map(|(stream, _)| scope.spawn("connection", serve.proxy(stream)))
+            }
+        };
+        match accepted {
+            Ok(_) => backoff.reset(),
+            Err(error) => {
+                if backoff.failures() == 0 {
+                    tracing::error!("http: cannot accept connections: {error}");
+                }
+                if stop.or_stopped(tokio::time::sleep(backoff.next_delay())).await.is_none() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// One connection to be.
+struct Serve {
+    server: Arc<Server>,
+    scope: Scope,
+    /// The managed proxy at the other end, where the kernel has told.
+    proxy: Option<ServiceId>,
+}
+
+impl Serve {
+    /// A connection of a managed proxy; whoever else connects is told nothing.
+    async fn proxy(mut self, stream: UnixStream) {
+        let process = peer::Process::of_peer(&stream);
+        self.proxy = match &process {
+            Some(process) => {
+                let proxy = self.server.agent.proxy_of_process(process.pid).await;
+                proxy.filter(|_| process.is_there())
+            }
+            None => None,
+        };
+        match (&self.proxy, process) {
+            (Some(_), _) => self.plain(stream, Peer::Unix).await,
+            (None, Some(process)) => {
+                tracing::warn!("http: process {} is no managed proxy and gets no answer", process.pid);
+            }
+            (None, None) => tracing::warn!("http: a process that is gone, or not of this machine's, gets no answer"),
+        }
+    }
+
+    /// Answers reads for as long as nothing else comes, and everything from then on.
+    async fn plain(self, mut stream: impl Line, peer: Peer) {
+        let (server, proxy) = (&self.server, &self.proxy);
+        let left = {
+            let mut reads = std::pin::pin!(lean::serve(server, &mut stream, peer, proxy.as_ref()));
+            match server.stop.or_stopped(reads.as_mut()).await {
+                Some(left) => left,
+                None => tokio::time::timeout(GRACE, reads).await.unwrap_or(Left::Over),
+            }
+        };
+        if let Left::Bytes(before) = left {
+            // A future of its own, on the heap: a connection of reads need not have room for it.
+            Box::pin(self.whole(Rewound::new(before, stream), peer)).await;
+        }
+    }
+
+    /// The whole of HTTP/1.
+    async fn whole(self, stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer) {
+        let (server, proxy) = (&self.server, &self.proxy);
+        let service = service_fn(move |request| respond(Arc::clone(server), request, peer, proxy.clone()));
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_LIMIT)
+            .max_buf_size(HEAD_SIZE)
+            .title_case_headers(true)
+            .pipeline_flush(true)
+            .serve_connection(TokioIo::new(stream), service);
+        finish(connection, &server.stop, |connection| connection.graceful_shutdown()).await;
+    }
+
+    async fn secure(self, stream: TcpStream, acceptor: Arc<Acceptor>, peer: SocketAddr) {
+        let stop = self.server.stop.clone();
+        let handshake = tokio::time::timeout(HANDSHAKE_LIMIT, acceptor.accept(stream));
+        let stream = match stop.or_stopped(handshake).await {
+            Some(Ok(Ok(stream))) => stream,
+            Some(Ok(Err(error))) => {
+                tracing::debug!("http: TLS handshake error from {peer}: {error}");
+                return;
+            }
+            Some(Err(_)) | None => return,
+        };
+        if !stream.is_http2() {
+            return self.whole(stream, Peer::Tcp(peer)).await;
+        }
+        let server = Arc::clone(&self.server);
+        let service = service_fn(move |request| respond(Arc::clone(&server), request, Peer::Tcp(peer), None));
+        let connection = http2::Builder::new(InScope(self.scope))
+            .timer(TokioTimer::new())
+            .keep_alive_interval(KEEPALIVE)
+            .max_header_list_size(HTTP2_HEAD_SIZE)
+            .serve_connection(TokioIo::new(stream), service);
+        finish(connection, &stop, |connection| connection.graceful_shutdown()).await;
+    }
+}
+
+/// Streams of HTTP/2 are tasks of their own, and belong where connections do.
+#[derive(Clone)]
+struct InScope(Scope);
+
+impl<F> Executor<F> for InScope
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    fn execute(&self, stream: F) {
+        self.0.spawn("stream", stream);
+    }
+}
+
+/// Serves until the connection ends, or until the agent stops and open requests had their time.
+async fn finish<C>(connection: C, stop: &Stop, end: impl FnOnce(Pin<&mut C>))
+where
+    C: Future<Output = hyper::Result<()>>,
+{
+    let mut connection = std::pin::pin!(connection);
+    let ended = match stop.or_stopped(connection.as_mut()).await {
+        Some(ended) => ended,
+        None => {
+            end(connection.as_mut());
+            match tokio::time::timeout(GRACE, connection).await {
+                Ok(ended) => ended,
+                Err(_) => return,
+            }
+        }
+    };
+    if let Err(error) = ended {
+        // A client that goes away in the middle is the client's business.
+        tracing::trace!("http: connection ended: {error}");
+    }
+}
+
+async fn respond(
+    server: Arc<Server>,
+    request: Request<Incoming>,
+    peer: Peer,
+    proxy: Option<ServiceId>,
+) -> Result<Response, Infallible> {
+    Ok(server.respond(request, peer, proxy).await)
+}
+
+impl Server {
+    async fn respond(&self, request: Request<Incoming>, peer: Peer, proxy: Option<ServiceId>) -> Response {
+        let (head, body) = request.into_parts();
+        let admission = self.gate.admit(&head.method, &head.uri, peer);
+        self.answer(admission, &head, peer, Some(body), proxy.as_ref()).await
+    }
+
+    /// Answers a request that came through the gate.
+    pub(crate) async fn answer(
+        &self,
+        admission: Admission<'_>,
+        head: &http::request::Parts,
+        peer: Peer,
+        body: Option<Incoming>,
+        proxy: Option<&ServiceId>,
+    ) -> Response {
+        let started = Instant::now();
+        let response = match admission {
+            Admission::Elsewhere(response) => response,
+            Admission::Page(file) => match &self.config.page {
+                Some(folder) => pages::answer(folder, &head.method, &file).await,
+                None => respond::empty(http::StatusCode::NOT_FOUND),
+            },
+            Admission::Answered(mut response) => {
+                self.common.complete(&mut response, &head.headers);
+                response
+            }
+            Admission::Handler(admitted) => {
+                let body = RequestBody::new(body);
+                let answered = self.handle(&admitted, head, peer, body, proxy).await;
+                let mut response = answered.unwrap_or_else(|failure| self.failed(&failure));
+                self.measure.took(admitted.route.pattern, &head.method, started.elapsed());
+                self.common.complete(&mut response, &head.headers);
+                response
+            }
+        };
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            let target = head.uri.path_and_query().map_or("", |target| target.as_str());
+            let from = match (peer, proxy) {
+                (_, Some(id)) => format!("@{id}"),
+                (Peer::Tcp(address), None) => address.to_string(),
+                (Peer::Unix, None) => "@".to_owned(),
+            };
+            let (target, took) = (query::redacted(target), started.elapsed());
+            tracing::debug!("http: Request {} {target} ({took:?}) from={from}", head.method);
+        }
+        response
+    }
+
+    /// Turns a failure into an answer, and tells the operator when the fault is ours.
+    pub(crate) fn failed(&self, failure: &Failure) -> Response {
+        if failure.is_ours() {
+            tracing::error!("http: request failed: {}", failure.text());
+        }
+        respond::failure(failure)
+    }
+
+    async fn handle(
+        &self,
+        admitted: &Admitted<'_>,
+        head: &http::request::Parts,
+        peer: Peer,
+        body: RequestBody,
+        proxy: Option<&ServiceId>,
+    ) -> Answered {
+        let query = &admitted.query;
+        // A proxy that is known by its process has the rights of its secret without ever having held it.
+        let of_proxy = proxy.map(|id| self.agent.secret_of_proxy(id).unwrap_or_else(|| caller::UNREADABLE.to_owned()));
+        let secret = of_proxy.as_deref().unwrap_or_else(|| caller::secret(query, &head.headers));
+        if admitted.route.access.needs_acls() && !self.agent.acls_enabled() {
+            return Err(lictor_agent::Error::AclDisabled.into());
+        }
+        let caller = match (self.caller(admitted.route, secret), admitted.handler) {
+            (Ok(caller), _) => caller,
+            (Err(error), Handler::Read(reading)) => return blocking::failed(reading, self, error.into()),
+            (Err(error), _) => return Err(error.into()),
+        };
+        let call = Call {
+            server: self,
+            route: admitted.route,
+            method: &head.method,
+            argument: admitted.argument(),
+            query,
+            raw_query: head.uri.query().unwrap_or_default(),
+            headers: &head.headers,
+            peer,
+            secret,
+            caller,
+            layout: if query.has("pretty") { Layout::Pretty } else { self.config.layout },
+        };
+        if let Some(rights) = call.caller.as_proxy()
+            && !call.caller.is_unrestricted()
+            && !caller::is_within(rights, &call)
+        {
+            return Err(Failure::Denied);
+        }
+        let answered = match admitted.handler {
+            Handler::Now(answer) => answer(&call),
+            Handler::Read(reading) => blocking::read(reading, &call).await,
+            Handler::Hashed(find) => blocking::read_hashed(*find, &call).await,
+            Handler::Act(act) => act(&call, body).await,
+        };
+        if let Ok(response) = &answered {
+            measure::answered(&call, response);
+        }
+        answered
+    }
+}
+
+impl Server {
+    /// Who asks, on a route.
+    pub(crate) fn caller(&self, route: &Route, secret: &str) -> Result<Caller, lictor_agent::Error> {
+        match route.access {
+            Access::Public | Access::AclPublic => {
+                Ok(Caller::with_rules("", lictor_model::acl::Rules::default(), NOTHING))
+            }
+            // The agent's own master token is known to the agent and to nobody else.
+            Access::Caller | Access::Acl if route.pattern.starts_with("/v1/agent/") => self.agent.local_caller(secret),
+            Access::Caller | Access::Acl => self.agent.caller(secret),
+        }
+    }
+}
+
+/// Public routes give everyone the same; a caller without any right cannot make them show more.
+const NOTHING: lictor_model::intention::Action = lictor_model::intention::Action::Deny;

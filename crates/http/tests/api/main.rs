@@ -1,0 +1,492 @@
+//! The API as clients meet it: over sockets, headers and all.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on shall stop")]
+
+mod house;
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use house::{Answer, House, PATIENCE, Wishes, ask_on, caller};
+use lictor_http::config::Listener;
+use lictor_model::acl::{Access, Caller, ProxyRights, Resource};
+use lictor_tls::listener::{Acceptor, Files};
+use serde_json::json;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+
+async fn register(house: &House, name: &str, port: u16) {
+    house.put("/v1/agent/service/register", json!({"Name": name, "Port": port})).await;
+}
+
+#[tokio::test]
+async fn headers_travel_in_the_spelling_of_the_original() {
+    let house = House::new().await;
+    let answer = house.get("/v1/catalog/nodes").await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.header("Content-Type"), Some("application/json"));
+    assert_eq!(answer.header("Vary"), Some("Accept-Encoding"));
+    assert_eq!(answer.header("X-Consul-Knownleader"), Some("true"));
+    assert_eq!(answer.header("X-Consul-Lastcontact"), Some("0"));
+    assert_eq!(answer.header("X-Consul-Effective-Consistency"), Some("leader"));
+    assert_eq!(answer.header("Content-Length"), Some(answer.body.len().to_string().as_str()));
+    assert!(answer.index() > 0);
+    assert_eq!(answer.json()[0]["Node"], "n1");
+}
+
+#[tokio::test]
+async fn failed_reads_of_the_catalog_say_that_they_know_nothing() {
+    let house = House::new().await;
+    let answer = house.get("/v1/catalog/nodes?dc=zz").await;
+    assert_eq!((answer.status, answer.text().as_str()), (500, "No path to datacenter"));
+    assert_eq!(answer.index(), 1);
+    assert_eq!(answer.header("X-Consul-Knownleader"), Some("false"));
+    assert_eq!(answer.header("X-Consul-Effective-Consistency"), None);
+    let answer = house.get("/v1/catalog/service/?wait=x").await;
+    assert_eq!((answer.status, answer.text().as_str()), (400, "Invalid wait time"));
+    let answer = house.get("/v1/catalog/service/").await;
+    assert_eq!((answer.status, answer.text().as_str()), (400, "Missing service name"));
+    assert_eq!(answer.header("X-Consul-Index"), None);
+}
+
+#[tokio::test]
+async fn a_service_is_seen_at_the_agent_and_in_the_catalog() {
+    let house = House::new().await;
+    register(&house, "web", 80).await;
+    assert_eq!(house.get("/v1/agent/services").await.json()["web"]["Port"], 80);
+    assert_eq!(house.get("/v1/catalog/service/web").await.json()[0]["ServicePort"], 80);
+    assert_eq!(house.get("/v1/health/service/web?passing").await.json()[0]["Service"]["Port"], 80);
+    assert_eq!(house.get("/v1/catalog/node/n1").await.json()["Services"]["web"]["Port"], 80);
+    assert_eq!(house.get("/v1/internal/ui/services").await.json().as_array().unwrap().len(), 2);
+    house.put("/v1/agent/service/deregister/web", json!(null)).await;
+    assert_eq!(house.get("/v1/agent/services").await.text(), "{}");
+    assert_eq!(house.get("/v1/catalog/service/web").await.text(), "[]");
+    assert_eq!(house.get("/v1/catalog/node/nope").await.text(), "null");
+}
+
+#[tokio::test]
+async fn a_blocked_read_wakes_on_its_change_and_not_on_others() {
+    let house = House::new().await;
+    register(&house, "web", 80).await;
+    let before = house.get("/v1/health/service/web").await;
+    let target = format!("/v1/health/service/web?index={}&wait=60s", before.index());
+    let blocked = house.get(&target);
+    let changes = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        register(&house, "other", 1).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let changed = Instant::now();
+        register(&house, "web", 81).await;
+        changed
+    };
+    let (after, changed): (Answer, Instant) = tokio::join!(blocked, changes);
+    assert!(changed.elapsed() < Duration::from_secs(1));
+    assert_eq!(after.json()[0]["Service"]["Port"], 81);
+    assert!(after.index() > before.index());
+}
+
+#[tokio::test]
+async fn waiting_ends_with_what_there_is() {
+    let house = House::new().await;
+    register(&house, "web", 80).await;
+    let index = house.get("/v1/catalog/service/web").await.index();
+    for seen in [index, index + 1000] {
+        let started = Instant::now();
+        let answer = house.get(&format!("/v1/catalog/service/web?index={seen}&wait=160ms")).await;
+        assert!(started.elapsed() >= Duration::from_millis(160), "index {seen}");
+        assert_eq!((answer.status, answer.index()), (200, index));
+    }
+}
+
+#[tokio::test]
+async fn many_who_ask_the_same_get_the_new_answer() {
+    let house = House::new().await;
+    register(&house, "web", 80).await;
+    let target = "/v1/health/service/web";
+    let first = house.get(target).await;
+    assert_eq!(house.get(target).await.body, first.body);
+    register(&house, "web", 81).await;
+    assert_eq!(house.get(target).await.json()[0]["Service"]["Port"], 81);
+    let compressed = house.ask("GET", target, &["Accept-Encoding: gzip"], b"").await;
+    assert_eq!(compressed.header("Content-Encoding"), Some("gzip"));
+    assert_eq!(compressed.body, house.ask("GET", target, &["Accept-Encoding: gzip"], b"").await.body);
+    assert_ne!(compressed.body, house.get(target).await.body);
+}
+
+#[tokio::test]
+async fn a_hash_is_waited_on_until_the_service_changes() {
+    let house = House::new().await;
+    register(&house, "web", 80).await;
+    let first = house.get("/v1/agent/service/web").await;
+    let hash = first.header("X-Consul-Contenthash").unwrap();
+    assert_eq!(first.json()["ContentHash"], hash);
+    let started = Instant::now();
+    let same = house.get(&format!("/v1/agent/service/web?hash={hash}&wait=160ms")).await;
+    assert!(started.elapsed() >= Duration::from_millis(160));
+    assert_eq!(same.header("X-Consul-Contenthash"), Some(hash));
+    let target = format!("/v1/agent/service/web?hash={hash}&wait=60s");
+    let (changed, ()) = tokio::join!(house.get(&target), async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        register(&house, "web", 81).await;
+    });
+    assert_eq!(changed.json()["Port"], 81);
+    assert_ne!(changed.header("X-Consul-Contenthash"), Some(hash));
+    let gone = house.get("/v1/agent/service/nope?hash=1").await;
+    assert_eq!((gone.status, gone.text().as_str()), (404, "unknown proxy service ID: nope"));
+}
+
+#[tokio::test]
+async fn the_cache_header_misses_once() {
+    let house = House::new().await;
+    let ask = async || house.get("/v1/catalog/service/none?cached").await;
+    let first = ask().await;
+    assert_eq!((first.header("X-Cache"), first.header("Age")), (Some("MISS"), None));
+    let second = ask().await;
+    assert_eq!((second.header("X-Cache"), second.header("Age")), (Some("HIT"), Some("0")));
+    assert_eq!(house.get("/v1/catalog/nodes?cached").await.header("X-Cache"), None);
+}
+
+#[tokio::test]
+async fn configured_headers_are_on_the_api_only() {
+    let change = |config: &mut lictor_http::Config| {
+        config.response_headers.insert("x-foo".into(), "bar".into());
+        config.translate_wan_addrs = true;
+    };
+    let house = House::with(Wishes { change: Some(change), ..Wishes::default() }).await;
+    for target in ["/v1/agent/self", "/v1/catalog/service/", "/v1/agent/service/register"] {
+        let answer = house.get(target).await;
+        assert_eq!(answer.header("X-Foo"), Some("bar"), "{target}");
+        assert_eq!(answer.header("X-Consul-Translate-Addresses"), Some("true"), "{target}");
+    }
+    for target in ["/", "/v1/nope"] {
+        assert_eq!(house.get(target).await.header("X-Foo"), None, "{target}");
+    }
+}
+
+#[tokio::test]
+async fn pretty_answers_are_indented_and_end_with_a_newline() {
+    let house = House::new().await;
+    assert_eq!(house.get("/v1/status/peers").await.text(), "[\"127.0.0.1:8300\"]");
+    assert_eq!(house.get("/v1/status/peers?pretty").await.text(), "[\n    \"127.0.0.1:8300\"\n]\n");
+}
+
+#[tokio::test]
+async fn a_unix_socket_gives_the_same_answers_to_those_it_lets_in() {
+    let house = House::with(Wishes { unix_socket: Some("api.sock"), ..Wishes::default() }).await;
+    let path = house.folder.path().join("api.sock");
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let stream = house.connect_unix("api.sock").await;
+    let answer = ask_on(stream, "GET", "/v1/status/leader", &[], b"").await;
+    assert_eq!(answer.text(), "\"127.0.0.1:8300\"");
+    house.stop().await;
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn a_stop_answers_blocked_reads() {
+    let house = House::new().await;
+    let index = house.get("/v1/catalog/nodes").await.index();
+    let stream = house.connect().await;
+    let target = format!("/v1/catalog/nodes?index={index}&wait=10m");
+    let blocked = tokio::spawn(async move { ask_on(stream, "GET", &target, &[], b"").await });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let started = Instant::now();
+    house.stop().await;
+    assert_eq!(blocked.await.unwrap().index(), index);
+    assert!(started.elapsed() < Duration::from_secs(3));
+}
+
+#[tokio::test]
+async fn a_stop_does_not_wait_for_a_silent_client() {
+    let house = House::new().await;
+    let mut stream = house.connect().await;
+    stream.write_all(b"GET /v1/agent/self HTTP/1.1\r\nHost").await.unwrap();
+    let started = Instant::now();
+    house.stop().await;
+    assert!(started.elapsed() < Duration::from_secs(3));
+}
+
+#[tokio::test]
+async fn a_connection_serves_many_requests_in_order() {
+    let house = House::new().await;
+    let mut stream = house.connect().await;
+    let request = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+    let both = request("/v1/status/leader") + &request("/v1/nope") + &request("/v1/status/peers");
+    stream.write_all(both.as_bytes()).await.unwrap();
+    let mut seen = String::new();
+    tokio::time::timeout(PATIENCE, async {
+        while !seen.ends_with("[\"127.0.0.1:8300\"]") {
+            let mut chunk = [0; 4096];
+            let read = stream.read(&mut chunk).await.unwrap();
+            assert!(read > 0, "closed after {seen}");
+            seen.push_str(std::str::from_utf8(&chunk[..read]).unwrap());
+        }
+    })
+    .await
+    .unwrap();
+    assert_eq!(seen.matches("HTTP/1.1 200").count(), 2);
+    assert_eq!(seen.matches("HTTP/1.1 404").count(), 1);
+}
+
+#[tokio::test]
+async fn bodies_that_are_too_large_are_refused_before_they_are_sent() {
+    let house = House::new().await;
+    let mut stream = house.connect().await;
+    let head = "PUT /v1/agent/service/register HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = vec![0; 12];
+    tokio::time::timeout(PATIENCE, stream.read_exact(&mut answer)).await.unwrap().unwrap();
+    assert_eq!(answer, b"HTTP/1.1 413");
+}
+
+#[tokio::test]
+async fn bodies_come_in_any_number_of_pieces() {
+    let house = House::new().await;
+    let mut stream = house.connect().await;
+    let head = "PUT /v1/agent/service/register HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+                Transfer-Encoding: chunked\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    for piece in ["{\"Na", "me\": \"web\", ", "\"Port\": 80}"] {
+        stream.write_all(format!("{:x}\r\n{piece}\r\n", piece.len()).as_bytes()).await.unwrap();
+        stream.flush().await.unwrap();
+    }
+    stream.write_all(b"0\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert_eq!(house.get("/v1/agent/services").await.json()["web"]["Port"], 80);
+}
+
+#[tokio::test]
+async fn the_log_is_streamed_line_by_line() {
+    let house = House::new().await;
+    let answer = house.get("/v1/agent/monitor?loglevel=warn").await;
+    assert!(answer.text().contains("[Warn] one\n") && answer.text().contains("two\n"), "{}", answer.text());
+    let answer = house.get("/v1/agent/monitor?loglevel=zz").await;
+    assert_eq!((answer.status, answer.text().as_str()), (400, "Unknown log level: ZZ"));
+}
+
+#[tokio::test]
+async fn intentions_live_and_die() {
+    let house = House::new().await;
+    let allow = br#"{"SourceName": "web", "DestinationName": "db", "Action": "allow"}"#;
+    let created = house.ask("POST", "/v1/connect/intentions", &[], allow).await;
+    let id = created.json()["ID"].as_str().unwrap().to_owned();
+    let one = format!("/v1/connect/intentions/{id}");
+    let shown = house.get(&one).await;
+    assert_eq!((shown.json()["Precedence"].as_u64(), shown.header("X-Consul-Index")), (Some(9), None));
+    let matched = house.get("/v1/connect/intentions/match?by=destination&name=db&name=none").await;
+    assert_eq!(matched.json()["db"][0]["ID"], id.as_str());
+    assert!(matched.json()["none"].is_null());
+    assert_eq!(matched.header("X-Lictor-Default-Decision"), Some("allow"));
+    let target = format!("/v1/connect/intentions/match?by=destination&name=db&index={}&wait=60s", matched.index());
+    let deny = br#"{"SourceName": "web", "DestinationName": "db", "Action": "deny"}"#;
+    let (woken, ()) = tokio::join!(house.get(&target), async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(house.ask("PUT", &one, &[], deny).await.status, 200);
+    });
+    assert_eq!(woken.json()["db"][0]["Action"], "deny");
+    let check = house.get("/v1/connect/intentions/check?source=web&destination=db").await;
+    assert_eq!(check.text(), r#"{"Allowed":false}"#);
+    assert_eq!(house.ask("DELETE", &one, &[], b"").await.text(), "true");
+    assert_eq!(house.get(&one).await.status, 404);
+}
+
+#[tokio::test]
+async fn rights_decide_what_is_seen() {
+    let web = caller(&[(Access::Write, Resource::Service, "web"), (Access::Read, Resource::Node, "")]);
+    let tokens = vec![("web-token", web), ("all", Caller::management(""))];
+    let house = House::with(Wishes { tokens, ..Wishes::default() }).await;
+    let ask = async |secret: &str, method: &str, target: &str, body: &[u8]| {
+        house.ask(method, target, &[&format!("X-Consul-Token: {secret}")], body).await
+    };
+    let unknown = ask("bogus", "GET", "/v1/catalog/nodes", b"").await;
+    assert_eq!((unknown.status, unknown.text().as_str()), (403, "ACL not found"));
+    assert_eq!(unknown.header("X-Consul-Knownleader"), Some("false"));
+    assert_eq!(house.get("/v1/catalog/nodes").await.text(), "[]");
+    assert_eq!(house.get("/v1/agent/self").await.status, 403);
+    assert_eq!(house.get("/v1/status/leader").await.status, 200);
+    assert_eq!(house.get("/v1/agent/members").await.text(), "[]");
+
+    let body = br#"{"Name": "web", "Port": 80}"#;
+    assert_eq!(ask("", "PUT", "/v1/agent/service/register", body).await.status, 403);
+    assert_eq!(ask("web-token", "PUT", "/v1/agent/service/register", body).await.status, 200);
+    assert_eq!(house.get("/v1/agent/services").await.text(), "{}");
+    let bearer = house.ask("GET", "/v1/agent/services", &["Authorization: Bearer web-token"], b"").await;
+    assert_eq!(bearer.json()["web"]["Port"], 80);
+    assert_eq!(house.get("/v1/agent/services?token=web-token").await.json()["web"]["Port"], 80);
+    // Nothing that one caller sees is kept for another.
+    assert_eq!(ask("all", "GET", "/v1/catalog/service/web", b"").await.json().as_array().unwrap().len(), 1);
+    assert_eq!(house.get("/v1/catalog/service/web").await.text(), "[]");
+
+    // Who may not see a service does not wait for it.
+    let hidden = house.get("/v1/health/connect/web?index=1&wait=60s").await;
+    assert_eq!((hidden.text().as_str(), hidden.index()), ("[]", 1));
+}
+
+#[tokio::test]
+async fn a_managed_proxy_may_only_do_what_a_proxy_must() {
+    let parent = caller(&[
+        (Access::Write, Resource::Service, ""),
+        (Access::Read, Resource::Node, ""),
+        (Access::Write, Resource::Agent, ""),
+    ]);
+    let rights = ProxyRights {
+        proxy_id: "web-proxy".into(),
+        service: "web".into(),
+        upstreams: ["db".to_owned()].into(),
+        queries: BTreeSet::new(),
+    };
+    let proxy = Caller::proxy(&parent, rights);
+    let house = House::with(Wishes { tokens: vec![("proxy", proxy), ("all", parent)], ..Wishes::default() }).await;
+    let ask = async |secret: &str, method: &str, target: &str, body: &[u8]| {
+        house.ask(method, target, &[&format!("X-Consul-Token: {secret}")], body).await
+    };
+    let body = br#"{"Name": "db", "Port": 80}"#;
+    assert_eq!(ask("all", "PUT", "/v1/agent/service/register", body).await.status, 200);
+    assert_eq!(ask("proxy", "GET", "/v1/health/service/db", b"").await.json().as_array().unwrap().len(), 1);
+    assert_eq!(ask("proxy", "GET", "/v1/connect/intentions/match?by=destination&name=web", b"").await.status, 200);
+    let question = |target: &str| {
+        format!(r#"{{"Target": "{target}", "ClientCertURI": "spiffe://x.consul/ns/default/dc/dc1/svc/db"}}"#)
+    };
+    let authorize = "/v1/agent/connect/authorize";
+    assert_eq!(ask("proxy", "POST", authorize, question("web").as_bytes()).await.status, 200);
+    assert_eq!(ask("proxy", "POST", authorize, question("db").as_bytes()).await.status, 403);
+    for (method, target) in [
+        ("PUT", "/v1/agent/service/register"),
+        ("PUT", "/v1/agent/service/deregister/db"),
+        ("GET", "/v1/agent/self"),
+        ("GET", "/v1/agent/services"),
+        ("GET", "/v1/agent/service/db"),
+        ("GET", "/v1/catalog/nodes"),
+        ("GET", "/v1/health/service/other"),
+        ("GET", "/v1/connect/intentions"),
+        ("PUT", "/v1/agent/reload"),
+    ] {
+        let refused = ask("proxy", method, target, body).await;
+        assert_eq!((refused.status, refused.text().as_str()), (403, "Permission denied"), "{method} {target}");
+    }
+}
+
+#[tokio::test]
+async fn https_speaks_both_versions() {
+    let Ok(curl) = which("curl") else {
+        eprintln!("SKIPPED: no curl to speak HTTP/2 with");
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (certificate, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+    std::fs::write(&certificate, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let files = Files { certificate: certificate.clone(), key, ..Files::default() };
+    let acceptor = Arc::new(Acceptor::load(files).unwrap());
+    let listener = Listener::Tls(([127, 0, 0, 1], 0).into(), acceptor);
+    let house = House::with(Wishes { listeners: vec![listener], ..Wishes::default() }).await;
+    let port = house.tls_port.unwrap();
+    for (version, head) in [("--http1.1", "HTTP/1.1 200 OK"), ("--http2", "HTTP/2 200")] {
+        let output = tokio::process::Command::new(&curl)
+            .args(["-sS", "-i", version, "--cacert", certificate.to_str().unwrap(), "--resolve"])
+            .arg(format!("localhost:{port}:127.0.0.1"))
+            .arg(format!("https://localhost:{port}/v1/catalog/services"))
+            .output()
+            .await
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(text.starts_with(head), "{version}: {text} {}", String::from_utf8_lossy(&output.stderr));
+        let index = if version == "--http2" { "x-consul-index: " } else { "X-Consul-Index: " };
+        assert!(text.contains(index) && text.ends_with(r#"{"consul":[]}"#), "{version}: {text}");
+    }
+    house.stop().await;
+}
+
+fn which(program: &str) -> Result<PathBuf, ()> {
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&folders).map(|folder| folder.join(program)).find(|path| path.is_file()).ok_or(())
+}
+
+/// The next answer on a connection that stays: its status, its body.
+async fn next_answer(stream: &mut BufReader<TcpStream>) -> (u16, String) {
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        assert_ne!(stream.read_line(&mut head).await.unwrap(), 0, "the connection was closed: {head}");
+    }
+    let field = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).map(str::trim).unwrap();
+    let mut body = vec![0; field("Content-Length:").parse().unwrap()];
+    stream.read_exact(&mut body).await.unwrap();
+    (field("HTTP/1.1 ")[..3].parse().unwrap(), String::from_utf8(body).unwrap())
+}
+
+async fn say(stream: &mut BufReader<TcpStream>, text: &str) {
+    stream.get_mut().write_all(text.as_bytes()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_carries_reads_and_anything_else_in_any_order() {
+    let house = House::new().await;
+    house.put("/v1/kv/a", json!(1)).await;
+    let mut stream = BufReader::new(house.connect().await);
+    let exchange = async {
+        let read = "GET /v1/kv/a?raw HTTP/1.1\r\nHost: x\r\n\r\n";
+        for _ in 0..3 {
+            say(&mut stream, read).await;
+            assert_eq!(next_answer(&mut stream).await, (200, "1".into()));
+        }
+        say(&mut stream, "PUT /v1/kv/a HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n2").await;
+        assert_eq!(next_answer(&mut stream).await, (200, "true".into()));
+        // Two at once.
+        say(&mut stream, &format!("{read}GET /v1/kv/b?raw HTTP/1.1\r\n\r\n")).await;
+        assert_eq!(next_answer(&mut stream).await, (200, "2".into()));
+        assert_eq!(next_answer(&mut stream).await, (404, String::new()));
+    };
+    tokio::time::timeout(PATIENCE, exchange).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_read_in_pieces_is_answered_like_one_in_one_piece() {
+    let house = House::new().await;
+    house.put("/v1/kv/a", json!(1)).await;
+    let mut stream = BufReader::new(house.connect().await);
+    let exchange = async {
+        say(&mut stream, "GET /v1/kv/a?raw HTTP/1.1\r\nHo").await;
+        // The first piece is there before the second is sent: the agent answers others meanwhile.
+        house.get("/v1/catalog/nodes").await;
+        say(&mut stream, "st: x\r\n\r\n").await;
+        assert_eq!(next_answer(&mut stream).await, (200, "1".into()));
+    };
+    tokio::time::timeout(PATIENCE, exchange).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_request_behind_a_read_that_waits_is_answered_behind_it() {
+    let house = House::new().await;
+    house.put("/v1/kv/a", json!(1)).await;
+    let index = house.get("/v1/kv/a").await.index();
+    let mut stream = BufReader::new(house.connect().await);
+    let exchange = async {
+        say(&mut stream, &format!("GET /v1/kv/a?raw&index={index}&wait=60s HTTP/1.1\r\nHost: x\r\n\r\n")).await;
+        house.get("/v1/catalog/nodes").await;
+        say(&mut stream, "GET /v1/kv/b HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        house.put("/v1/kv/a", json!(2)).await;
+        assert_eq!(next_answer(&mut stream).await, (200, "2".into()));
+        assert_eq!(next_answer(&mut stream).await, (404, String::new()));
+    };
+    tokio::time::timeout(PATIENCE, exchange).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_read_that_waits_ends_with_its_client() {
+    let house = House::new().await;
+    house.put("/v1/kv/a", json!(1)).await;
+    let index = house.get("/v1/kv/a").await.index();
+    let mut stream = house.connect().await;
+    let request = format!("GET /v1/kv/a?index={index}&wait=300s HTTP/1.1\r\nHost: x\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    house.get("/v1/catalog/nodes").await;
+    stream.shutdown().await.unwrap();
+    let mut rest = Vec::new();
+    tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("the agent goes on waiting").unwrap();
+    assert_eq!(String::from_utf8(rest).unwrap(), "");
+}

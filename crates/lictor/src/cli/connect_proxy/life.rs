@@ -1,0 +1,267 @@
+//! The life of a proxy process: start, tell the supervisor, run until told to stop, drain.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use lictor_api::client::Client;
+use lictor_http::config::LogLevel;
+use lictor_proxy::register::Registration;
+use lictor_proxy::{
+    AgentClient, Config, End, Flags, Heritage, Mode as ProxyMode, Proxy, Report, Reporter, Sockets, Status, Wish,
+};
+use lictor_task::Scope;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::flags::{Mode, Wanted};
+use super::heritage;
+use super::sandbox;
+use super::trim::{self, Program};
+use crate::cli::{complain, print};
+use crate::notify::Notifier;
+use crate::{limits, log};
+
+/// How long open connections may go on after a stop was asked for. Shorter than the five seconds after which the
+/// agent's supervisor, like the original's, kills.
+const GRACE: Duration = Duration::from_secs(4);
+/// Exit codes beside 0, for an end that was asked for, and 1, for a start that cannot work.
+const CANNOT_LISTEN: u8 = 2;
+const AGENT_MISSED: u8 = 3;
+/// How often an agent that is waited for at the start is asked again.
+const AGENT_LOOK: Duration = Duration::from_millis(500);
+/// How often everything is told again: a message may have been lost.
+const REMINDER: Duration = Duration::from_secs(10);
+/// How often it is looked whether there is something to tell.
+const LOOK: Duration = Duration::from_millis(500);
+/// How soon a supervisor that was too busy to hear something is told again.
+const RETRY: Duration = Duration::from_millis(20);
+
+pub(super) fn run(wanted: Wanted, level: LogLevel) -> ExitCode {
+    log::start(level, log::Keep::Nothing);
+    let tls = &wanted.client.tls;
+    let readable: Vec<_> =
+        [&tls.ca_file, &tls.ca_path, &tls.client_cert, &tls.client_key].into_iter().flatten().cloned().collect();
+    // Threads inherit the cage, so it is entered before there are any. The limit of open files needs rights it takes away.
+    limits::raise_open_files();
+    let program = Program::open();
+    tracing::info!("{}", sandbox::enter(&readable, wanted.same_node));
+    // The control side is one thread; connections have threads of their own.
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            complain(&format!("==> cannot start: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(live(wanted, program)) {
+        Ok(end) => {
+            print("==> Consul Connect proxy shutdown");
+            match end {
+                End::Wished => ExitCode::SUCCESS,
+                End::CannotListen => ExitCode::from(CANNOT_LISTEN),
+                End::AgentMissed => ExitCode::from(AGENT_MISSED),
+            }
+        }
+        Err(error) => {
+            complain(&format!("==> Failed running proxy: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn live(wanted: Wanted, program: Program) -> Result<End> {
+    let client = Arc::new(Client::new(wanted.client));
+    let mut registration = None;
+    let mode = match wanted.mode {
+        Mode::ProxyId(proxy_id) => ProxyMode::Agent { proxy_id },
+        Mode::SidecarFor(service) => match sidecar_once_reached(&client, &service, wanted.patience.start).await? {
+            Some(proxy_id) => ProxyMode::Agent { proxy_id },
+            None => {
+                complain("==> giving up: the agent was not reached for as long as that is allowed");
+                return Ok(End::AgentMissed);
+            }
+        },
+        Mode::Flags { service, listen, local_app, upstreams, bind_timeout, register } => {
+            if let (Some(register), Some(listen)) = (register, &listen) {
+                let suffix = Some(register.suffix.as_str());
+                registration = Some(Registration::new(service.as_str().into(), listen.clone(), suffix));
+            }
+            ProxyMode::Flags(Flags { service: service.into(), listen, local_app, upstreams, bind_timeout })
+        }
+    };
+    let scope = Scope::new("proxy");
+    let stop = scope.stop_signal();
+    let control = Arc::new(AgentClient::new(Arc::clone(&client)));
+    let config = Config {
+        inherited: heritage::sockets(),
+        same_node: wanted.same_node,
+        patience: wanted.patience,
+        ..Config::new(mode)
+    };
+    let proxy = Proxy::start(config, control).context("cannot start workers")?;
+    let told = scope.spawn("readiness", tell(Said::of(&proxy)));
+    scope.spawn("show numbers", crate::telemetry::show_on_signal(stop.clone()));
+    scope.spawn("numbers", super::numbers::report(proxy.reporting(), proxy.metrics(), stop.clone()));
+    scope.spawn("trim", trim::when_quiet(program, proxy.status(), proxy.metrics(), stop.clone()));
+    let registered = registration.map(|registration| {
+        let (client, stop) = (Arc::clone(&client), stop.clone());
+        scope.spawn("registration", async move { registration.run(&client, &stop).await })
+    });
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut handed_over = signal(SignalKind::user_defined2())?;
+    let (wish, wishes) = watch::channel(Wish::Serve);
+    let mut running = scope.spawn("connections", proxy.run(wishes));
+    // An error of its task means that it panicked, which was reported.
+    let mut end = None;
+    loop {
+        tokio::select! {
+            _ = interrupt.recv() => break,
+            _ = terminate.recv() => break,
+            _ = handed_over.recv() => drop(wish.send_replace(Wish::Drain)),
+            // Drained, or it has given up.
+            ended = &mut running => {
+                end = Some(ended.ok().flatten().unwrap_or(End::Wished));
+                break;
+            }
+        }
+    }
+    Notifier::from_environment().tell("STOPPING=1");
+    wish.send_replace(Wish::Stop(GRACE));
+    scope.stop();
+    if let Some(registered) = registered {
+        // It ends by removing the entry.
+        let _ = registered.await;
+    }
+    if end.is_none() {
+        // Whatever comes now was asked for.
+        let _ = running.await;
+    }
+    told.abort();
+    Ok(end.unwrap_or(End::Wished))
+}
+
+/// What there is to tell the supervisor.
+struct Said {
+    status: watch::Receiver<Status>,
+    sockets: watch::Receiver<Sockets>,
+    reporter: Reporter,
+}
+
+impl Said {
+    fn of(proxy: &Proxy) -> Said {
+        Said { status: proxy.status(), sockets: proxy.sockets(), reporter: proxy.reporter() }
+    }
+}
+
+/// Tells the supervisor how the proxy is doing and which sockets listen: at every change, now and then, and all of it
+/// when the agent was restarted.
+async fn tell(mut said: Said) {
+    let notifier = Notifier::from_environment();
+    let mut was_ready = false;
+    let mut told: (Option<(Status, Report)>, Sockets) = Default::default();
+    let mut listener = notifier.listener();
+    let mut reminder = Instant::now() + REMINDER;
+    loop {
+        let now = Instant::now();
+        let present = notifier.listener();
+        if present != listener || now >= reminder {
+            (listener, reminder, told) = (present, now + REMINDER, Default::default());
+        }
+        // Before it says that it is ready: whoever takes that for a sign has the sockets by then.
+        let sockets = said.sockets.borrow_and_update().clone();
+        let all_told = tell_sockets(&notifier, &mut told.1, &sockets);
+        let status = said.status.borrow_and_update().clone();
+        // Ready once is ready: what is degraded later still serves what it can.
+        was_ready |= status.is_ready();
+        let report = said.reporter.report();
+        // Compared before it is put into words: a proxy that has nothing to tell shall not need the code for that.
+        if all_told && told.0.as_ref().is_none_or(|told| (&told.0, &told.1) != (&status, &report)) {
+            let ready = if was_ready { "READY=1\n" } else { "" };
+            let heir = u8::from(status.heritage == Heritage::TakenOver);
+            let taken = status.taken.map(|port| port.to_string()).unwrap_or_default();
+            let awaits = u8::from(status.awaits_app);
+            notifier.tell(&format!(
+                "{ready}STATUS={status}\nX_LICTOR_TOOK_OVER={heir}\nX_LICTOR_PORT_TAKEN={taken}\n\
+                 X_LICTOR_AWAITS_APP={awaits}\n{}",
+                report.assignments()
+            ));
+            told.0 = Some((status, report));
+        }
+        let pause = if all_told { LOOK } else { RETRY };
+        tokio::select! {
+            Ok(()) = said.status.changed() => {}
+            Ok(()) = said.sockets.changed() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// Leaves new sockets with the supervisor and takes back those that are closed; tells whether it has heard everything.
+fn tell_sockets(notifier: &Notifier, told: &mut Sockets, present: &Sockets) -> bool {
+    for (address, descriptors) in present {
+        if !told.contains_key(address) {
+            if !notifier.tell_with(&format!("FDSTORE=1\nFDNAME={address}"), descriptors) {
+                return false;
+            }
+            told.insert(*address, Arc::clone(descriptors));
+        }
+    }
+    let gone: Vec<_> = told.keys().filter(|address| !present.contains_key(*address)).copied().collect();
+    for address in gone {
+        if !notifier.tell_with(&format!("FDSTOREREMOVE=1\nFDNAME={address}"), &[]) {
+            return false;
+        }
+        told.remove(&address);
+    }
+    true
+}
+
+/// The same, with patience for an agent that does not answer yet; `None` when that is over.
+async fn sidecar_once_reached(client: &Client, service: &str, patience: Option<Duration>) -> Result<Option<String>> {
+    let begin = Instant::now();
+    loop {
+        match (sidecar_of(client, service).await, patience) {
+            (Err(Missing::Agent(_)), Some(limit)) if begin.elapsed() < limit => tokio::time::sleep(AGENT_LOOK).await,
+            (Err(Missing::Agent(_)), Some(_)) => return Ok(None),
+            (found, _) => return Ok(Some(found?)),
+        }
+    }
+}
+
+/// Why it is not known which sidecar to be.
+#[derive(Debug, thiserror::Error)]
+enum Missing {
+    #[error("cannot ask the agent for its services")]
+    Agent(#[source] lictor_api::client::Error),
+    #[error("{0}")]
+    Sidecar(String),
+}
+
+/// The id of the one sidecar that stands beside a service.
+async fn sidecar_of(client: &Client, service: &str) -> Result<String, Missing> {
+    let services = client.agent_services().await.map_err(Missing::Agent)?;
+    let ids: Vec<String> = services
+        .iter()
+        .filter(|(_, entry)| {
+            entry.kind == "connect-proxy"
+                && entry.proxy.as_ref().is_some_and(|proxy| {
+                    // The original compared without case on one side only, so that some ids could never match.
+                    proxy.destination_service_id.eq_ignore_ascii_case(service)
+                })
+        })
+        .map(|(id, _)| id.to_string())
+        .collect();
+    match ids.as_slice() {
+        [] => Err(Missing::Sidecar(format!("No sidecar proxy registered for {service}"))),
+        [one] => Ok(one.clone()),
+        several => Err(Missing::Sidecar(format!(
+            "More than one sidecar proxy registered for {service}.\n    Start proxy with -proxy-id and one of the \
+             following IDs: {}",
+            several.join(", ")
+        ))),
+    }
+}

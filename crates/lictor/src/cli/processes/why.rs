@@ -1,0 +1,75 @@
+//! `lictor connect why`: why a managed proxy does not serve, and what can be done about it.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use lictor_api::client::Request;
+use lictor_api::process::Why;
+
+use super::{ask, only_id};
+use crate::cli::command::Command;
+use crate::cli::print;
+use crate::config::flags::Flag;
+
+pub(super) const COMMAND: Command = Command::words(
+    "connect why",
+    "Tells why a managed proxy does not serve, and what to do",
+    run,
+)
+.operands("ID")
+.about(
+    "\nTells why a managed proxy does not serve: what is seen first, then what is behind it, each with a remedy.\n\
+     ID is that of the proxy or of its service. Exits with 2 when it does not serve.",
+)
+.flags(&[Flag::text("format", "text (the default) or json")])
+.asks_agent();
+
+/// The exit code for a proxy that does not serve.
+const NOT_SERVING: u8 = 2;
+
+fn run(words: &[String]) -> ExitCode {
+    ask(&COMMAND, words, |client, parsed| async move {
+        let id = only_id(&parsed)?;
+        let answer = client.read::<Why<'static>>(Request::get("/v1/agent/connect/why/").segment(id)).await;
+        let why = answer.with_context(|| format!("cannot ask the agent about {id}"))?.value;
+        match parsed.text("format").unwrap_or("text") {
+            "json" => print(&serde_json::to_string_pretty(&why)?),
+            "text" => print(&text(&why)),
+            other => bail!("-format {other:?}: use text or json"),
+        }
+        Ok(if why.serving { ExitCode::SUCCESS } else { ExitCode::from(NOT_SERVING) })
+    })
+}
+
+pub(super) fn text(why: &Why<'_>) -> String {
+    let state = if why.serving { "serves" } else { "does not serve" };
+    let mut text = format!("{} {state}", why.proxy_id);
+    for (depth, link) in why.causes.iter().enumerate() {
+        let indent = "  ".repeat(depth + 1);
+        let because = if depth == 0 { "" } else { "because " };
+        let what = link.cause.replace('\n', &format!("\n{indent}  "));
+        text.push_str(&format!("\n{indent}{because}{what}"));
+        if !link.remedy.is_empty() {
+            text.push_str(&format!("\n{indent}  => {}", link.remedy));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use lictor_api::process::Cause;
+
+    use super::*;
+
+    #[test]
+    fn the_chain_reads_from_what_is_seen_to_what_is_behind_it() {
+        let cause = |cause: &'static str, remedy: &'static str| Cause { cause: cause.into(), remedy: remedy.into() };
+        let causes = vec![cause("it is down", ""), cause("it said:\nboom", "read its log")];
+        let why = Why { proxy_id: "web-proxy".into(), serving: false, causes };
+        assert_eq!(
+            text(&why),
+            "web-proxy does not serve\n  it is down\n    because it said:\n      boom\n      => read its log"
+        );
+    }
+}

@@ -1,0 +1,262 @@
+//! The mesh: the authority, managed proxies, and their defaults.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use lictor_agent::config::SameNode;
+use lictor_model::Opaque;
+use serde_json::Value;
+
+use super::Check;
+use super::node::is_uuid;
+use crate::config::report::Stage;
+
+/// The mesh.
+#[derive(Clone)]
+pub(crate) struct Mesh {
+    /// Whether there is an authority.
+    pub(crate) enabled: bool,
+    /// The authority's settings, as written; may hold a private key.
+    pub(crate) ca_config: Opaque,
+    /// Run managed proxies as root.
+    pub(crate) allow_managed_root: bool,
+    /// Let the HTTP API register managed proxies.
+    pub(crate) allow_managed_api_registration: bool,
+    /// How built-in proxies of this agent reach each other.
+    pub(crate) same_node: SameNode,
+    /// What managed proxies inherit.
+    pub(crate) proxy_defaults: ProxyDefaults,
+}
+
+// `ca_config` may hold a private key.
+impl std::fmt::Debug for Mesh {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Mesh")
+            .field("enabled", &self.enabled)
+            .field("proxy_defaults", &self.proxy_defaults)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What managed proxies inherit.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ProxyDefaults {
+    /// `daemon`, `script` or empty.
+    pub(crate) exec_mode: String,
+    /// Program and arguments; empty for the built-in proxy.
+    pub(crate) daemon_command: Vec<String>,
+    /// The same for `script`.
+    pub(crate) script_command: Vec<String>,
+    /// Settings, overlaid by each service's own.
+    pub(crate) config: Opaque,
+    /// Further environment variables.
+    pub(crate) env: BTreeMap<String, String>,
+    /// Variables of the agent that are inherited.
+    pub(crate) pass_env: Vec<String>,
+    /// How long one that has handed over may let its connections go on.
+    pub(crate) drain_time: Duration,
+    /// Who they run as, as written; empty for the agent's own user.
+    pub(crate) run_as: String,
+    /// Files that each may open; 0 for as many as the agent.
+    pub(crate) limit_open_files: u64,
+    /// Whether they end with their agent.
+    pub(crate) kill_on_agent_exit: bool,
+    /// How long a built-in one may go on without its agent; zero for ever.
+    pub(crate) agent_lease: Duration,
+    /// Whether the built-in proxy gives up what it does not need.
+    pub(crate) sandbox: bool,
+    /// What becomes of their log files.
+    pub(crate) logs: ProxyLogs,
+}
+
+/// What becomes of the log files of managed proxies.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ProxyLogs {
+    /// They are rotated above this.
+    pub(crate) rotate_bytes: u64,
+    /// They are rotated when this old; zero leaves it to the size.
+    pub(crate) rotate_duration: Duration,
+    /// Rotated files kept.
+    pub(crate) max_files: u32,
+    /// How long those of deregistered proxies are kept.
+    pub(crate) retention: Duration,
+}
+
+/// Reads and judges.
+pub(crate) fn mesh(check: &mut Check<'_>) -> Mesh {
+    let settings = check.settings;
+    match settings.text("connect.ca_provider") {
+        "" | "consul" => {}
+        "vault" => check.refuse(
+            Stage::Start,
+            "connect.ca_provider",
+            "vault is a CA provider that this build does not have",
+            "use \"consul\", the built-in authority",
+        ),
+        other => check.refuse(
+            Stage::Rules,
+            "connect.ca_provider",
+            format!("{other} is not a valid CA provider"),
+            "use \"consul\", or leave it out",
+        ),
+    }
+    let ca_config = settings.opaque("connect.ca_config");
+    authority(check, &ca_config);
+    Mesh {
+        enabled: settings.flag("connect.enabled"),
+        ca_config,
+        allow_managed_root: settings.flag("connect.proxy.allow_managed_root"),
+        allow_managed_api_registration: settings.flag("connect.proxy.allow_managed_api_registration"),
+        same_node: same_node(check),
+        proxy_defaults: proxy_defaults(check),
+    }
+}
+
+fn same_node(check: &mut Check<'_>) -> SameNode {
+    match check.settings.text("connect.same_node") {
+        "" | "mtls" => SameNode::Mtls,
+        "direct" => SameNode::Direct,
+        other => {
+            check.refuse(
+                Stage::Rules,
+                "connect.same_node",
+                format!("connect.same_node: {other:?} is neither \"mtls\" nor \"direct\""),
+                "write \"mtls\", or leave it out",
+            );
+            SameNode::Mtls
+        }
+    }
+}
+
+/// A member in either spelling: `leaf_cert_ttl`, `LeafCertTTL`.
+fn member<'a>(config: &'a Opaque, snake: &str) -> Option<&'a Value> {
+    let plain = |name: &str| name.chars().filter(|c| *c != '_').flat_map(char::to_lowercase).collect::<String>();
+    let wanted = plain(snake);
+    config.get(snake).or_else(|| config.iter().find(|(name, _)| plain(name) == wanted).map(|(_, value)| value))
+}
+
+fn authority(check: &mut Check<'_>, config: &Opaque) {
+    const KEY: &str = "connect.ca_config";
+    const HOUR: Duration = Duration::from_secs(3600);
+    const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+    match member(config, "leaf_cert_ttl") {
+        None | Some(Value::Null) => {}
+        Some(Value::String(text)) => match lictor_notation::duration::parse(text) {
+            Ok(ttl) if ttl < HOUR => {
+                check.refuse(
+                    Stage::Rules,
+                    KEY,
+                    "leaf cert TTL must be greater than 1h",
+                    "write leaf_cert_ttl = \"72h\"",
+                );
+            }
+            Ok(ttl) if ttl > YEAR => {
+                let text = "leaf cert TTL must be less than 1 year";
+                check.refuse(Stage::Rules, KEY, text, "write leaf_cert_ttl = \"72h\"");
+            }
+            Ok(_) => {}
+            Err(error) => {
+                let text = format!("connect.ca_config.leaf_cert_ttl: invalid duration: {text:?}: {error}");
+                check.refuse(Stage::Rules, KEY, text, "write leaf_cert_ttl = \"72h\"");
+            }
+        },
+        Some(_) => {
+            let text = "connect.ca_config.leaf_cert_ttl: must be a duration in quotes";
+            check.refuse(Stage::Rules, KEY, text, "write leaf_cert_ttl = \"72h\"");
+        }
+    }
+    let is_set = |name: &str| member(config, name).and_then(Value::as_str).is_some_and(|text| !text.is_empty());
+    if is_set("root_cert") && !is_set("private_key") {
+        let text = "must provide a private key when providing a root cert";
+        check.refuse(Stage::Rules, KEY, text, "add private_key, or remove root_cert");
+    }
+    if let Some(Value::String(id)) = member(config, "cluster_id")
+        && !id.is_empty()
+        && !is_uuid(id)
+    {
+        let text = format!("connect.ca_config.cluster_id: {id:?} is not a UUID");
+        check.refuse(Stage::Rules, KEY, text, "write a UUID, or leave cluster_id out to have one made");
+    }
+}
+
+fn proxy_defaults(check: &mut Check<'_>) -> ProxyDefaults {
+    let settings = check.settings;
+    let exec_mode = settings.text("connect.proxy_defaults.exec_mode").to_owned();
+    if !matches!(exec_mode.as_str(), "" | "daemon" | "script") {
+        check.refuse(
+            Stage::Start,
+            "connect.proxy_defaults.exec_mode",
+            format!("invalid exec mode: {exec_mode}"),
+            "write \"daemon\", or leave it out",
+        );
+    }
+    let command = settings.texts("connect.proxy_defaults.command");
+    let daemon_command = settings.texts("connect.proxy_defaults.daemon_command");
+    if !command.is_empty() && command != daemon_command {
+        check.refuse(
+            Stage::Rules,
+            "connect.proxy_defaults.command",
+            "connect.proxy_defaults.command and connect.proxy_defaults.daemon_command differ",
+            "they are the same setting; keep one of them",
+        );
+    }
+    let pass_env = settings.texts("connect.proxy_defaults.pass_env");
+    let env = settings.text_map("connect.proxy_defaults.env");
+    let bad = |name: &str| name.is_empty() || name.contains(['=', '\0']);
+    for (key, names) in [
+        ("connect.proxy_defaults.pass_env", pass_env.iter().collect::<Vec<_>>()),
+        ("connect.proxy_defaults.env", env.keys().collect()),
+    ] {
+        if let Some(name) = names.into_iter().find(|name| bad(name)) {
+            check.refuse(Stage::Rules, key, format!("{key}: {name:?} is not a variable"), "name a variable, without =");
+        }
+    }
+    ProxyDefaults {
+        exec_mode,
+        daemon_command,
+        script_command: settings.texts("connect.proxy_defaults.script_command"),
+        config: settings.opaque("connect.proxy_defaults.config"),
+        env,
+        pass_env,
+        drain_time: settings.duration("connect.proxy_defaults.drain_time").or_zero(),
+        run_as: settings.text("connect.proxy_defaults.run_as").to_owned(),
+        limit_open_files: limit_open_files(check),
+        kill_on_agent_exit: settings.flag("connect.proxy_defaults.kill_on_agent_exit"),
+        agent_lease: settings.duration("connect.proxy_defaults.agent_lease").or_zero(),
+        sandbox: settings.flag("connect.proxy_defaults.sandbox"),
+        logs: proxy_logs(check),
+    }
+}
+
+fn limit_open_files(check: &mut Check<'_>) -> u64 {
+    const KEY: &str = "connect.proxy_defaults.limit_open_files";
+    let limit = check.settings.int(KEY);
+    match u64::try_from(limit).ok().filter(|limit| *limit == 0 || (64..=1_073_741_816).contains(limit)) {
+        Some(limit) => limit,
+        None => {
+            // Below that a proxy does not get its listeners open.
+            check.refuse(Stage::Rules, KEY, format!("{KEY} must be 0 or at least 64"), "write 65536, or leave it out");
+            0
+        }
+    }
+}
+
+fn proxy_logs(check: &mut Check<'_>) -> ProxyLogs {
+    const BYTES: &str = "connect.proxy_defaults.log_rotate_bytes";
+    const FILES: &str = "connect.proxy_defaults.log_rotate_max_files";
+    let settings = check.settings;
+    let rotate_bytes = u64::try_from(settings.int(BYTES)).unwrap_or_default();
+    if rotate_bytes < 4096 {
+        check.refuse(Stage::Rules, BYTES, format!("{BYTES} must be at least 4096"), "write 10485760, or leave it out");
+    }
+    let max_files = u32::try_from(settings.int(FILES)).ok().filter(|files| *files <= 1000);
+    if max_files.is_none() {
+        check.refuse(Stage::Rules, FILES, format!("{FILES} must be between 0 and 1000"), "write 5, or leave it out");
+    }
+    ProxyLogs {
+        rotate_bytes,
+        rotate_duration: settings.duration("connect.proxy_defaults.log_rotate_duration").or_zero(),
+        max_files: max_files.unwrap_or_default(),
+        retention: settings.duration("connect.proxy_defaults.log_retention").or_zero(),
+    }
+}

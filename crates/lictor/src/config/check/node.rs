@@ -1,0 +1,179 @@
+//! Who this node is.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use lictor_model::meta::{self, Meta};
+use lictor_model::name::NodeName;
+
+use super::Check;
+use crate::config::report::Stage;
+
+/// What an agent is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// It holds the state.
+    Server,
+    /// It asks a server.
+    Client,
+}
+
+/// Who this node is and where it keeps things.
+#[derive(Clone, Debug)]
+pub(crate) struct Node {
+    /// Unique in the datacenter.
+    pub(crate) name: NodeName,
+    /// A UUID in lower case; `None` to use the one in the data directory, or make one.
+    pub(crate) id: Option<String>,
+    /// Derive that UUID from the host's instead of making one.
+    pub(crate) id_from_host: bool,
+    /// Server or client.
+    pub(crate) role: Role,
+    /// Run with `-dev`.
+    pub(crate) dev: bool,
+    /// Metadata.
+    pub(crate) meta: Meta,
+    /// Further addresses by use.
+    pub(crate) tagged_addresses: BTreeMap<String, String>,
+    /// In lower case.
+    pub(crate) datacenter: String,
+    /// The DNS domain, as written.
+    pub(crate) domain: String,
+    /// Where everything is kept that must survive a restart; `None` only with `-dev`.
+    pub(crate) data_dir: Option<PathBuf>,
+}
+
+/// Reads and judges.
+pub(crate) fn node(check: &mut Check<'_>) -> Node {
+    let settings = check.settings;
+    let role = if settings.flag("server") { Role::Server } else { Role::Client };
+    let datacenter = datacenter(check, role);
+    let meta: Meta = settings.text_map("node_meta");
+    if let Err(why) = meta::validate(&meta) {
+        check.refuse(Stage::Rules, "node_meta", format!("node_meta invalid: {why}"), "change or remove this pair");
+    }
+    if !settings.text("segment").is_empty() || !settings.objects("segments").is_empty() {
+        let key = if settings.text("segment").is_empty() { "segments" } else { "segment" };
+        let text = "Network segments are not supported in this version of Consul";
+        check.refuse(Stage::Rules, key, text, "remove it; there are no network segments");
+    }
+    Node {
+        name: name(check),
+        id: id(check),
+        id_from_host: !settings.flag("disable_host_node_id"),
+        role,
+        dev: check.dev,
+        meta,
+        tagged_addresses: settings.text_map("tagged_addresses"),
+        datacenter,
+        domain: settings.text("domain").to_owned(),
+        data_dir: data_dir(check),
+    }
+}
+
+fn name(check: &mut Check<'_>) -> NodeName {
+    let given = check.settings.text("node_name").trim();
+    let name = if check.settings.is_given("node_name") { given } else { check.machine.host_name.trim() };
+    if name.is_empty() {
+        check.refuse(
+            Stage::Rules,
+            "node_name",
+            "node_name cannot be empty",
+            "name this node: node_name = \"…\" or -node=…",
+        );
+    } else if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+        check.warn(format!(
+            "Node name {name:?} will not be discoverable via DNS due to invalid characters. Valid characters include \
+             all alpha-numerics and dashes."
+        ));
+    }
+    NodeName::from(name)
+}
+
+fn id(check: &mut Check<'_>) -> Option<String> {
+    let id = check.settings.text("node_id").to_ascii_lowercase();
+    if id.is_empty() {
+        return None;
+    }
+    if !is_uuid(&id) {
+        let why = if id.len() == 36 { "invalid uuid string" } else { "uuid string is wrong length" };
+        check.refuse(
+            Stage::Rules,
+            "node_id",
+            format!("Failed to setup node ID: {why}"),
+            "write a UUID such as 40e4a748-2192-161a-0510-9bf59fe950b5, or leave it out to have one made",
+        );
+    }
+    Some(id)
+}
+
+/// Whether a text has the form of a UUID.
+pub(crate) fn is_uuid(text: &str) -> bool {
+    text.len() == 36
+        && text.bytes().enumerate().all(|(position, byte)| match position {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => byte.is_ascii_hexdigit(),
+        })
+}
+
+fn datacenter(check: &mut Check<'_>, role: Role) -> String {
+    let valid = |name: &str| {
+        !name.is_empty()
+            && name
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_' || byte == b'-')
+    };
+    let datacenter = check.settings.text("datacenter").to_lowercase();
+    if datacenter.is_empty() {
+        check.refuse(Stage::Rules, "datacenter", "datacenter cannot be empty", "name it, or leave the key out for dc1");
+    } else if !valid(&datacenter) {
+        let text = format!("datacenter cannot be {datacenter:?}. Please use only [a-z0-9-_].");
+        check.refuse(Stage::Rules, "datacenter", text, "use lower case letters, digits, - and _");
+    }
+    // `acl_datacenter`, the old name, was already moved here.
+    let primary = check.settings.text("primary_datacenter").to_lowercase();
+    if primary.is_empty() || primary == datacenter {
+        return datacenter;
+    }
+    if !valid(&primary) {
+        let text = format!("acl_datacenter cannot be {primary:?}. Please use only [a-z0-9-_].");
+        check.refuse(Stage::Rules, "primary_datacenter", text, "use lower case letters, digits, - and _");
+    } else if role == Role::Server {
+        check.refuse(
+            Stage::Start,
+            "primary_datacenter",
+            format!("primary_datacenter cannot be {primary:?}: a second datacenter has its own root of trust"),
+            format!("remove it or set it to {datacenter:?}"),
+        );
+    } else {
+        check.inform("config: no effect here: primary_datacenter (one datacenter per deployment)");
+    }
+    datacenter
+}
+
+fn data_dir(check: &mut Check<'_>) -> Option<PathBuf> {
+    let text = check.settings.text("data_dir");
+    if text.is_empty() {
+        if !check.dev {
+            check.refuse(
+                Stage::Rules,
+                "data_dir",
+                "data_dir cannot be empty",
+                "say where to keep data: data_dir = \"/var/lib/lictor\" or -data-dir=…; or try things out with -dev",
+            );
+        }
+        return None;
+    }
+    let path = PathBuf::from(text);
+    if path.exists() && !path.is_dir() {
+        check.refuse(
+            Stage::Rules,
+            "data_dir",
+            format!("data_dir {text:?} is not a directory"),
+            "name a directory; it is made when it does not exist",
+        );
+    } else if path.join("mdb").is_dir() {
+        check.warn(format!("config: {text}/mdb holds data of the original, which is not read"));
+    }
+    Some(path)
+}

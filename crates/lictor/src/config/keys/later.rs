@@ -1,0 +1,167 @@
+//! What to say about keys that are not declared: removed long ago, known only to newer versions, or mistyped.
+
+use super::KEYS;
+
+/// The remedy for an unknown key.
+pub(crate) fn hint(path: &str) -> String {
+    if let Some(hint) = removed(path).or_else(|| newer(path)) {
+        return hint.to_owned();
+    }
+    match nearest(path) {
+        Some(near) => format!("did you mean {near}?"),
+        None => "remove it; nobody knows this key".to_owned(),
+    }
+}
+
+/// Keys that the original removed before 1.4.
+fn removed(path: &str) -> Option<&'static str> {
+    let leaf = path.rsplit('.').next().unwrap_or(path);
+    Some(match path {
+        "recursor" => "write recursors = [\"…\"]",
+        "advertise_addrs" => "write advertise_addr, and the ports in ports { … }",
+        "http_api_response_headers" => "write http_config { response_headers { … } }",
+        "statsd_addr" => "write telemetry { statsd_address = \"…\" }",
+        "statsite_addr" => "write telemetry { statsite_address = \"…\" }",
+        "statsite_prefix" | "telemetry.statsite_prefix" => "write telemetry { metrics_prefix = \"…\" }",
+        "dogstatsd_addr" => "write telemetry { dogstatsd_addr = \"…\" }",
+        "dogstatsd_tags" => "write telemetry { dogstatsd_tags = [\"…\"] }",
+        "ports.rpc" | "addresses.rpc" => "remove it; there is no RPC client any more",
+        "reap" => "remove it; it has no meaning any more",
+        "retry_join_ec2" | "retry_join_gce" | "retry_join_azure" => "write retry_join = [\"provider=…\"]",
+        "encrypt_key" => "write encrypt = \"…\"",
+        "nodes" => "remove it; it has no meaning any more",
+        "http_config.http_header" => "write http_config { response_headers { … } }",
+        _ if path.starts_with("atlas") => "remove it; that service has ended",
+        _ if leaf == "script" && path.contains("check") => "write args = [\"sh\", \"-c\", \"…\"]",
+        _ if leaf == "enableTagOverride" => "write enable_tag_override",
+        _ => return None,
+    })
+}
+
+/// Keys of newer versions, with what 1.4 says instead.
+fn newer(path: &str) -> Option<&'static str> {
+    const NO_SUCH: &str = "known to newer Consul; there is no such thing in 1.4";
+    let top = path.split('.').next().unwrap_or(path);
+    Some(match path {
+        "acl.tokens.initial_management" => "known to newer Consul; the 1.4 spelling is acl.tokens.master",
+        "acl.tokens.agent_recovery" => "known to newer Consul; the 1.4 spelling is acl.tokens.agent_master",
+        "ports.grpc_tls" => "known to newer Consul; the 1.4 spelling is ports.grpc",
+        "log_json" | "log_rotate_max_files" | "enable_central_service_config" | "primary_gateways" => NO_SUCH,
+        "limits.http_max_conns_per_client" => NO_SUCH,
+        "ui_config.enabled" => "known to newer Consul; the 1.4 spelling is ui = true",
+        "ui_config.dir" => "known to newer Consul; the 1.4 spelling is ui_dir",
+        _ => match top {
+            "tls" => "known to newer Consul; the 1.4 spellings are ca_file, cert_file, key_file and verify_…",
+            "ui_config" => "known to newer Consul; the 1.4 spellings are ui and ui_dir",
+            "auto_encrypt" | "auto_config" | "config_entries" | "peering" => NO_SUCH,
+            _ => return None,
+        },
+    })
+}
+
+/// A declared key that differs only a little, in the same place or by its last part.
+fn nearest(path: &str) -> Option<&'static str> {
+    const SERVICE_FIELDS: &[&str] = &[
+        "address",
+        "check",
+        "checks",
+        "command",
+        "config",
+        "connect",
+        "datacenter",
+        "destination_name",
+        "destination_service_id",
+        "destination_service_name",
+        "destination_type",
+        "enable_tag_override",
+        "exec_mode",
+        "header",
+        "http",
+        "id",
+        "interval",
+        "kind",
+        "local_bind_address",
+        "local_bind_port",
+        "local_service_address",
+        "local_service_port",
+        "meta",
+        "method",
+        "name",
+        "native",
+        "notes",
+        "passing",
+        "port",
+        "proxy",
+        "proxy_destination",
+        "service_id",
+        "shell",
+        "sidecar_service",
+        "status",
+        "tags",
+        "tcp",
+        "timeout",
+        "tls_skip_verify",
+        "token",
+        "ttl",
+        "upstreams",
+        "warning",
+        "weights",
+        "deregister_critical_service_after",
+    ];
+    let in_definition = path.starts_with("service") || path.starts_with("check");
+    let (wanted, names): (&str, Vec<&'static str>) = if in_definition && path.contains('.') {
+        (path.rsplit('.').next().unwrap_or(path), SERVICE_FIELDS.to_vec())
+    } else {
+        let mut names: Vec<&'static str> = KEYS.iter().map(|key| key.path).collect();
+        names.extend(KEYS.iter().filter_map(|key| key.path.split_once('.')).map(|(top, _)| top));
+        (path, names)
+    };
+    let wanted: String = wanted.chars().filter(|c| *c != '_').flat_map(char::to_lowercase).collect();
+    let allowed = (1 + wanted.chars().count() / 8).min(4);
+    let by_distance = |name: &&'static str| {
+        let plain: String = name.chars().filter(|c| *c != '_').collect();
+        distance(&wanted, &plain)
+    };
+    let near = names.iter().copied().min_by_key(by_distance).filter(|name| by_distance(name) <= allowed);
+    near.or_else(|| {
+        // The right name in the wrong place.
+        KEYS.iter().map(|key| key.path).find(|declared| declared.rsplit('.').next() == Some(path))
+    })
+}
+
+/// How many characters must be changed, added or taken away to make one word the other. Keys are short; words longer
+/// than any key are cut, so that the table stays small.
+fn distance(one: &str, other: &str) -> usize {
+    let (one, other): (Vec<char>, Vec<char>) = (one.chars().take(80).collect(), other.chars().take(80).collect());
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (i, a) in one.iter().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, b) in other.iter().enumerate() {
+            let substituted = diagonal + usize::from(a != b);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[other.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_keys_get_a_remedy_that_fits() {
+        assert_eq!(hint("recursor"), "write recursors = [\"…\"]");
+        assert_eq!(hint("atlas_token"), "remove it; that service has ended");
+        assert_eq!(hint("service.check.script"), "write args = [\"sh\", \"-c\", \"…\"]");
+        assert_eq!(hint("ui_config.enabled"), "known to newer Consul; the 1.4 spelling is ui = true");
+        assert_eq!(hint("NodeName"), "did you mean node_name?");
+        assert_eq!(hint("ports.htp"), "did you mean ports.http?");
+        assert_eq!(hint("conect"), "did you mean connect?");
+        assert_eq!(hint("proxy_min_port"), "did you mean ports.proxy_min_port?");
+        assert_eq!(hint("services[0].connect.proxy.upstreams[0].DestinationName"), "did you mean destination_name?");
+        assert_eq!(hint("frobnicate"), "remove it; nobody knows this key");
+        assert_eq!(hint(&"x".repeat(100_000)), "remove it; nobody knows this key");
+    }
+}

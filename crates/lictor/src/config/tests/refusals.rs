@@ -1,0 +1,235 @@
+//! Bad input: every problem of every source at once, each with its file, its key and a remedy.
+
+use super::*;
+
+#[test]
+fn all_problems_of_all_sources_come_in_one_run() {
+    let errors = load(
+        &["-http-port", "70000", "-hcl", "retry_interval = \"5\""],
+        &[
+            ("a.hcl", "server = yes"),
+            ("b.hcl", "ports { htp = 1 }\nservice { name = \"w\" port = \"80\" }"),
+            ("c.json", "{\"bogus\": 1,\n \"connect\": {\"proxy_defaults\": {\"exec_mode\": \"x\"}}}"),
+        ],
+    )
+    .unwrap_err();
+    let all: Vec<(String, &str)> = errors
+        .problems()
+        .iter()
+        .map(|problem| (problem.origin.to_string().rsplit('/').next().unwrap().to_owned(), problem.key.as_str()))
+        .collect();
+    let expected = [
+        ("a.hcl:1", "column 10"),
+        ("b.hcl:2", "service.port"),
+        ("b.hcl:1", "ports.htp"),
+        ("c.json:1", "bogus"),
+        ("-http-port", "ports.http"),
+        ("flags-0.hcl:1", "retry_interval"),
+        ("default", "data_dir"),
+        ("c.json:2", "connect.proxy_defaults.exec_mode"),
+    ];
+    assert_eq!(all, expected.map(|(place, key)| (place.to_owned(), key)), "{errors}");
+    assert!(errors.problems().iter().all(|problem| !problem.remedy.is_empty()));
+    assert!(errors.headline().ends_with("a.hcl: At 1:10: unknown word yes; text needs quotes: \"yes\""), "{errors}");
+    let text = errors.to_string();
+    assert!(text.contains("8 problems to solve:"), "{text}");
+    assert!(text.contains("remedy: did you mean ports.http?"), "{text}");
+}
+
+#[test]
+fn the_first_line_is_the_one_of_the_original() {
+    let first = |errors: ConfigErrors| errors.headline();
+    assert_eq!(first(load(&[], &[]).unwrap_err()), "data_dir cannot be empty");
+    let unknown = first(problems("service { connect { proxy { bogus = 1 } } name = \"w\" port = 1 }"));
+    assert!(unknown.starts_with("Error parsing /"), "{unknown}");
+    assert!(unknown.ends_with("a.hcl: 1 error(s) occurred:\n\n* invalid config key service.connect.proxy.bogus"));
+    let wrong = first(json_problems(r#"{"ports": {"http": "80"}}"#));
+    assert!(wrong.ends_with(
+        "a.json: 1 error(s) decoding:\n\n* 'ports.http' expected type 'int', got unconvertible type 'string'"
+    ));
+    assert_eq!(
+        first(problems("ports { proxy_min_port = 10 proxy_max_port = 5 }")),
+        "proxy_min_port must be less than proxy_max_port. To disable, set both to zero."
+    );
+    assert_eq!(
+        first(problems("ports { sidecar_min_port = 10 sidecar_max_port = 5 }")),
+        "sidecar_min_port must be less than sidecar_max_port. To disable, set both to zero."
+    );
+    assert_eq!(first(problems("ports { dns = 70000 }")), "ports.dns: invalid port: 70000");
+    assert_eq!(first(problems("datacenter = \"a.b\"")), "datacenter cannot be \"a.b\". Please use only [a-z0-9-_].");
+    assert_eq!(first(problems("node_name = \" \"")), "node_name cannot be empty");
+    assert_eq!(
+        first(problems("log_level = \"BOGUS\"")),
+        "Invalid log level: BOGUS. Valid log levels are: [TRACE DEBUG INFO WARN ERR]"
+    );
+    assert_eq!(first(problems("ports { dns = 8500 }")), "HTTP address 127.0.0.1:8500 already configured for DNS");
+    assert_eq!(
+        first(problems("check { id = \"a\" name = \"a\" ttl = \"zz\" }")),
+        "check[a].ttl: invalid duration: \"zz\": time: invalid duration \"zz\""
+    );
+    assert_eq!(
+        first(problems("dns_config { service_ttl { web = \"5\" } }")),
+        "dns_config.service_ttl[\"web\"]: invalid duration: \"5\": time: missing unit in duration \"5\""
+    );
+    assert_eq!(first(load(&["-dev", "extra"], &[]).unwrap_err()), "config: Unknown extra arguments: [extra]");
+    assert_eq!(
+        first(load(&["-dev", "-config-format", "xml"], &[]).unwrap_err()),
+        "config: -config-format must be either 'hcl' or 'json'"
+    );
+    assert_eq!(
+        first(problems("node_meta { consul-x = \"a\" }")),
+        "node_meta invalid: Couldn't load metadata pair ('consul-x', 'a'): Key prefix 'consul-' is reserved for internal use"
+    );
+    assert_eq!(first(problems("segment = \"a\"")), "Network segments are not supported in this version of Consul");
+    assert_eq!(first(problems("node_id = \"x\"")), "Failed to setup node ID: uuid string is wrong length");
+    assert_eq!(first(problems("server = false bootstrap = true")), "'bootstrap = true' requires 'server = true'");
+    assert_eq!(
+        first(problems("http_config { allow_write_http_from = [\"1.2.3.4\"] }")),
+        "allow_write_http_from: invalid cidr: 1.2.3.4"
+    );
+    assert_eq!(
+        first(problems("tls_cipher_suites = \"FOO\"")),
+        "tls_cipher_suites: invalid tls cipher suites: unsupported cipher \"FOO\""
+    );
+    assert_eq!(first(problems("verify_outgoing = true")), "VerifyOutgoing set, and no CA certificate provided!");
+}
+
+#[test]
+fn a_missing_path_and_an_unreadable_file_are_named_with_their_cause() {
+    let errors = load(&["-dev", "-config-file", "/no/such/file"], &[]).unwrap_err();
+    assert_eq!(
+        errors.headline(),
+        "config: Open failed on /no/such/file. open /no/such/file: no such file or directory"
+    );
+    assert_eq!(errors.problems()[0].remedy, "correct the path, or create it");
+    // A link that leads nowhere cannot be read by anybody, root included.
+    let directory = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink("/no/such/target", directory.path().join("a.hcl")).unwrap();
+    let path = directory.path().display().to_string();
+    let errors = load(&["-dev", "-config-dir", &path], &[]).unwrap_err();
+    assert!(errors.headline().starts_with(&format!("config: Stat failed on {path}/a.hcl. ")), "{errors}");
+}
+
+#[test]
+fn services_that_make_no_sense_are_named_with_their_file() {
+    let errors = problems(
+        "service { name = \"web\" connect { native = true proxy {} } }\n\
+         services { name = \"p\" kind = \"connect-proxy\" }\n\
+         services { port = 7 }\n",
+    );
+    assert_eq!(
+        errors.headline(),
+        "service \"web\": 2 error(s) occurred:\n\n* Services with a Connect managed proxy must have a port set\n\
+         * Services that are Connect native may not have a proxy configuration"
+    );
+    assert_eq!(
+        texts(&errors)[2..],
+        [
+            "Proxy.DestinationServiceName must be non-empty for Connect proxy services",
+            "Port must be set for a Connect proxy",
+            "Failed to register service \"\": Service name missing",
+        ]
+    );
+    assert!(errors.problems()[2].origin.to_string().ends_with("a.hcl:2"));
+    assert_eq!(errors.problems()[2].key, "services[0].proxy.destination_service_name");
+}
+
+#[test]
+fn one_id_for_two_services_names_both_files() {
+    let errors = load(
+        &["-dev"],
+        &[("a.hcl", "service { name = \"web\" }"), ("b.json", r#"{"service": {"id": "web", "name": "other"}}"#)],
+    )
+    .unwrap_err();
+    let text = texts(&errors)[0];
+    assert!(text.starts_with("service \"web\" is defined twice: in ") && text.contains("a.hcl:1 and in "), "{text}");
+    assert!(text.ends_with("b.json:1"), "{text}");
+}
+
+#[test]
+fn sidecars_have_rules_of_their_own() {
+    let sidecar = |inner: &str| {
+        problems(&format!("service {{ name = \"w\" port = 1 connect {{ sidecar_service {{ {inner} }} }} }}")).headline()
+    };
+    assert_eq!(sidecar("id = \"x\""), "sidecar_service can't specify an ID");
+    assert_eq!(sidecar("connect { sidecar_service {} }"), "sidecar_service can't have a nested sidecar_service");
+    assert_eq!(sidecar("connect { proxy {} }"), "sidecar_service can't have a managed proxy");
+    assert_eq!(
+        sidecar("checks = [{ tcp = \"h:1\" }]"),
+        "Invalid check: Interval must be > 0 for Script, HTTP, or TCP checks"
+    );
+}
+
+#[test]
+fn checks_that_make_no_sense_are_refused() {
+    let check = |inner: &str| problems(&format!("check {{ name = \"c\" {inner} }}")).headline();
+    assert_eq!(check(""), "Invalid check: TTL must be > 0 for TTL checks");
+    assert_eq!(check("ttl = \"1s\" interval = \"1s\""), "Invalid check: Interval and TTL cannot both be specified");
+    assert!(check("args = [\"x\"] interval = \"1s\"").starts_with("Scripts are disabled on this agent; to enable"));
+    assert_eq!(problems("checks { ttl = \"1s\" }").headline(), "Failed to register check: CheckID missing");
+    assert!(
+        problems("checks { name = \"a\" ttl = \"1s\" } checks { name = \"a\" ttl = \"1s\" }")
+            .headline()
+            .starts_with("check \"a\" is defined twice")
+    );
+}
+
+#[test]
+fn an_unknown_exec_mode_is_refused_before_the_start() {
+    let errors = problems("service { name = \"w\" port = 1 connect { proxy { exec_mode = \"bogus\" } } }");
+    assert_eq!(errors.headline(), "failed adding proxy: invalid exec mode: bogus");
+}
+
+#[test]
+fn proxies_of_one_node_meet_with_tls_or_directly() {
+    let errors = problems("connect { enabled = true same_node = \"fast\" }");
+    assert_eq!(errors.headline(), "connect.same_node: \"fast\" is neither \"mtls\" nor \"direct\"");
+}
+
+#[test]
+fn watches_are_judged_when_they_are_read() {
+    assert_eq!(problems("watches { type = \"nodes\" }").headline(), "Must define a watch handler");
+    assert_eq!(
+        problems("watches { type = \"connect_roots\" handler = \"x\" }").headline(),
+        "Watch type connect_roots is not allowed in agent config"
+    );
+}
+
+#[test]
+fn labels_get_a_remedy() {
+    let errors = problems("service \"web\" { port = 1 }");
+    let label = errors.problems().iter().find(|problem| problem.key == "service.web").unwrap();
+    assert_eq!(label.remedy, "labels are not used; write name = \"…\" inside the block");
+}
+
+#[test]
+fn files_that_are_no_text_or_no_object_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("a.hcl"), b"a = 1\nb = \"\xff\"").unwrap();
+    fs::write(directory.path().join("b.json"), "[]").unwrap();
+    fs::write(directory.path().join("c.json"), " ").unwrap();
+    fs::write(directory.path().join("d.json"), "").unwrap();
+    let path = directory.path().display().to_string();
+    let errors = load(&["-dev", "-config-dir", &path], &[]).unwrap_err();
+    assert_eq!(errors.problems().len(), 3, "{errors}");
+    assert!(texts(&errors)[0].ends_with("illegal UTF-8 encoding in line 2"));
+    assert!(texts(&errors)[2].ends_with("unexpected end of JSON input"));
+}
+
+#[test]
+fn a_second_datacenter_is_refused_on_servers() {
+    let errors = problems("primary_datacenter = \"dc2\"");
+    assert_eq!(errors.problems()[0].remedy, "remove it or set it to \"dc1\"");
+    let loaded = load(&["-data-dir", "/tmp"], &[("a.hcl", "primary_datacenter = \"dc2\"")]).unwrap();
+    assert_eq!(notices(&loaded, Weight::Info).len(), 1);
+}
+
+#[test]
+fn clients_that_would_be_unreachable_are_warned_about() {
+    assert_eq!(
+        warnings(&dev_hcl("client_addr = \"\"")),
+        ["config: no HTTP or HTTPS listener, so nothing can be asked of this agent"]
+    );
+    let open = "client_addr = \"0.0.0.0\" ports { https = 8501 }";
+    assert_eq!(warnings(&dev_hcl(open)).len(), 1);
+}

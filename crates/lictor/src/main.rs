@@ -1,0 +1,25 @@
+//! The door: the `lictor` binary, its commands, its configuration, and the one place that joins the rooms.
+//!
+//! [`cli`] has one file per command; [`config`] turns files and flags into settings that are always valid; [`run`]
+//! builds the rooms of an agent in order and stops them in reverse.
+
+mod cli;
+mod config;
+mod limits;
+mod log;
+mod notify;
+mod prepared;
+mod process;
+mod run;
+mod settings;
+mod storage;
+mod telemetry;
+mod users;
+mod watches;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    cli::main(&words)
+}

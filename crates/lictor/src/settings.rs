@@ -1,0 +1,573 @@
+//! From a configuration that was read and judged to what each room must be told.
+
+mod debug;
+
+use std::fs;
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use lictor_agent::config::{Connect, Reloadable, Sandbox};
+use lictor_agent::tokens::{Persistence, Tokens};
+use lictor_api::json::Layout;
+use lictor_http::config::{KeyLists, Listener, LogLevel, Mesh, Network, Ports, Unprintable};
+use lictor_model::Opaque;
+use lictor_model::acl::Enforcement;
+use lictor_model::intention::Action;
+use lictor_state::tokens::Acl;
+use lictor_tls::dialer;
+use lictor_tls::listener::{Acceptor, Clients, Files, Order};
+
+pub(crate) use crate::config::{FlagProblem, Sources};
+
+use crate::cli::version::COMPATIBLE;
+use crate::config::address::ListenAddr;
+use crate::config::check::acl::DefaultPolicy;
+use crate::config::check::{AgentConfig, Role};
+use crate::config::watch::Watch;
+use crate::config::{self, Loaded, Settings};
+use crate::storage::StoreChoice;
+
+/// Below this, `deregister_critical_service_after` is raised to it, as in the original.
+const MINIMUM_DEREGISTER_AFTER: Duration = Duration::from_secs(60);
+
+/// Everything an agent is started with.
+pub(crate) struct Plan {
+    pub(crate) sources: Sources,
+    pub(crate) agent: lictor_agent::Config,
+    pub(crate) state: lictor_state::Config,
+    pub(crate) reloadable: Reloadable,
+    pub(crate) http: lictor_http::Config,
+    pub(crate) dns: lictor_dns::Config,
+    pub(crate) dns_addresses: Vec<SocketAddr>,
+    pub(crate) store: StoreChoice,
+    pub(crate) store_config: config::check::Store,
+    pub(crate) log_level: LogLevel,
+    /// The log beside standard output.
+    pub(crate) log: crate::config::check::Log,
+    pub(crate) telemetry: crate::config::check::Telemetry,
+    pub(crate) lifecycle: Lifecycle,
+    /// What the agent looks at for others, and how it reaches its own API for that.
+    pub(crate) watches: Vec<Watch>,
+    pub(crate) watching: Vec<(String, String)>,
+    /// Every value, to compare with a later load.
+    pub(crate) settings: Settings,
+    /// What the user sees once everything listens.
+    pub(crate) banner: Vec<String>,
+    /// What the user should change.
+    pub(crate) warnings: Vec<String>,
+    /// What is worth knowing.
+    pub(crate) notices: Vec<String>,
+}
+
+/// How signals end the agent.
+pub(crate) struct Lifecycle {
+    pub(crate) leave_on_terminate: bool,
+    pub(crate) skip_leave_on_interrupt: bool,
+    pub(crate) pid_file: Option<PathBuf>,
+}
+
+/// Reads the configuration and works out the plan; the error is the whole text for the user.
+pub(crate) fn load(sources: &Sources) -> Result<Plan, String> {
+    let loaded = config::load(sources).map_err(|errors| errors.to_string())?;
+    plan(sources, loaded)
+}
+
+fn plan(sources: &Sources, loaded: Loaded) -> Result<Plan, String> {
+    let Loaded { config, services, checks, watches, notices, settings } = loaded;
+    let store = StoreChoice::new(&config.store, config.node.data_dir.as_deref())?;
+    if config.node.role == Role::Client {
+        return Err("client agents are not in this version: set server = true (with bootstrap = true, or -dev), and \
+                    this agent holds the state itself"
+            .into());
+    }
+    if let Some(folder) = &config.node.data_dir {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(folder)
+            .map_err(|error| format!("cannot make data_dir {}: {error}", folder.display()))?;
+    }
+    let node_id = match &config.node.id {
+        Some(id) => id.clone(),
+        None => kept_node_id(config.node.data_dir.as_deref(), config.node.id_from_host)?,
+    };
+    let mut warnings = Vec::new();
+    let mut informed = Vec::new();
+    for notice in notices {
+        match notice.weight {
+            config::Weight::Warn => warnings.push(notice.text),
+            config::Weight::Info => informed.push(notice.text),
+        }
+    }
+    let watching = client_environment(&config);
+    if !watches.is_empty() && watching.is_empty() {
+        return Err(
+            "watches need an HTTP or HTTPS listener, because they ask this agent's own API: set ports.http, or \
+                    remove watches"
+                .into(),
+        );
+    }
+    let log_level = match config.log.level {
+        config::check::output::Level::Trace => LogLevel::Trace,
+        config::check::output::Level::Debug => LogLevel::Debug,
+        config::check::output::Level::Info => LogLevel::Info,
+        config::check::output::Level::Warn => LogLevel::Warn,
+        config::check::output::Level::Err => LogLevel::Err,
+    };
+    let reloadable = Reloadable {
+        tokens: tokens(&config),
+        services: services.into_iter().map(|declared| declared.value).collect(),
+        checks: checks.into_iter().map(|declared| declared.value).collect(),
+        node_meta: config.node.meta.clone(),
+        discard_check_output: config.checks.discard_output,
+        local_scripts: config.checks.local_scripts,
+        remote_scripts: config.checks.remote_scripts,
+    };
+    Ok(Plan {
+        sources: sources.clone(),
+        settings,
+        banner: banner(&config, &node_id),
+        agent: agent(&config, node_id.clone())?,
+        state: lictor_state::Config { datacenter: config.node.datacenter.clone(), acl: acl(&config) },
+        http: http(&config, node_id)?,
+        dns: dns(&config)?,
+        dns_addresses: config.network.dns.clone(),
+        reloadable,
+        watches: watches.into_iter().map(|declared| declared.value).collect(),
+        watching,
+        store,
+        store_config: config.store.clone(),
+        log_level,
+        log: config.log.clone(),
+        telemetry: config.telemetry.clone(),
+        lifecycle: Lifecycle {
+            leave_on_terminate: config.lifecycle.leave_on_terminate,
+            skip_leave_on_interrupt: config.lifecycle.skip_leave_on_interrupt,
+            pid_file: config.lifecycle.pid_file.clone(),
+        },
+        warnings,
+        notices: informed,
+    })
+}
+
+/// How access is controlled, if it is.
+fn acl(config: &AgentConfig) -> Option<Acl> {
+    let acl = &config.acl;
+    acl.enabled.then_some(Acl {
+        default_policy: match acl.default_policy {
+            DefaultPolicy::Allow => Action::Allow,
+            DefaultPolicy::Deny => Action::Deny,
+        },
+        enforcement: if acl.enforce_version_8 { Enforcement::Full } else { Enforcement::BeforeVersion8 },
+    })
+}
+
+fn tokens(config: &AgentConfig) -> Tokens {
+    let crate::config::check::acl::Tokens { master: _, default, agent, agent_master, replication } =
+        config.acl.tokens.clone();
+    Tokens { replication, agent_master, default, agent }
+}
+
+fn agent(config: &AgentConfig, node_id: String) -> Result<lictor_agent::Config, String> {
+    let AgentConfig { node, network, mesh, checks, log, telemetry, .. } = config;
+    let executable =
+        std::env::current_exe().map_err(|error| format!("cannot find the path of this program: {error}"))?;
+    let mut proxy_telemetry = Opaque::new();
+    proxy_telemetry.insert("metrics_prefix".into(), telemetry.metrics_prefix.clone().into());
+    proxy_telemetry.insert("filter_default".into(), telemetry.filter_default.into());
+    for (key, value) in [
+        ("statsd_address", &telemetry.statsd_address),
+        ("statsite_address", &telemetry.statsite_address),
+        ("dogstatsd_addr", &telemetry.dogstatsd_addr),
+    ] {
+        if !value.is_empty() {
+            proxy_telemetry.insert(key.into(), value.clone().into());
+        }
+    }
+    for (key, list) in [
+        ("dogstatsd_tags", &telemetry.dogstatsd_tags),
+        ("allowed_prefixes", &telemetry.allowed_prefixes),
+        ("blocked_prefixes", &telemetry.blocked_prefixes),
+    ] {
+        if !list.is_empty() {
+            proxy_telemetry.insert(key.into(), list.clone().into());
+        }
+    }
+    if !telemetry.prometheus_retention.is_zero() {
+        let nanos = u64::try_from(telemetry.prometheus_retention.as_nanos()).unwrap_or(u64::MAX);
+        proxy_telemetry.insert("prometheus_retention_time".into(), nanos.into());
+    }
+    if telemetry.disable_hostname {
+        proxy_telemetry.insert("disable_hostname".into(), true.into());
+    }
+    Ok(lictor_agent::Config {
+        datacenter: node.datacenter.clone(),
+        node_name: node.name.clone(),
+        node_id,
+        advertise_addr: network.advertise,
+        advertise_addr_wan: network.advertise_wan,
+        tagged_addresses: node.tagged_addresses.clone(),
+        bind_addr: network.bind,
+        measures_distances: network.measures_distances,
+        ping_bind: network.serf_lan,
+        ping_port: network.ports.serf_lan,
+        is_server: node.role == Role::Server,
+        server_port: network.ports.server.unwrap_or_default(),
+        data_dir: node.data_dir.clone(),
+        runtime_dir: runtime_dir(),
+        proxy_ports: network.proxy_ports.clone(),
+        sidecar_ports: network.sidecar_ports.clone(),
+        connect: Connect {
+            enabled: mesh.enabled,
+            ca_config: mesh.ca_config.clone(),
+            allow_managed_root: mesh.allow_managed_root,
+            allow_managed_api_registration: mesh.allow_managed_api_registration,
+            default_exec_mode: mesh.proxy_defaults.exec_mode.clone(),
+            default_daemon_command: mesh.proxy_defaults.daemon_command.clone(),
+            default_script_command: mesh.proxy_defaults.script_command.clone(),
+            default_config: mesh.proxy_defaults.config.clone(),
+            pass_env: mesh.proxy_defaults.pass_env.clone(),
+            env: mesh.proxy_defaults.env.clone(),
+            drain_time: mesh.proxy_defaults.drain_time,
+            run_as: match mesh.proxy_defaults.run_as.as_str() {
+                "" => None,
+                text => Some(crate::users::run_as(text)?),
+            },
+            open_files: Some(mesh.proxy_defaults.limit_open_files).filter(|limit| *limit > 0),
+            kill_on_agent_exit: mesh.proxy_defaults.kill_on_agent_exit,
+            agent_lease: Some(mesh.proxy_defaults.agent_lease).filter(|lease| !lease.is_zero()),
+            same_node: mesh.same_node,
+            sandbox: if mesh.proxy_defaults.sandbox { Sandbox::On } else { Sandbox::Off },
+            log_limits: lictor_supervisor::output::Limits {
+                bytes: mesh.proxy_defaults.logs.rotate_bytes,
+                age: Some(mesh.proxy_defaults.logs.rotate_duration).filter(|age| !age.is_zero()),
+                keep: mesh.proxy_defaults.logs.max_files,
+            },
+            log_retention: mesh.proxy_defaults.logs.retention,
+        },
+        client_environment: client_environment(config),
+        proxy_socket: None,
+        open_proxy_socket: None,
+        proxy_telemetry,
+        proxy_log_level: Some(log.level_text.clone()).filter(|text| text != "INFO"),
+        executable,
+        acl: lictor_agent::config::Acl {
+            master_token: config.acl.tokens.master.clone(),
+            persistence: if config.acl.enable_token_persistence { Persistence::Kept } else { Persistence::Forgotten },
+        },
+        check_update_interval: checks.update_interval,
+        minimum_deregister_after: MINIMUM_DEREGISTER_AFTER,
+        shortest_session_ttl: config.lifecycle.session_ttl_min,
+        lost_nodes_stay: config.lifecycle.reconnect_timeout,
+        checks: lictor_check::Config {
+            trust: trust_of_checks(&config.tls),
+            docker_host: std::env::var("DOCKER_HOST").unwrap_or(lictor_check::Config::default().docker_host),
+            ..lictor_check::Config::default()
+        },
+    })
+}
+
+/// Whom checks believe, and what they show: without a wish, the system's authorities and nothing.
+fn trust_of_checks(tls: &crate::config::check::Tls) -> lictor_check::Trust {
+    if !tls.for_checks {
+        return lictor_check::Trust::default();
+    }
+    lictor_check::Trust::new(dialer::Settings {
+        ca_file: tls.ca_file.clone(),
+        ca_path: tls.ca_path.clone(),
+        certificate: tls.certificate.clone(),
+        ..dialer::Settings::default()
+    })
+}
+
+/// A folder of this process alone, below the system's folder for such things.
+fn runtime_dir() -> PathBuf {
+    let base = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_dir());
+    let random = uuid::Uuid::new_v4().simple().to_string();
+    base.unwrap_or_else(std::env::temp_dir).join(format!("lictor-{}-{}", std::process::id(), &random[..8]))
+}
+
+/// Whether a folder has the name of an agent's own folder.
+pub(crate) fn is_runtime_dir(name: &str) -> bool {
+    let parts = name.strip_prefix("lictor-").and_then(|rest| rest.split_once('-'));
+    parts.is_some_and(|(pid, random)| {
+        pid.parse::<u32>().is_ok() && random.len() == 8 && random.bytes().all(|byte| byte.is_ascii_hexdigit())
+    })
+}
+
+/// How managed proxies reach this agent; empty when they cannot.
+fn client_environment(config: &AgentConfig) -> Vec<(String, String)> {
+    let AgentConfig { network, tls, .. } = config;
+    // Without a certificate there is no HTTPS listener.
+    let https = network.https.first().filter(|_| tls.certificate.is_some());
+    let address = match (https, network.http.first()) {
+        (Some(https), _) => reachable(https),
+        (None, Some(http)) => reachable(http),
+        (None, None) => return Vec::new(),
+    };
+    let encrypted = https.is_some();
+    let file = |path: Option<&PathBuf>| match path {
+        Some(path) if encrypted => path.display().to_string(),
+        _ => String::new(),
+    };
+    let certificate = tls.certificate.as_ref();
+    [
+        ("CONSUL_HTTP_ADDR", address),
+        ("CONSUL_HTTP_TOKEN", String::new()),
+        ("CONSUL_HTTP_SSL", if encrypted { "true".into() } else { String::new() }),
+        ("CONSUL_CACERT", file(tls.ca_file.as_ref())),
+        ("CONSUL_CAPATH", file(tls.ca_path.as_ref())),
+        ("CONSUL_CLIENT_CERT", file(certificate.map(|(cert, _)| cert))),
+        ("CONSUL_CLIENT_KEY", file(certificate.map(|(_, key)| key))),
+        ("CONSUL_TLS_SERVER_NAME", String::new()),
+        ("CONSUL_HTTP_SSL_VERIFY", tls.verify_outgoing.to_string()),
+        ("CONSUL_HTTP_AUTH", String::new()),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_owned(), value))
+    .collect()
+}
+
+/// An address as a process of this machine dials it.
+fn reachable(listen: &ListenAddr) -> String {
+    match listen {
+        ListenAddr::Ip(address) => {
+            let ip = match address.ip() {
+                IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+                IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+                ip => ip,
+            };
+            SocketAddr::new(ip, address.port()).to_string()
+        }
+        ListenAddr::Unix(path) => format!("unix://{}", path.display()),
+    }
+}
+
+fn http(config: &AgentConfig, node_id: String) -> Result<lictor_http::Config, String> {
+    let AgentConfig { node, network, http, tls, .. } = config;
+    let sockets = &network.unix_sockets;
+    let id = |what: &str, text: &str| match text {
+        "" => Ok(None),
+        text => text.parse().map(Some).map_err(|_| {
+            format!("unix_sockets.{what}: {text:?} is not a numeric id. Give the number, as `id {text}` shows it")
+        }),
+    };
+    let (user, group) = (id("user", &sockets.user)?, id("group", &sockets.group)?);
+    let mut listeners = Vec::new();
+    for address in &network.http {
+        listeners.push(match address {
+            ListenAddr::Ip(address) => Listener::Tcp(*address),
+            ListenAddr::Unix(path) => Listener::Unix { path: path.clone(), mode: sockets.mode, user, group },
+        });
+    }
+    if !network.https.is_empty() {
+        match &tls.certificate {
+            None => tracing::warn!("agent: ports.https without cert_file and key_file: there is no HTTPS listener"),
+            Some((cert, key)) => {
+                let clients = if tls.verify_incoming_https { Clients::Verified } else { Clients::Any };
+                let files = Files {
+                    certificate: cert.clone(),
+                    key: key.clone(),
+                    ca_file: tls.ca_file.clone(),
+                    ca_path: tls.ca_path.clone(),
+                    clients,
+                    suites: tls.cipher_suites.clone(),
+                    order: if tls.prefer_server_cipher_suites { Order::Servers } else { Order::Clients },
+                    ..Files::default()
+                };
+                let acceptor = Acceptor::load(files).map_err(|error| lictor_agent::error::chain(&error))?;
+                let acceptor = std::sync::Arc::new(acceptor);
+                for address in &network.https {
+                    if let ListenAddr::Ip(address) = address {
+                        listeners.push(Listener::Tls(*address, acceptor.clone()));
+                    }
+                }
+            }
+        }
+    }
+    let allow_write_from = http
+        .allow_write_from
+        .iter()
+        .map(|network| network.to_string().parse::<Network>().map_err(|error| error.to_string()))
+        .collect::<Result<_, _>>()?;
+    Ok(lictor_http::Config {
+        listeners,
+        datacenter: node.datacenter.clone(),
+        node_name: node.name.clone(),
+        node_id: node_id.clone(),
+        advertise_addr: network.advertise,
+        advertise_addr_wan: network.advertise_wan,
+        ports: Ports {
+            server: network.ports.server.unwrap_or_default(),
+            serf_lan: network.ports.serf_lan.unwrap_or_default(),
+            serf_wan: network.ports.serf_wan.unwrap_or_default(),
+        },
+        version: COMPATIBLE.to_owned(),
+        revision: String::new(),
+        layout: if node.dev { Layout::Pretty } else { Layout::Compact },
+        response_headers: http.response_headers.clone(),
+        page: http.page.clone(),
+        block_endpoints: http.block_endpoints.clone(),
+        allow_write_from,
+        translate_wan_addrs: network.translate_wan_addrs,
+        unprintable_paths: if http.unprintable_paths { Unprintable::Accepted } else { Unprintable::Refused },
+        discovery_max_stale: http.discovery_max_stale,
+        mesh: if config.mesh.enabled { Mesh::Enabled } else { Mesh::Disabled },
+        key_lists: if config.acl.enable_key_list_policy { KeyLists::NeedRight } else { KeyLists::Filtered },
+        debug_config: debug::shown(config, &node_id),
+    })
+}
+
+fn dns(config: &AgentConfig) -> Result<lictor_dns::Config, String> {
+    let AgentConfig { node, dns, .. } = config;
+    let recursors = dns
+        .recursors
+        .iter()
+        .map(|text| recursor(text).ok_or_else(|| format!("Invalid recursor address: {text:?} is no ip or ip:port")))
+        .collect::<Result<_, _>>()?;
+    Ok(lictor_dns::Config {
+        domain: node.domain.clone(),
+        datacenter: node.datacenter.clone(),
+        node_name: node.name.to_string(),
+        node_ttl: dns.node_ttl,
+        service_ttl: dns.service_ttl.clone(),
+        only_passing: dns.only_passing,
+        a_record_limit: usize::try_from(dns.a_record_limit).unwrap_or(usize::MAX),
+        udp_answer_limit: usize::try_from(dns.udp_answer_limit).unwrap_or(usize::MAX),
+        enable_truncate: dns.enable_truncate,
+        disable_compression: dns.disable_compression,
+        enable_additional_node_meta_txt: dns.node_meta_txt,
+        soa: lictor_dns::Soa {
+            refresh: dns.soa.refresh,
+            retry: dns.soa.retry,
+            expire: dns.soa.expire,
+            min_ttl: dns.soa.min_ttl,
+        },
+        recursors,
+        recursor_timeout: dns.recursor_timeout,
+    })
+}
+
+/// `ip`, `ip:port`, or a host name, which is looked up once, at start.
+fn recursor(text: &str) -> Option<SocketAddr> {
+    use std::net::ToSocketAddrs;
+    const PORT: u16 = 53;
+    if let Ok(ip) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
+        return Some(SocketAddr::new(ip, PORT));
+    }
+    text.parse().ok().or_else(|| {
+        let with_port = if text.contains(':') { text.to_owned() } else { format!("{text}:{PORT}") };
+        with_port.to_socket_addrs().ok()?.next()
+    })
+}
+
+fn banner(config: &AgentConfig, node_id: &str) -> Vec<String> {
+    let AgentConfig { node, network, tls, .. } = config;
+    let port = |port: Option<u16>| port.map_or(-1, i64::from);
+    let ports = &network.ports;
+    let clients: Vec<String> = network.client.iter().map(ToString::to_string).collect();
+    let rows = [
+        ("Version", format!("'{COMPATIBLE}' (lictor {})", env!("CARGO_PKG_VERSION"))),
+        ("Node ID", format!("'{node_id}'")),
+        ("Node name", format!("'{}'", node.name)),
+        ("Datacenter", format!("'{}' (Segment: '<all>')", node.datacenter)),
+        ("Server", format!("{} (Bootstrap: {})", node.role == Role::Server, !node.dev)),
+        (
+            "Client Addr",
+            format!(
+                "[{}] (HTTP: {}, HTTPS: {}, gRPC: {}, DNS: {})",
+                clients.join(" "),
+                port(ports.http),
+                port(ports.https),
+                port(ports.grpc),
+                port(ports.dns)
+            ),
+        ),
+        (
+            "Cluster Addr",
+            format!("{} (LAN: {}, WAN: {})", network.advertise, port(ports.serf_lan), port(ports.serf_wan)),
+        ),
+        (
+            "Encrypt",
+            format!(
+                "Gossip: false, TLS-Outgoing: {}, TLS-Incoming: {}",
+                tls.verify_outgoing, tls.verify_incoming_https
+            ),
+        ),
+    ];
+    let mut lines = vec!["==> Consul agent running!".to_owned()];
+    lines.extend(rows.iter().map(|(name, value)| format!("{name:>18}: {value}")));
+    lines.extend([String::new(), "==> Log data will now stream in as it occurs:".to_owned(), String::new()]);
+    lines
+}
+
+/// The node's id: kept in the data directory, made at the first start.
+fn kept_node_id(data_dir: Option<&Path>, from_host: bool) -> Result<String, String> {
+    let fresh = || {
+        let host = from_host.then(host_id).flatten();
+        host.map_or_else(|| uuid::Uuid::new_v4().to_string(), |host| derived_id(&host))
+    };
+    let Some(folder) = data_dir else { return Ok(fresh()) };
+    let path = folder.join("node-id");
+    match fs::read_to_string(&path) {
+        Ok(text) => {
+            let id = text.trim().to_ascii_lowercase();
+            uuid::Uuid::parse_str(&id).map_err(|_| {
+                format!("{} holds {id:?}, which is no UUID. Put the node's id back, or remove the file", path.display())
+            })?;
+            Ok(id)
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let id = fresh();
+            let write = || -> std::io::Result<()> {
+                let mut file = fs::File::options().write(true).create_new(true).mode(0o600).open(&path)?;
+                file.write_all(id.as_bytes())?;
+                file.sync_all()
+            };
+            write().map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+            Ok(id)
+        }
+        Err(error) => Err(format!("cannot read {}: {error}", path.display())),
+    }
+}
+
+/// What tells this machine from others: the board's id where it can be read, else the system's own. `None` in a
+/// container that has neither; its node gets an id at random.
+fn host_id() -> Option<String> {
+    let files = ["/sys/class/dmi/id/product_uuid", "/etc/machine-id"];
+    let mut texts = files.iter().filter_map(|path| fs::read_to_string(path).ok());
+    texts.find_map(|text| uuid::Uuid::parse_str(text.trim()).ok()).map(|id| id.to_string())
+}
+
+/// The id of a node on a machine: by a digest, so that it does not tell the machine's.
+fn derived_id(host: &str) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA512, host.as_bytes());
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&digest.as_ref()[..16]);
+    uuid::Uuid::from_bytes(bytes).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_id_of_the_host_is_always_the_same_and_not_the_hosts() {
+        let host = "8d5f2b8e-6f0a-4c87-9a58-0b5a1cf0a2d1";
+        assert_eq!(derived_id(host), derived_id(host));
+        assert_ne!(derived_id(host), host);
+        uuid::Uuid::parse_str(&derived_id(host)).unwrap();
+    }
+
+    #[test]
+    fn only_folders_of_agents_have_their_name() {
+        let own = runtime_dir();
+        assert!(is_runtime_dir(own.file_name().and_then(|name| name.to_str()).unwrap()));
+        for other in ["lictor", "lictor-1-", "lictor-x-01234567", "lictor-test-a1b2c3d4", "lictor-1-0123456g"] {
+            assert!(!is_runtime_dir(other), "{other}");
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! Access control on the built binary: who may do what, and that it stays so over a restart.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on shall stop")]
+
+mod house;
+mod proxies;
+mod restart;
+mod walk;

@@ -1,0 +1,133 @@
+//! The token of a managed proxy: what a proxy must do with it works, everything else is refused.
+
+use std::fs;
+
+use lictor_testkit::{House, until};
+use serde_json::{Value, json};
+
+use crate::house::{LICTOR, ROOT, as_root, ask_as, guarded, token_with};
+
+/// `web` and `db` with managed proxies, registered with a token of their own that can do far more than a proxy needs.
+fn house() -> House {
+    let more = json!({"connect": {"enabled": true,
+        "proxy": {"allow_managed_root": true, "allow_managed_api_registration": true}}});
+    let house = House::start(LICTOR, guarded(more));
+    as_root(&house, "PUT", "/v1/agent/token/agent", json!({"Token": ROOT}));
+    let rules = r#"service "web" { policy = "write" } service "web-proxy" { policy = "write" }
+        service_prefix "" { policy = "read" } node_prefix "" { policy = "read" } key_prefix "app/" { policy = "write" }"#;
+    let web = token_with(&house, "web", rules);
+    let upstreams = json!([{"DestinationName": "db", "LocalBindPort": lictor_testkit::ports::one()}]);
+    register(
+        &house,
+        &web,
+        json!({"Name": "web", "Port": 8080, "Connect": {"Proxy": {"Command": command(), "Upstreams": upstreams}}}),
+    );
+    let db = token_with(&house, "db", &rules.replace("web", "db"));
+    register(&house, &db, json!({"Name": "db", "Port": 8081, "Connect": {"Proxy": {"Command": command()}}}));
+    house
+}
+
+/// A command of its own: the agent's own proxy needs no token and gets none.
+fn command() -> Value {
+    json!([LICTOR, "connect", "proxy", "-log-level=debug"])
+}
+
+fn register(house: &House, token: &str, definition: Value) {
+    let answer = ask_as(house, token, "PUT", "/v1/agent/service/register", definition);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
+/// The secret that the agent gave to a proxy, as its process has it.
+fn proxy_token(house: &House, id: &str) -> String {
+    let environment = fs::read(format!("/proc/{}/environ", house.proxy_pid(id))).unwrap();
+    let entries = environment.split(|byte| *byte == 0).map(String::from_utf8_lossy);
+    entries.filter_map(|entry| entry.strip_prefix("CONNECT_PROXY_TOKEN=").map(str::to_owned)).next().unwrap()
+}
+
+fn get(house: &House, token: &str, path: &str) -> (u16, String) {
+    let answer = ask_as(house, token, "GET", path, Value::Null);
+    (answer.status, answer.text())
+}
+
+fn denied() -> (u16, String) {
+    (403, "Permission denied".into())
+}
+
+/// Spec 01 section 6, facts 1 to 4.
+#[test]
+fn a_proxy_may_do_what_a_proxy_must_and_nothing_else() {
+    let house = house();
+    let token = proxy_token(&house, "web-proxy");
+    let other = proxy_token(&house, "db-proxy");
+    assert_ne!(token, other);
+
+    // Fact 1: its own configuration and leaf, and nobody else's.
+    let own = ask_as(&house, &token, "GET", "/v1/agent/connect/proxy/web-proxy", Value::Null);
+    assert_eq!(own.status, 200, "{}", own.text());
+    assert!(own.json()["Config"].get("telemetry").is_some(), "{}", own.text());
+    let leaf = ask_as(&house, &token, "GET", "/v1/agent/connect/ca/leaf/web", Value::Null);
+    assert!(leaf.status == 200 && leaf.text().contains("PRIVATE KEY"), "{}", leaf.text());
+    assert_eq!(get(&house, &token, "/v1/agent/connect/ca/leaf/db"), denied());
+    assert_eq!(get(&house, &token, "/v1/agent/connect/ca/leaf/web-proxy"), denied());
+    assert_eq!(get(&house, &token, "/v1/agent/connect/proxy/db-proxy").0, 403);
+    assert_eq!(get(&house, &other, "/v1/agent/connect/proxy/web-proxy").0, 403);
+    assert_eq!(get(&house, &token, "/v1/agent/service/web-proxy").0, 200);
+    assert_eq!(get(&house, &token, "/v1/agent/connect/ca/roots").0, 200);
+    let uri = "spiffe://x.consul/ns/default/dc/dc1/svc/a";
+    let authorize = |token: &str, target: &str| {
+        let question = json!({"Target": target, "ClientCertURI": uri});
+        ask_as(&house, token, "POST", "/v1/agent/connect/authorize", question)
+    };
+    assert_eq!(authorize(&token, "web").json()["Authorized"], false, "the default policy denies");
+    assert_eq!(authorize(&token, "web").json()["Reason"], "Default behavior configured by ACLs");
+    assert_eq!(authorize(&token, "db").status, 403);
+    assert_eq!(get(&house, &token, "/v1/connect/intentions/match?by=destination&name=web").0, 200);
+    // Its upstreams, seen with the rights of its service.
+    until("the proxy of db is in the catalog", || get(&house, &token, "/v1/health/connect/db").1.contains("db-proxy"));
+    assert_eq!(get(&house, &other, "/v1/health/connect/web"), denied(), "db has no such upstream");
+
+    // Fact 2: the token of its service is none of its business.
+    assert_eq!(get(&house, &token, "/v1/acl/token/self").0, 403);
+
+    // Fact 3: neither is what that token could do.
+    for (method, path, body) in [
+        ("PUT", "/v1/agent/service/register", json!({"Name": "web", "Port": 1})),
+        ("PUT", "/v1/agent/service/deregister/web", Value::Null),
+        ("PUT", "/v1/kv/app/x", json!("x")),
+        ("GET", "/v1/kv/app/x", Value::Null),
+        ("PUT", "/v1/session/create", Value::Null),
+        ("GET", "/v1/agent/services", Value::Null),
+        ("GET", "/v1/agent/self", Value::Null),
+        ("GET", "/v1/catalog/nodes", Value::Null),
+        ("GET", "/v1/connect/intentions", Value::Null),
+    ] {
+        let answer = ask_as(&house, &token, method, path, body);
+        assert_eq!((answer.status, answer.text()), denied(), "{method} {path}");
+    }
+
+    // Fact 4: it ends with its parent.
+    as_root(&house, "PUT", "/v1/agent/service/deregister/web", Value::Null);
+    assert_eq!(get(&house, &token, "/v1/agent/connect/ca/leaf/web"), (403, "ACL not found".into()));
+    assert_eq!(get(&house, &token, "/v1/health/connect/db"), (403, "ACL not found".into()));
+    assert!(!house.log().contains(&token), "no log has the token");
+}
+
+/// Spec 01 section 6, facts 5 and 6.
+#[test]
+fn a_proxys_token_is_one_agents_own_and_shows_telemetry_to_the_proxy_alone() {
+    let definition = json!({"services": [{"name": "web", "port": 8080, "connect": {"proxy": {"command": command()}}}]});
+    let open = House::start_dev(LICTOR, definition);
+    let token = proxy_token(&open, "web-proxy");
+    let telemetry = |token: &str| {
+        let answer = ask_as(&open, token, "GET", "/v1/agent/connect/proxy/web-proxy", Value::Null);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.json()["Config"].get("telemetry").is_some()
+    };
+    // Fact 6: without access control any token works, and one is still the proxy's.
+    assert!(telemetry(&token));
+    assert!(!telemetry("anything") && !telemetry(""));
+    assert_eq!(get(&open, "anything", "/v1/agent/connect/ca/leaf/web").0, 200);
+    // Fact 5: another agent does not know it.
+    let other = House::start_dev(LICTOR, guarded(json!({})));
+    assert_eq!(get(&other, &token, "/v1/catalog/nodes"), (403, "ACL not found".into()));
+}

@@ -1,0 +1,209 @@
+//! What several tests of the whole house share: example applications and load.
+#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(unreachable_pub, reason = "a module of test files")]
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use lictor_testkit::{House, ports};
+use serde_json::{Value, json};
+
+/// The binary under test.
+pub const LICTOR: &str = env!("CARGO_BIN_EXE_lictor");
+
+/// An application that sends back what it gets, and the whole of it: it ends a connection only when its client has.
+pub fn echo() -> SocketAddr {
+    serve("127.0.0.1:0", |mut connection| {
+        let mut buffer = [0; 16 * 1024];
+        while let Ok(read @ 1..) = connection.read(&mut buffer) {
+            if connection.write_all(&buffer[..read]).is_err() {
+                return;
+            }
+        }
+        let _ = connection.shutdown(Shutdown::Write);
+    })
+}
+
+/// An application that does something with each connection, in a thread of its own.
+pub fn serve(address: &str, handle: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
+    let listener = TcpListener::bind(address).unwrap();
+    let address = listener.local_addr().unwrap();
+    let handle = Arc::new(handle);
+    thread::spawn(move || {
+        for connection in listener.incoming().flatten() {
+            let handle = Arc::clone(&handle);
+            thread::spawn(move || handle(connection));
+        }
+    });
+    address
+}
+
+/// Two services, `web` with an upstream to `db`, and the port of that upstream.
+pub fn two_services(db_port: u16) -> (Value, u16) {
+    let entry = ports::one();
+    let services = json!({"services": [
+        {"name": "db", "port": db_port, "connect": {"proxy": {}}},
+        {"name": "web", "port": 8080, "connect": {"proxy": {
+            "upstreams": [{"destination_name": "db", "local_bind_port": entry}]}}},
+    ]});
+    (services, entry)
+}
+
+/// A house with [`two_services`], ready for requests.
+pub fn mesh(db_port: u16) -> (House, u16) {
+    let (config, entry) = two_services(db_port);
+    let house = House::start(LICTOR, config);
+    wait_path(&house, entry);
+    (house, entry)
+}
+
+/// Waits until bytes come back from an echo application behind the mesh.
+pub fn wait_path(house: &House, entry: u16) {
+    house.wait_healthy("db");
+    lictor_testkit::until("bytes come through both proxies", || echo_once(entry).is_ok());
+}
+
+/// Sends a few bytes on a new connection and expects them back.
+pub fn echo_once(entry: u16) -> std::io::Result<()> {
+    let mut connection = connect(entry)?;
+    exchange(&mut connection)
+}
+
+/// A connection to a local port.
+pub fn connect(entry: u16) -> std::io::Result<TcpStream> {
+    let connection = TcpStream::connect(("127.0.0.1", entry))?;
+    connection.set_read_timeout(Some(Duration::from_secs(10)))?;
+    connection.set_nodelay(true)?;
+    Ok(connection)
+}
+
+/// Sends a few bytes and expects them back.
+pub fn exchange(connection: &mut TcpStream) -> std::io::Result<()> {
+    connection.write_all(b"ping\n")?;
+    let mut back = [0; 5];
+    connection.read_exact(&mut back)?;
+    if &back == b"ping\n" { Ok(()) } else { Err(std::io::Error::other("other bytes came back")) }
+}
+
+/// Requests at a steady rate on fresh connections and, beside them, one after the other on open ones.
+pub struct Load {
+    stop: Arc<AtomicBool>,
+    sent: Arc<AtomicU64>,
+    failed: Arc<AtomicU64>,
+    workers: Vec<JoinHandle<Vec<String>>>,
+}
+
+impl Load {
+    /// `fresh` workers that open a connection for each request, `open` workers that keep theirs.
+    pub fn start(entry: u16, fresh: usize, open: usize) -> Load {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (sent, failed) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let workers = (0..fresh + open)
+            .map(|number| {
+                let (stop, sent, failed) = (Arc::clone(&stop), Arc::clone(&sent), Arc::clone(&failed));
+                thread::spawn(move || {
+                    let mut failures = Vec::new();
+                    let mut kept = (number >= fresh).then(|| connect(entry));
+                    while !stop.load(Ordering::Relaxed) {
+                        let outcome = match &mut kept {
+                            Some(Ok(connection)) => exchange(connection),
+                            Some(Err(error)) => Err(std::io::Error::other(error.to_string())),
+                            None => echo_once(entry),
+                        };
+                        sent.fetch_add(1, Ordering::Relaxed);
+                        if let Err(error) = outcome {
+                            failed.fetch_add(1, Ordering::Relaxed);
+                            failures.push(error.to_string());
+                            if kept.is_some() {
+                                kept = Some(connect(entry));
+                            }
+                        }
+                        thread::sleep(Duration::from_millis(2));
+                    }
+                    failures
+                })
+            })
+            .collect();
+        Load { stop, sent, failed, workers }
+    }
+
+    /// Waits for so many more requests: the load is really there.
+    pub fn wait_for(&self, more: u64) {
+        let goal = self.sent.load(Ordering::Relaxed) + more;
+        lictor_testkit::until("requests are sent", || self.sent.load(Ordering::Relaxed) >= goal);
+    }
+
+    /// How many requests went wrong so far.
+    pub fn failures(&self) -> u64 {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    /// Requests sent, and what went wrong.
+    pub fn stop(self) -> (u64, Vec<String>) {
+        let (sent, failures) = self.stop_each();
+        (sent, failures.into_iter().flatten().collect())
+    }
+
+    /// Requests sent, and what went wrong for each worker: first those with fresh connections.
+    pub fn stop_each(self) -> (u64, Vec<Vec<String>>) {
+        self.stop.store(true, Ordering::Relaxed);
+        let failures = self.workers.into_iter().map(|worker| worker.join().unwrap()).collect();
+        (self.sent.load(Ordering::Relaxed), failures)
+    }
+}
+
+/// Whether a process holds a socket that listens on a local port.
+pub fn holds_listener(pid: u32, port: u16) -> bool {
+    let wanted = format!(":{port:04X}");
+    let tables = ["tcp", "tcp6"].map(|table| std::fs::read_to_string(format!("/proc/net/{table}")).unwrap_or_default());
+    let inodes: Vec<String> = tables
+        .iter()
+        .flat_map(|table| table.lines().skip(1))
+        .filter_map(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            // State 0A listens.
+            (fields.get(1)?.ends_with(&wanted) && *fields.get(3)? == "0A").then(|| format!("socket:[{}]", fields[9]))
+        })
+        .collect();
+    let held = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    held.filter_map(|fd| std::fs::read_link(fd.path()).ok())
+        .any(|link| inodes.iter().any(|inode| link.to_str() == Some(inode)))
+}
+
+/// Whether a connection was ended by the other side within the limit.
+pub fn is_cut(connection: &mut TcpStream, limit: Duration) -> bool {
+    let end = Instant::now() + limit;
+    connection.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+    let mut byte = [0];
+    while Instant::now() < end {
+        match connection.read(&mut byte) {
+            Ok(0) => return true,
+            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {}
+            Err(_) => return true,
+            Ok(_) => return false,
+        }
+    }
+    false
+}
+
+/// A private key for a new root, or `None` after saying that the test is skipped.
+pub fn root_key() -> Option<String> {
+    let openssl = lictor_testkit::program::find("openssl")?;
+    let output = std::process::Command::new(openssl)
+        .args(["ecparam", "-name", "prime256v1", "-genkey", "-noout"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    Some(String::from_utf8(output.stdout).unwrap())
+}
+
+/// Makes the authority sign with a new root from now on.
+pub fn rotate(house: &House, key: &str) {
+    let before = house.get("/v1/connect/ca/roots").json()["ActiveRootID"].clone();
+    house.put("/v1/connect/ca/configuration", json!({"Provider": "consul", "Config": {"PrivateKey": key}}));
+    lictor_testkit::until("there is a new root", || house.get("/v1/connect/ca/roots").json()["ActiveRootID"] != before);
+}

@@ -1,0 +1,340 @@
+//! What operators see of managed proxies and do with them, by the commands they type.
+#![allow(clippy::unwrap_used, reason = "a test that cannot be set up shall fail")]
+
+mod common;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use common::{LICTOR, connect, echo, echo_once, exchange, mesh, two_services, wait_path};
+use lictor_testkit::house::is_running;
+use lictor_testkit::{House, eventually, until};
+use serde_json::{Value, json};
+
+/// What a command printed, and its exit code.
+#[derive(Debug)]
+struct Outcome {
+    code: i32,
+    stdout: String,
+    stderr: String,
+}
+
+fn command(house: &House, words: &str) -> Command {
+    let mut command = Command::new(LICTOR);
+    command.arg("connect").args(words.split_whitespace()).stdin(Stdio::null());
+    command.env("CONSUL_HTTP_ADDR", format!("127.0.0.1:{}", house.http_port));
+    command
+}
+
+fn lictor(house: &House, words: &str) -> Outcome {
+    let output = command(house, words).output().unwrap();
+    Outcome {
+        code: output.status.code().unwrap(),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+fn done(house: &House, words: &str) -> String {
+    let outcome = lictor(house, words);
+    assert_eq!(outcome.code, 0, "{words}: {outcome:?}\n{}", house.log());
+    outcome.stdout
+}
+
+fn ps(house: &House, id: &str) -> Value {
+    let all: Value = serde_json::from_str(&done(house, "ps -format=json")).unwrap();
+    all.as_array().unwrap().iter().find(|process| process["ProxyID"] == id).cloned().unwrap()
+}
+
+#[test]
+fn proxies_are_listed_waited_for_stopped_started_and_restarted() {
+    let (mut house, entry) = mesh(echo().port());
+    assert_eq!(done(&house, "wait -timeout 60s"), "2 of 2 managed proxies serve\n");
+    let table = done(&house, "ps");
+    let lines: Vec<&str> = table.lines().collect();
+    assert!(lines[0].starts_with("PROXY") && lines.len() == 3, "{table}");
+    assert!(lines[1].starts_with("db-proxy") && lines[1].contains("ready"), "{table}");
+
+    let db = ps(&house, "db-proxy");
+    assert_eq!(db["PID"], house.proxy_pid("db-proxy"));
+    assert_eq!((&db["Serving"], &db["Restarts"], &db["Held"]), (&json!(true), &json!(0), &json!(false)));
+    assert!(db["MemoryBytes"].as_u64().unwrap() > 1 << 20 && db["OpenFiles"].as_u64().unwrap() > 3, "{db}");
+    assert!(db["Report"]["LeafValidUntil"].as_str().unwrap().starts_with("20") && db["Report"]["Roots"] == 1, "{db}");
+    let web = ps(&house, "web-proxy");
+    assert_eq!((&web["Report"]["UpstreamsReachable"], &web["Report"]["UpstreamsWanted"]), (&json!(1), &json!(1)));
+    assert_eq!(web["Report"]["ListenersOpen"], 2);
+    let mut open = connect(entry).unwrap();
+    exchange(&mut open).unwrap();
+    until("the connection is counted on both sides", || {
+        let inbound = |id| ps(&house, id)["Report"]["Inbound"] == 1;
+        inbound("db-proxy") && ps(&house, "web-proxy")["Report"]["Connections"] == 1
+    });
+
+    assert_eq!(done(&house, "why web"), "web-proxy serves\n");
+    let before = house.proxy_pid("web-proxy");
+    assert!(done(&house, "restart web").starts_with("web-proxy: "));
+    // The old process may still be there: it lets its connections end.
+    assert_ne!(ps(&house, "web-proxy")["PID"], before);
+    wait_path(&house, entry);
+
+    // What an operator stopped stays stopped, whatever happens to the agent.
+    assert_eq!(done(&house, "stop db"), "db-proxy: stopped\n");
+    let both = |house: &House| {
+        let why = lictor(house, "why db-proxy");
+        assert_eq!(why.code, 2, "{why:?}");
+        assert!(why.stdout.contains("an operator stopped db-proxy") && why.stdout.contains("connect start db-proxy"));
+        assert!(!house.proxies().iter().any(|(id, _)| id == "db-proxy"));
+    };
+    both(&house);
+    until("its neighbour misses it", || {
+        let why = lictor(&house, "why web");
+        why.code == 2 && why.stdout.contains("upstream service:default/db has no healthy instance")
+    });
+    let waited = lictor(&house, "wait -timeout 1s web");
+    assert!(waited.code == 1 && waited.stderr.contains("no healthy instance"), "{waited:?}");
+    house.kill_agent();
+    house.start_agent();
+    house.wait_ready();
+    until("the agent has looked after its proxies", || lictor(&house, "ps").stdout.contains("stopped (held)"));
+    both(&house);
+    done(&house, "start db");
+    assert_eq!(lictor(&house, "wait -timeout 60s web db").code, 0);
+    wait_path(&house, entry);
+
+    let nobody = lictor(&house, "why nobody");
+    assert!(nobody.code == 1 && nobody.stderr.contains("there is no managed proxy \"nobody\""), "{nobody:?}");
+}
+
+/// A command that goes on, and the lines it prints; killed when dropped.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn logs_are_shown_and_followed_through_a_restart_of_the_proxy() {
+    let (house, _) = mesh(echo().port());
+    let shown = done(&house, "logs web -n 1000");
+    assert!(shown.contains("Proxy loaded config and ready to serve"), "{shown}");
+    assert_eq!(done(&house, "logs -n 1 web").lines().count(), 1);
+    let mut child = command(&house, "logs -f -n 0 web").stdout(Stdio::piped()).spawn().unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let _running = Running(child);
+    // The follower is there when the agent has answered; lines of the new process are new in any case.
+    let restarted = std::thread::spawn({
+        let mut command = command(&house, "restart web");
+        move || {
+            std::thread::sleep(std::time::Duration::from_secs(1));
+            command.stdout(Stdio::null()).status().unwrap()
+        }
+    });
+    let mut followed = lines.map(Result::unwrap);
+    assert!(followed.any(|line| line.contains("Consul Connect proxy starting")));
+    assert!(followed.any(|line| line.contains("Proxy loaded config and ready to serve")));
+    assert!(restarted.join().unwrap().success());
+}
+
+#[test]
+fn a_drained_proxy_leaves_discovery_keeps_its_connections_and_stops_when_they_have_ended() {
+    let (house, entry) = mesh(echo().port());
+    let pid = house.proxy_pid("db-proxy");
+    let mut open = connect(entry).unwrap();
+    exchange(&mut open).unwrap();
+    let draining = command(&house, "drain -timeout 120s db").stdout(Stdio::piped()).spawn().unwrap();
+    let mut draining = Running(draining);
+    until("discovery has no db any more", || {
+        house.get("/v1/health/connect/db?passing").json().as_array().is_some_and(Vec::is_empty)
+    });
+    until("it is shown with its connection", || {
+        let db = ps(&house, "db-proxy");
+        db["State"] == "draining" && db["Report"]["Inbound"] == 1
+    });
+    until("nobody is sent there", || echo_once(entry).is_err());
+    exchange(&mut open).unwrap();
+    assert!(is_running(pid) && draining.0.try_wait().unwrap().is_none());
+    drop(open);
+    let status = eventually("the drain is over", || draining.0.try_wait().unwrap());
+    assert!(status.success() && !is_running(pid));
+    assert_eq!(ps(&house, "db-proxy")["State"], "stopped");
+    done(&house, "start db");
+    wait_path(&house, entry);
+}
+
+fn with_command(script: &str, defaults: Value) -> Value {
+    let proxy = json!({"command": ["/bin/sh", "-c", script], "config": {"disable_tcp_check": true}});
+    json!({
+        "services": [{"name": "app", "port": 8080, "connect": {"proxy": proxy}}],
+        "connect": {"proxy_defaults": defaults},
+    })
+}
+
+#[test]
+fn the_last_words_of_a_crashed_proxy_are_shown_where_its_crash_is_reported() {
+    let house = House::start(LICTOR, with_command("echo hello; echo the disk is on fire >&2; exit 3", json!({})));
+    until("the agent's log has them", || {
+        let log = house.log();
+        log.contains("app-proxy: pid")
+            && log.contains("exited with code 3")
+            && log.contains("said: the disk is on fire")
+    });
+    let shown = eventually("ps has them", || {
+        let app = ps(&house, "app-proxy");
+        (app["LastExit"]["Output"] == json!(["hello", "the disk is on fire"])).then_some(app)
+    });
+    assert_eq!(shown["LastExit"]["Reason"], "exited with code 3");
+    until("why tells them while it waits", || {
+        let why = lictor(&house, "why app");
+        why.code == 2 && why.stdout.contains("started again in") && why.stdout.contains("the disk is on fire")
+    });
+    assert!(lictor(&house, "ps").stdout.contains("exited with code 3"));
+}
+
+/// All output, oldest file first, without the holes that a file system may leave at the front.
+fn all_output(folder: &Path) -> String {
+    let name = |number: u32| match number {
+        0 => folder.join("app-proxy-stdout.log"),
+        _ => folder.join(format!("app-proxy-stdout.log.{number}")),
+    };
+    let files = (0..10_000).rev().filter_map(|number| fs::read(name(number)).ok());
+    let text: Vec<u8> = files.flatten().filter(|byte| *byte != 0).collect();
+    String::from_utf8(text).unwrap()
+}
+
+#[test]
+fn rotation_loses_no_line_while_agents_come_and_go() {
+    // Two writers on one file, as a program with a child has.
+    let script = "for w in a b; do (n=0; while [ $n -lt 20000 ]; do echo \"$w $n\"; n=$((n+1)); done) & done; wait; \
+                  sleep 1000";
+    let limits = json!({"log_rotate_bytes": 16384, "log_rotate_max_files": 1000});
+    let mut house = House::start(LICTOR, with_command(script, limits));
+    let folder = house.data_dir().join("proxy/logs");
+    let rotated = |number: u32| folder.join(format!("app-proxy-stdout.log.{number}")).exists();
+    until("it was rotated", || rotated(1));
+    house.kill_agent();
+    house.start_agent();
+    house.wait_ready();
+    let count = |text: &str, writer: &str| text.lines().filter(|line| line.starts_with(writer)).count();
+    until("everything is written and rotated", || {
+        let small = fs::metadata(folder.join("app-proxy-stdout.log")).is_ok_and(|found| {
+            use std::os::unix::fs::MetadataExt;
+            found.blocks() * 512 <= 32 << 10
+        });
+        let text = all_output(&folder);
+        rotated(5) && small && count(&text, "a ") >= 20_000 && count(&text, "b ") >= 20_000
+    });
+    let text = all_output(&folder);
+    for writer in ["a", "b"] {
+        let own: Vec<&str> = text.lines().filter(|line| line.starts_with(writer)).collect();
+        assert_eq!(own.len(), 20_000);
+        assert!(own.iter().enumerate().all(|(n, line)| *line == format!("{writer} {n}")), "{writer} is out of order");
+    }
+    // The command shows them across files.
+    assert_eq!(done(&house, "logs -n 30000 app").lines().count(), 30_000);
+}
+
+#[test]
+fn built_in_proxies_have_given_up_what_they_do_not_need_and_carry_traffic() {
+    let (house, entry) = mesh(echo().port());
+    let status = |id: &str| fs::read_to_string(format!("/proc/{}/status", house.proxy_pid(id))).unwrap();
+    for id in ["web-proxy", "db-proxy"] {
+        let text = status(id);
+        let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim();
+        for set in ["CapEff:", "CapPrm:", "CapInh:", "CapAmb:"] {
+            assert_eq!(field(set).trim_start_matches('0'), "", "{id} {set} {text}");
+        }
+        assert_eq!((field("NoNewPrivs:"), field("Seccomp:")), ("1", "2"), "{id}: {text}");
+        assert!(done(&house, &format!("logs -n 1000 {id}")).contains("sandbox: no-new-privileges on"));
+    }
+    // Everything a proxy does after its start: new listeners, new connections, another certificate, a new upstream.
+    echo_once(entry).unwrap();
+    let more = lictor_testkit::ports::one();
+    house.reconfigure(|config| {
+        config["services"][1]["connect"]["proxy"]["upstreams"] = json!([
+            {"destination_name": "db", "local_bind_port": entry},
+            {"destination_name": "db", "local_bind_port": more},
+        ]);
+    });
+    house.signal_agent(rustix::process::Signal::HUP);
+    until("the new upstream carries bytes", || echo_once(more).is_ok());
+    echo_once(entry).unwrap();
+}
+
+#[test]
+fn the_sandbox_can_be_left_out() {
+    let (mut config, entry) = common::two_services(echo().port());
+    config["connect"] = json!({"proxy_defaults": {"sandbox": false}});
+    let house = House::start(LICTOR, config);
+    wait_path(&house, entry);
+    let text = fs::read_to_string(format!("/proc/{}/status", house.proxy_pid("web-proxy"))).unwrap();
+    assert!(text.contains("Seccomp:\t0"), "{text}");
+}
+
+#[test]
+fn an_agent_that_is_root_runs_its_proxies_as_another_user_and_adopts_and_replaces_them() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: this test needs to be root");
+        return;
+    }
+    let (mut config, entry) = two_services(echo().port());
+    config["connect"] = json!({"enabled": true, "proxy": {"allow_managed_root": false},
+        "proxy_defaults": {"run_as": "65533:65532", "limit_open_files": 4096}});
+    let mut house = House::build(LICTOR, config);
+    // Everybody may enter and read what is public; the data directory stays private.
+    fs::set_permissions(house.folder(), fs::Permissions::from_mode(0o755)).unwrap();
+    let binary = house.folder().join("lictor");
+    fs::copy(LICTOR, &binary).unwrap();
+    house.use_binary(&binary);
+    let runtime = house.folder().to_owned();
+    let environment = [("RUNTIME_DIRECTORY", runtime.to_str().unwrap())];
+    house.start_agent_with(&environment);
+    house.wait_ready();
+    wait_path(&house, entry);
+    let pids = ["db-proxy", "web-proxy"].map(|id| house.proxy_pid(id));
+    for pid in pids {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        assert!(status.contains("Uid:\t65533\t65533\t65533\t65533\n"), "{status}");
+        assert!(status.contains("Gid:\t65532\t65532\t65532\t65532\n"), "{status}");
+        let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+        let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+        assert_eq!(files.split_whitespace().skip(3).take(2).collect::<Vec<_>>(), ["4096", "4096"]);
+        let environ = fs::read(format!("/proc/{pid}/environ")).unwrap();
+        assert!(!String::from_utf8_lossy(&environ).contains("CONNECT_PROXY_TOKEN="), "it proves itself by its process");
+    }
+    // Its files are private to the agent's user, and its log arrives.
+    let log = house.data_dir().join("proxy/logs/db-proxy-stdout.log");
+    assert_eq!(fs::metadata(&log).unwrap().permissions().mode() & 0o777, 0o600);
+    until("its log arrives", || fs::read_to_string(&log).unwrap().contains("ready to serve"));
+    until("both report", || done(&house, "ps").matches("ready").count() == 2);
+
+    house.kill_agent();
+    echo_once(entry).unwrap();
+    house.start_agent_with(&environment);
+    house.wait_ready();
+    until("both report to the next agent", || done(&house, "ps").matches("ready").count() == 2);
+    assert_eq!(["db-proxy", "web-proxy"].map(|id| house.proxy_pid(id)), pids, "they were adopted");
+    let mut open = connect(entry).unwrap();
+    exchange(&mut open).unwrap();
+    done(&house, "restart-proxies");
+    exchange(&mut open).unwrap();
+    echo_once(entry).unwrap();
+    drop(open);
+    until("the former processes end with their last connection", || !pids.iter().any(|pid| is_running(*pid)));
+}
+
+#[test]
+fn a_user_who_is_not_there_keeps_the_agent_from_starting() {
+    let (mut config, _) = two_services(1);
+    config["connect"] = json!({"enabled": true, "proxy_defaults": {"run_as": "no-such-user"}});
+    let mut house = House::build(LICTOR, config);
+    house.start_agent();
+    until("it ends", || house.ended().is_some());
+    let said = house.log();
+    assert!(said.contains("connect.proxy_defaults.run_as: there is no user \"no-such-user\""), "{said}");
+}

@@ -1,0 +1,209 @@
+//! What happens to traffic when processes are killed: nothing, or as little as possible.
+#![allow(clippy::unwrap_used, reason = "a test that cannot be set up shall fail")]
+
+mod common;
+
+use std::time::Duration;
+
+use common::{LICTOR, Load, echo, echo_once, mesh, root_key, rotate, two_services, wait_path};
+use lictor_testkit::house::{is_running, send};
+use lictor_testkit::wait::within;
+use lictor_testkit::{House, until};
+use rustix::process::Signal;
+use serde_json::json;
+
+#[test]
+fn killing_the_agent_under_load_fails_no_request() {
+    let (mut house, entry) = mesh(echo().port());
+    let proxies = sorted(house.proxies());
+    let load = Load::start(entry, 8, 8);
+    load.wait_for(200);
+    for _ in 0..3 {
+        house.kill_agent();
+        load.wait_for(500);
+        house.start_agent();
+        house.wait_ready();
+        load.wait_for(500);
+    }
+    let (sent, failures) = load.stop();
+    assert!(failures.is_empty(), "{} of {sent} requests failed: {:?}", failures.len(), &failures[0]);
+    assert_eq!(sorted(house.proxies()), proxies, "the proxies were not adopted");
+    // Adopted means looked after: a proxy that dies now is started again.
+    let (id, pid) = proxies[0].clone();
+    send(pid, Signal::KILL);
+    until("the adopted proxy is replaced", || house.proxies().iter().any(|(of, new)| *of == id && *new != pid));
+}
+
+#[test]
+fn a_deny_learnt_before_the_agent_died_is_enforced_without_it() {
+    let (mut house, entry) = mesh(echo().port());
+    house.intend("web", "db", "deny");
+    until("the deny is known", || echo_once(entry).is_err());
+    house.kill_agent();
+    for _ in 0..20 {
+        assert!(echo_once(entry).is_err());
+    }
+}
+
+#[test]
+fn after_agent_and_proxies_are_killed_everything_comes_back() {
+    let (mut house, entry) = mesh(echo().port());
+    let ports = proxy_ports(&house);
+    house.kill_agent();
+    for (_, pid) in house.proxies() {
+        send(pid, Signal::KILL);
+    }
+    until("all are dead", || house.proxies().is_empty());
+    house.start_agent();
+    house.wait_ready();
+    wait_path(&house, entry);
+    assert_eq!(proxy_ports(&house), ports, "ports are kept");
+}
+
+fn proxy_ports(house: &House) -> Vec<u64> {
+    let services = house.get("/v1/agent/services").json();
+    ["db-proxy", "web-proxy"].iter().map(|id| services[*id]["Port"].as_u64().unwrap()).collect()
+}
+
+fn sorted(mut proxies: Vec<(String, u32)>) -> Vec<(String, u32)> {
+    proxies.sort();
+    proxies
+}
+
+#[test]
+fn a_regular_end_leaves_proxies_running_with_a_data_directory() {
+    let (mut house, entry) = mesh(echo().port());
+    let proxies = sorted(house.proxies());
+    let status = house.end_agent(Signal::TERM);
+    // A server does not leave on SIGTERM: it says so with its exit code, as scripts expect.
+    assert_eq!(status.code(), Some(1));
+    echo_once(entry).unwrap();
+    assert_eq!(sorted(house.proxies()), proxies);
+}
+
+#[test]
+fn without_a_data_directory_proxies_end_with_their_agent() {
+    for signal in [Signal::INT, Signal::TERM, Signal::KILL] {
+        let (config, _) = two_services(echo().port());
+        let mut house = House::start_dev(LICTOR, config);
+        house.wait_healthy("db");
+        let proxies = house.proxies();
+        assert_eq!(proxies.len(), 2);
+        house.end_agent(signal);
+        until("no proxy survives", || proxies.iter().all(|(_, pid)| !is_running(*pid)));
+    }
+}
+
+#[test]
+fn a_changed_environment_of_the_agent_restarts_no_proxy() {
+    let (mut house, entry) = mesh(echo().port());
+    let proxies = sorted(house.proxies());
+    house.end_agent(Signal::TERM);
+    house.start_agent_with(&[("SOMETHING", "else"), ("CONSUL_HTTP_ADDR", "10.0.0.1:1")]);
+    house.wait_ready();
+    wait_path(&house, entry);
+    assert_eq!(sorted(house.proxies()), proxies);
+}
+
+#[test]
+fn a_reload_adds_and_removes_upstreams_without_a_new_process() {
+    let (house, entry) = mesh(echo().port());
+    let proxies = sorted(house.proxies());
+    let second = lictor_testkit::ports::one();
+    house.reconfigure(|config| {
+        config["services"][1]["connect"]["proxy"]["upstreams"] =
+            json!([{"destination_name": "db", "local_bind_port": second}]);
+    });
+    house.put("/v1/agent/reload", serde_json::Value::Null);
+    until("the new upstream works", || echo_once(second).is_ok());
+    until("the old one is closed", || std::net::TcpStream::connect(("127.0.0.1", entry)).is_err());
+    assert_eq!(sorted(house.proxies()), proxies);
+}
+
+#[test]
+fn a_reload_names_the_keys_that_only_a_restart_applies() {
+    let house = House::start(LICTOR, json!({}));
+    house.reconfigure(|config| config["ports"]["proxy_max_port"] = json!(29_999));
+    house.put("/v1/agent/reload", serde_json::Value::Null);
+    let line = "take effect at the next start of the agent: ports.proxy_max_port";
+    until("the log names the key", || house.log().contains(line));
+}
+
+#[test]
+fn a_service_that_leaves_the_files_takes_its_proxy_along() {
+    let (house, _) = mesh(echo().port());
+    let pid = house.proxy_pid("web-proxy");
+    house.reconfigure(|config| {
+        config["services"].as_array_mut().unwrap().pop();
+    });
+    house.put("/v1/agent/reload", serde_json::Value::Null);
+    until("its process is gone", || !is_running(pid));
+    let services = house.get("/v1/agent/services").json();
+    assert!(services["web"].is_null() && services["web-proxy"].is_null(), "{services}");
+    until("the catalog forgets it", || {
+        let catalog = house.get("/v1/catalog/services").json();
+        catalog["web"].is_null() && catalog["web-proxy"].is_null()
+    });
+}
+
+#[test]
+fn root_starts_no_proxy_unless_allowed() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: this test needs to be root");
+        return;
+    }
+    let (mut config, _) = two_services(echo().port());
+    config["connect"] = json!({"proxy": {"allow_managed_root": false}});
+    let house = House::start(LICTOR, config);
+    until("the refusal is in the log", || house.log().contains("running as root, will not start managed proxies"));
+    assert!(!house.get("/v1/agent/services").json()["db-proxy"].is_null(), "the service is registered all the same");
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(house.proxies().is_empty());
+}
+
+/// Rotates the roots under load, three times waiting for the leaf of the new root and three times without a pause, so that
+/// nobody has renewed anything.
+fn rotate_under_load(reuse: &str, waiting: usize) {
+    let Some(keys) = (0..waiting + 3).map(|_| root_key()).collect::<Option<Vec<String>>>() else { return };
+    let entry = lictor_testkit::ports::one();
+    let proxy = json!({"config": {"reuse": reuse}});
+    let mut web = proxy.clone();
+    web["upstreams"] = json!([{"destination_name": "db", "local_bind_port": entry}]);
+    let house = House::start(
+        LICTOR,
+        json!({"services": [
+            {"name": "db", "port": echo().port(), "connect": {"proxy": proxy}},
+            {"name": "web", "port": 8080, "connect": {"proxy": web}},
+        ]}),
+    );
+    wait_path(&house, entry);
+    let signer = || house.get("/v1/agent/connect/ca/leaf/web").json()["CertPEM"].as_str().unwrap().to_owned();
+    let load = Load::start(entry, 2, 2);
+    load.wait_for(200);
+    for key in &keys[..waiting] {
+        let before = signer();
+        rotate(&house, key);
+        load.wait_for(200);
+        // Renewals of a mesh are spread over half a minute.
+        within(Duration::from_secs(90), "the leaf is signed by the new root", || (signer() != before).then_some(()));
+        load.wait_for(200);
+    }
+    for key in &keys[waiting..] {
+        rotate(&house, key);
+    }
+    load.wait_for(500);
+    let (sent, failures) = load.stop();
+    assert!(failures.is_empty(), "{} of {sent} requests failed: {:?}", failures.len(), &failures[0]);
+    let roots = house.get("/v1/connect/ca/roots").json()["Roots"].clone();
+    assert_eq!(roots.as_array().map(Vec::len), Some(keys.len() + 1), "{roots}");
+}
+
+#[test]
+fn the_first_second_and_third_rotation_of_roots_fail_no_connection() {
+    rotate_under_load("none", 3);
+}
+
+#[test]
+fn rotations_fail_no_connection_on_sessions_that_are_reused() {
+    rotate_under_load("connections", 0);
+}

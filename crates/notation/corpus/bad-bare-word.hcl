@@ -1,0 +1,2 @@
+# pyhcl differs: it takes bare words as text
+server = yes

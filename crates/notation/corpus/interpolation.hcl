@@ -1,0 +1,3 @@
+node_name = "${foo}b"
+path = "$HOME/x"
+nested = "a${b{c}d}e"

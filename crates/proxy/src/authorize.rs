@@ -1,0 +1,150 @@
+//! May this peer connect to our service? Decided here, from intentions held and kept current, so that no connection
+//! waits for the agent and none fails for want of it.
+
+use arc_swap::ArcSwapOption;
+use lictor_model::intention::{Action, Intention, Otherwise, decide};
+use lictor_tls::{Gate, Peer, Refusal};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::control::{Authorized, Matched};
+
+/// What is decided about a peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It may.
+    Allowed,
+    /// It may not; the reason is for the log.
+    Denied(String),
+    /// The intentions are not held: the agent must be asked.
+    Unknown,
+}
+
+/// The intentions that speak of our service.
+#[derive(Default)]
+pub(crate) struct Policy {
+    held: ArcSwapOption<Held>,
+}
+
+struct Held {
+    intentions: Vec<Intention>,
+    otherwise: Action,
+}
+
+impl Policy {
+    /// Takes what the agent said. An agent that does not say what holds where no intention matches cannot be decided
+    /// for.
+    pub(crate) fn update(&self, matched: Matched) {
+        let Matched { intentions, otherwise } = matched;
+        self.held.store(otherwise.map(|otherwise| Held { intentions, otherwise }.into()));
+    }
+
+    pub(crate) fn decide(&self, peer: &Peer) -> Verdict {
+        let held = self.held.load();
+        let Some(held) = held.as_ref() else { return Verdict::Unknown };
+        let decision = decide(
+            &held.intentions,
+            &peer.identity.namespace,
+            peer.identity.service.as_str(),
+            Otherwise::AclDefault(held.otherwise),
+        );
+        if decision.is_allowed() { Verdict::Allowed } else { Verdict::Denied(decision.reason) }
+    }
+}
+
+impl Gate for Policy {
+    fn admit(&self, client: &Peer) -> Result<(), Refusal> {
+        match self.decide(client) {
+            Verdict::Denied(reason) => Err(Refusal::Denied(reason)),
+            // What is unknown is asked behind the handshake, where waiting is possible.
+            Verdict::Allowed | Verdict::Unknown => Ok(()),
+        }
+    }
+}
+
+/// A question for the agent about one connection.
+#[derive(Debug)]
+pub(crate) struct Question {
+    pub(crate) uri: String,
+    pub(crate) serial: String,
+    pub(crate) answer: oneshot::Sender<Authorized>,
+}
+
+/// Questions that may wait for the agent. Each belongs to a connection whose handshake has a limit; more of them than
+/// this are not worth queueing.
+pub(crate) const QUESTIONS: usize = 1024;
+
+/// Asks the agent about one connection. Whatever goes wrong means no.
+pub(crate) async fn ask(questions: &mpsc::Sender<Question>, peer: &Peer) -> Authorized {
+    let (answer, answered) = oneshot::channel();
+    let question = Question { uri: peer.identity.to_string(), serial: peer.serial.clone(), answer };
+    let refused = |reason: &str| Authorized { allowed: false, reason: reason.to_owned() };
+    match questions.try_send(question) {
+        Ok(()) => answered.await.unwrap_or_else(|_| refused("the agent gave no answer")),
+        Err(_) => refused("too many connections wait for the agent"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lictor_model::identity::{ServiceIdentity, TrustDomain};
+    use lictor_model::intention::Party;
+    use lictor_model::revision::Revision;
+
+    use super::*;
+
+    fn peer(service: &str) -> Peer {
+        let identity = ServiceIdentity::new(&TrustDomain::new("x.consul"), "dc1", service.into());
+        Peer { uri: identity.to_string(), identity, serial: "01".into(), not_before: 0, not_after: i64::MAX }
+    }
+
+    fn deny(source: &str) -> Intention {
+        Intention {
+            id: "i".into(),
+            description: String::new(),
+            source: Party::service(source),
+            destination: Party::service("db"),
+            source_type: "consul".into(),
+            action: "deny".into(),
+            default_addr: String::new(),
+            default_port: 0,
+            meta: Default::default(),
+            created_at: 0,
+            updated_at: 0,
+            created: Revision::ZERO,
+            modified: Revision::ZERO,
+        }
+    }
+
+    #[test]
+    fn nothing_is_decided_before_the_intentions_and_the_default_are_known() {
+        let policy = Policy::default();
+        assert_eq!(policy.decide(&peer("web")), Verdict::Unknown);
+        assert!(policy.admit(&peer("web")).is_ok());
+        policy.update(Matched { intentions: vec![deny("web")], otherwise: None });
+        assert_eq!(policy.decide(&peer("web")), Verdict::Unknown);
+    }
+
+    #[test]
+    fn what_is_held_decides() {
+        let policy = Policy::default();
+        policy.update(Matched { intentions: vec![deny("web")], otherwise: Some(Action::Allow) });
+        assert!(matches!(policy.decide(&peer("web")), Verdict::Denied(reason) if reason.contains("default/web")));
+        assert!(matches!(policy.admit(&peer("web")), Err(Refusal::Denied(_))));
+        assert_eq!(policy.decide(&peer("api")), Verdict::Allowed);
+        policy.update(Matched { intentions: vec![], otherwise: Some(Action::Deny) });
+        assert_eq!(policy.decide(&peer("api")), Verdict::Denied("Default behavior configured by ACLs".into()));
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_does_not_answer_means_no() {
+        let (questions, asked) = mpsc::channel(1);
+        drop(asked);
+        assert!(!ask(&questions, &peer("web")).await.allowed);
+        let (questions, mut asked) = mpsc::channel(1);
+        let web = peer("web");
+        let (answer, ()) = tokio::join!(ask(&questions, &web), async {
+            drop(asked.recv().await.unwrap());
+        });
+        assert!(!answer.allowed);
+    }
+}

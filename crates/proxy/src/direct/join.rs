@@ -1,0 +1,277 @@
+//! Two TCP connections joined in the kernel: bytes go from one to the other through a pipe and are never seen here.
+//!
+//! Back-pressure is exact: nothing is taken from a connection before everything taken earlier has been passed on. Pipes
+//! are borrowed while bytes move and given back when a connection has no more, so that idle connections cost none.
+
+use std::cell::RefCell;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use lictor_tls::pump::{Broken, Side};
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, SpliceFlags};
+use socket2::SockRef;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+
+/// Bytes that one direction may move before others get their turn.
+const TURN: usize = 256 * 1024;
+/// The most that is asked of the kernel at once; it gives what the pipe holds.
+const SPLICE: usize = 512 * 1024;
+/// The same where bytes have to be copied.
+const COPY: usize = 64 * 1024;
+/// Empty pipes that a worker keeps.
+const MOST_PIPES: usize = 32;
+
+/// Moves bytes both ways until both directions have ended; `moved` is told what each step moved and from where. Dropping
+/// it forgets bytes that were on their way, so whoever does must reset both connections.
+pub(crate) async fn join(peer: &TcpStream, app: &TcpStream, moved: impl Fn(Side, u64)) -> Result<(), Broken> {
+    let moved = &moved;
+    tokio::try_join!(
+        one_way((peer, Side::Peer), (app, Side::App), moved),
+        one_way((app, Side::App), (peer, Side::Peer), moved),
+    )?;
+    Ok(())
+}
+
+async fn one_way(
+    (from, source): (&TcpStream, Side),
+    (to, target): (&TcpStream, Side),
+    moved: &impl Fn(Side, u64),
+) -> Result<(), Broken> {
+    let of = |side| move |error| Broken::Io { side, error };
+    let mut turn = 0;
+    loop {
+        from.readable().await.map_err(of(source))?;
+        let mut carrier = Carrier::borrow();
+        loop {
+            match from.try_io(Interest::READABLE, || carrier.fill(from)) {
+                Ok(0) => {
+                    // Who is gone altogether needs not be told.
+                    return match SockRef::from(to).shutdown(std::net::Shutdown::Write) {
+                        Err(error) if error.kind() != io::ErrorKind::NotConnected => Err(of(target)(error)),
+                        _ => Ok(()),
+                    };
+                }
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(of(source)(error)),
+            }
+            while !carrier.is_empty() {
+                match to.try_io(Interest::WRITABLE, || carrier.drain(to)) {
+                    Ok(bytes) => {
+                        turn += bytes;
+                        moved(source, bytes as u64);
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        to.writable().await.map_err(of(target))?;
+                    }
+                    Err(error) => return Err(of(target)(error)),
+                }
+            }
+            if turn >= TURN {
+                turn = 0;
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+}
+
+/// What bytes are in between the two connections.
+enum Carrier {
+    /// In the kernel.
+    Pipe { pipe: Option<Pipe>, held: usize },
+    /// Here, where the kernel cannot or there is no pipe to be had.
+    Buffer { bytes: Vec<u8>, at: usize },
+}
+
+struct Pipe {
+    read: OwnedFd,
+    write: OwnedFd,
+}
+
+thread_local! {
+    static PIPES: RefCell<Vec<Pipe>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The kernel has said that it does not move bytes between such descriptors.
+static CANNOT_SPLICE: AtomicBool = AtomicBool::new(false);
+
+impl Carrier {
+    fn borrow() -> Carrier {
+        if CANNOT_SPLICE.load(Ordering::Relaxed) {
+            return Carrier::buffer();
+        }
+        let kept = PIPES.with_borrow_mut(Vec::pop);
+        let made = || rustix::pipe::pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC);
+        match kept.map_or_else(|| made().map(|(read, write)| Pipe { read, write }), Ok) {
+            Ok(pipe) => Carrier::Pipe { pipe: Some(pipe), held: 0 },
+            Err(_) => Carrier::buffer(),
+        }
+    }
+
+    fn buffer() -> Carrier {
+        Carrier::Buffer { bytes: Vec::new(), at: 0 }
+    }
+
+    fn is_empty(&self) -> bool {
+        match self {
+            Carrier::Pipe { held, .. } => *held == 0,
+            Carrier::Buffer { bytes, at } => *at == bytes.len(),
+        }
+    }
+
+    /// Takes bytes from a connection; only while it is empty. None means that there will be no more.
+    fn fill(&mut self, from: &TcpStream) -> io::Result<usize> {
+        match self {
+            Carrier::Pipe { pipe: Some(pipe), held } => {
+                match rustix::pipe::splice(from, None, &pipe.write, None, SPLICE, FLAGS) {
+                    Ok(bytes) => {
+                        *held = bytes;
+                        Ok(bytes)
+                    }
+                    Err(Errno::INVAL | Errno::NOSYS | Errno::PERM) => {
+                        CANNOT_SPLICE.store(true, Ordering::Relaxed);
+                        *self = Carrier::buffer();
+                        self.fill(from)
+                    }
+                    Err(error) => Err(error.into()),
+                }
+            }
+            Carrier::Pipe { pipe: None, .. } => Err(io::ErrorKind::BrokenPipe.into()),
+            Carrier::Buffer { bytes, at } => {
+                bytes.resize(COPY, 0);
+                let outcome = rustix::io::read(from, &mut bytes[..]);
+                bytes.truncate(*outcome.as_ref().unwrap_or(&0));
+                *at = 0;
+                Ok(outcome?)
+            }
+        }
+    }
+
+    /// Passes on what the other connection takes.
+    fn drain(&mut self, to: &TcpStream) -> io::Result<usize> {
+        match self {
+            Carrier::Pipe { pipe: Some(pipe), held } => {
+                let bytes = rustix::pipe::splice(&pipe.read, None, to, None, *held, FLAGS)?;
+                if bytes == 0 {
+                    return Err(io::ErrorKind::WriteZero.into());
+                }
+                *held = held.saturating_sub(bytes);
+                Ok(bytes)
+            }
+            Carrier::Pipe { pipe: None, .. } => Err(io::ErrorKind::BrokenPipe.into()),
+            Carrier::Buffer { bytes, at } => {
+                let sent = rustix::net::send(to, &bytes[*at..], rustix::net::SendFlags::NOSIGNAL)?;
+                *at += sent;
+                Ok(sent)
+            }
+        }
+    }
+}
+
+const FLAGS: SpliceFlags = SpliceFlags::NONBLOCK.union(SpliceFlags::MOVE);
+
+impl Drop for Carrier {
+    fn drop(&mut self) {
+        // One that still holds bytes of a connection must never serve another.
+        if let Carrier::Pipe { pipe, held: 0 } = self
+            && let Some(pipe) = pipe.take()
+        {
+            // Threads that end have no use for it.
+            let _ = PIPES.try_with(|pipes| {
+                if let Ok(mut pipes) = pipes.try_borrow_mut()
+                    && pipes.len() < MOST_PIPES
+                {
+                    pipes.push(pipe);
+                }
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let far = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (far, listener.accept().await.unwrap().0)
+    }
+
+    async fn round_trip() {
+        let ((mut client, peer), (mut server, app)) = (pair().await, pair().await);
+        let (from_peer, from_app) = (AtomicU64::new(0), AtomicU64::new(0));
+        let joined = join(&peer, &app, |side, bytes| {
+            let counter = if side == Side::Peer { &from_peer } else { &from_app };
+            counter.fetch_add(bytes, Ordering::Relaxed);
+        });
+        let sent: Vec<u8> = (0..3_000_000u32).map(|n| (n % 251) as u8).collect();
+        let talk = async {
+            let (request, answer) = tokio::join!(
+                async {
+                    client.write_all(&sent).await.unwrap();
+                    client.shutdown().await.unwrap();
+                },
+                async {
+                    let mut got = Vec::new();
+                    server.read_to_end(&mut got).await.unwrap();
+                    got
+                }
+            );
+            let () = request;
+            assert!(answer == sent, "other bytes arrived");
+            // The other direction goes on alone.
+            server.write_all(b"late").await.unwrap();
+            drop(server);
+            let mut got = Vec::new();
+            client.read_to_end(&mut got).await.unwrap();
+            assert_eq!(got, b"late");
+        };
+        let (outcome, ()) = tokio::join!(joined, talk);
+        outcome.unwrap();
+        assert_eq!((from_peer.into_inner(), from_app.into_inner()), (3_000_000, 4));
+    }
+
+    #[tokio::test]
+    async fn bytes_and_ends_pass_in_both_directions_with_and_without_a_pipe() {
+        round_trip().await;
+        CANNOT_SPLICE.store(true, Ordering::Relaxed);
+        round_trip().await;
+        CANNOT_SPLICE.store(false, Ordering::Relaxed);
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_reads_nothing_stops_its_sender() {
+        let ((client, peer), (_server, app)) = (pair().await, pair().await);
+        let joined = tokio::spawn(async move { join(&peer, &app, |_, _| {}).await });
+        let mut taken = 0;
+        let stuck = async {
+            loop {
+                client.writable().await.unwrap();
+                if let Ok(bytes) = client.try_write(&[0; 65_536]) {
+                    taken += bytes;
+                }
+                assert!(taken < 256 << 20, "nothing holds the sender back");
+            }
+        };
+        assert!(tokio::time::timeout(std::time::Duration::from_secs(1), stuck).await.is_err());
+        joined.abort();
+    }
+
+    #[tokio::test]
+    async fn a_reset_is_an_end_of_both() {
+        let ((client, peer), (_server, app)) = (pair().await, pair().await);
+        SockRef::from(&client).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+        drop(client);
+        let broken = join(&peer, &app, |_, _| {}).await.unwrap_err();
+        assert!(matches!(broken, Broken::Io { side: Side::Peer, .. }), "{broken}");
+    }
+}

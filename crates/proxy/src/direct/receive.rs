@@ -1,0 +1,340 @@
+//! The receiving side: who hands a connection over is known by its process, decided about like any peer, and its
+//! connection is joined with one to our application.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr as UnixAddress, UnixListener as StdUnixListener, UnixStream as StdUnixStream};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use lictor_model::identity::ServiceIdentity;
+use lictor_model::name::ServiceName;
+use lictor_tls::Peer;
+use lictor_tls::pump::{Broken, Side};
+use socket2::SockRef;
+use tokio::io::Interest;
+use tokio::net::{TcpStream, UnixListener, UnixStream};
+use tokio::time::{sleep, timeout};
+
+use super::join::join;
+use super::kernel::{self, Process};
+use super::wire::{ACCEPTED, DENIED, ELSEWHERE, LONGEST, Request, Standing, Told};
+use crate::app;
+use crate::authorize::Verdict;
+use crate::metrics::count;
+use crate::outcome::{Carried, Inbound as Outcome, Traffic};
+use crate::shared::Shared;
+use crate::track::{Direction, Place};
+use crate::worker::{Desk, Posts};
+
+/// How long a lane may wait for its next connection. Longer than the other end keeps it.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How often the other end is told what was moved, while something is.
+const REPORT: Duration = Duration::from_secs(1);
+/// How long accepting rests when the system has no more file descriptors or memory.
+const EXHAUSTED: Duration = Duration::from_millis(100);
+
+/// A lane of a process that our agent has vouched for.
+pub(crate) struct Arrival {
+    stream: StdUnixStream,
+    client: ServiceName,
+    pid: u32,
+}
+
+/// Opens the socket: its name, and where it listens. The name is nobody's in particular; whoever connects asks the
+/// kernel who listens.
+pub(crate) fn listen() -> io::Result<(String, UnixListener)> {
+    let name = format!("lictor-direct/{:032x}", fastrand::u128(..));
+    let listener = StdUnixListener::bind_addr(&UnixAddress::from_abstract_name(name.as_bytes())?)?;
+    listener.set_nonblocking(true)?;
+    Ok((name, UnixListener::from_std(listener)?))
+}
+
+/// Accepts lanes until we retire. A process that the agent has not vouched for is turned away at once.
+pub(crate) async fn accept(listener: UnixListener, shared: Arc<Shared>, mut posts: Posts) {
+    let mut retirement = shared.retirement.subscribe();
+    loop {
+        let accepted = tokio::select! {
+            // An error means that there is nobody left to serve.
+            _ = retirement.wait_for(|retired| *retired) => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let Some(neighbors) = &shared.neighbors else { return };
+                let Ok(process) = Process::of_peer(&stream) else { continue };
+                let pid = process.pid;
+                let Some(client) = neighbors.client(process) else { continue };
+                if let Ok(stream) = stream.into_std() {
+                    posts.give(Arrival { stream, client, pid });
+                }
+            }
+            Err(error) => {
+                tracing::warn!("cannot accept from other proxies of this agent: {error}");
+                sleep(EXHAUSTED).await;
+            }
+        }
+    }
+}
+
+/// One lane at a worker.
+struct Lane {
+    stream: UnixStream,
+    client: ServiceName,
+    pid: u32,
+}
+
+/// What is done next with a lane.
+enum Then {
+    Wait(Lane),
+    /// The connection has the lane, or it has ended.
+    Nothing,
+}
+
+/// Serves a lane for as long as connections come.
+pub(crate) async fn serve(shared: Arc<Shared>, desk: Arc<Desk>, arrival: Arrival) {
+    let Arrival { stream, client, pid } = arrival;
+    if let Ok(stream) = UnixStream::from_std(stream) {
+        wait(shared, desk, Lane { stream, client, pid }).await;
+    }
+}
+
+/// Waits for connections. One that is carried has a task of its own, which goes on waiting when it has ended.
+fn wait(shared: Arc<Shared>, desk: Arc<Desk>, mut lane: Lane) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    Box::pin(async move {
+        let mut retirement = shared.retirement.subscribe();
+        loop {
+            let offered = tokio::select! {
+                offered = timeout(PATIENCE, offered(&lane.stream)) => offered,
+                _ = retirement.wait_for(|retired| *retired) => return,
+            };
+            let Ok(Ok(Some((request, stream)))) = offered else { return };
+            match take(&shared, &desk, lane, &request, stream).await {
+                Then::Wait(again) => lane = again,
+                Then::Nothing => return,
+            }
+        }
+    })
+}
+
+/// The next offer; `None` when the other end has closed the lane.
+async fn offered(lane: &UnixStream) -> io::Result<Option<(Vec<u8>, TcpStream)>> {
+    let mut buffer = [0; LONGEST];
+    loop {
+        lane.readable().await?;
+        match lane.try_io(Interest::READABLE, || kernel::receive(lane, &mut buffer)) {
+            Ok((0, _)) => return Ok(None),
+            Ok((bytes, Some(descriptor))) => {
+                return Ok(Some((buffer[..bytes].to_vec(), kernel::connection(descriptor)?)));
+            }
+            Ok((_, None)) => return Err(io::ErrorKind::InvalidData.into()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// One byte always fits: the other end reads each before it sends the next request.
+fn say(lane: &UnixStream, word: u8) -> bool {
+    matches!(lane.try_write(&[word]), Ok(1))
+}
+
+/// Decides about one connection and begins to carry it.
+async fn take(shared: &Arc<Shared>, desk: &Arc<Desk>, lane: Lane, request: &[u8], stream: TcpStream) -> Then {
+    let Some(request) = Request::decode(request) else { return Then::Nothing };
+    let accepted = shared.tracker.accepted(Direction::Inbound);
+    let answered = |lane: Lane, word| if say(&lane.stream, word) { Then::Wait(lane) } else { Then::Nothing };
+    let credentials = shared.mesh.credentials().filter(|own| super::is_valid(own));
+    let (Some(credentials), Some(public)) = (credentials, shared.public.load_full()) else {
+        return answered(lane, ELSEWHERE);
+    };
+    let own = credentials.leaf().who();
+    if !lane.client.same(request.source) {
+        // It stands for another service by now, or the agent's word about it is not ours yet.
+        if let Some(neighbors) = &shared.neighbors {
+            neighbors.doubt(lane.pid);
+        }
+        return Then::Nothing;
+    }
+    if !own.identity.service.same(request.destination) {
+        return answered(lane, ELSEWHERE);
+    }
+    let identity = ServiceIdentity { service: lane.client.clone(), ..own.identity.clone() };
+    let client = Arc::new(Peer { uri: identity.to_string(), identity, serial: String::new(), ..own.clone() });
+    let from = match stream.peer_addr() {
+        Ok(from) => from,
+        // Its application is gone already.
+        Err(_) => return answered(lane, ELSEWHERE),
+    };
+    match shared.policy.decide(&client) {
+        // The agent must be asked about its certificate, so it has to show one.
+        Verdict::Unknown => return answered(lane, ELSEWHERE),
+        Verdict::Denied(reason) => {
+            let outcome = Outcome::Refused { uri: client.uri.clone(), reason };
+            shared.journal.inbound(&shared.metrics, from, &outcome);
+            return answered(lane, DENIED);
+        }
+        Verdict::Allowed => count(&shared.metrics.allowed),
+    }
+    // If this word does not reach the other end, the connection is the other end's and must not be touched.
+    if !say(&lane.stream, ACCEPTED) {
+        return Then::Nothing;
+    }
+    count(&shared.metrics.direct);
+    match app::dial(&public).await {
+        Ok(app) => {
+            carry(shared, desk, lane, stream, app, client);
+            drop(accepted);
+            Then::Nothing
+        }
+        Err(error) => {
+            shared.journal.inbound(&shared.metrics, from, &Outcome::NoApp { app: public.app.clone(), error });
+            drop(stream);
+            let told = Told { standing: Standing::Finished, outward: 0, inward: 0 };
+            if lane.stream.try_write(&told.encode()).is_ok() { Then::Wait(lane) } else { Then::Nothing }
+        }
+    }
+}
+
+fn carry(shared: &Arc<Shared>, desk: &Arc<Desk>, lane: Lane, peer: TcpStream, app: TcpStream, client: Arc<Peer>) {
+    let flow = &shared.metrics.inbound;
+    count(&flow.opened);
+    count(&flow.active);
+    let place = shared.tracker.enter(Some(Arc::clone(&client)));
+    let id = place.id();
+    let passage = Passage {
+        lane: Some(lane),
+        peer,
+        app,
+        outward: AtomicU64::new(0),
+        inward: AtomicU64::new(0),
+        place,
+        client,
+        shared: Arc::clone(shared),
+        started: Instant::now(),
+        end: None,
+    };
+    let task = desk.scope.spawn("connection", passage.run(Arc::clone(desk)));
+    shared.tracker.carried_by(id, task.abort_handle());
+    // Intentions may have changed between the decision and the entry in the table.
+    shared.tracker.cut_if_denied(id, &shared.policy);
+}
+
+/// A connection being carried. Its outcome is written, and told to the other end, when it is dropped, however that comes
+/// about.
+struct Passage {
+    lane: Option<Lane>,
+    peer: TcpStream,
+    app: TcpStream,
+    /// From our application to the peer.
+    outward: AtomicU64,
+    /// From the peer to our application.
+    inward: AtomicU64,
+    place: Place,
+    client: Arc<Peer>,
+    shared: Arc<Shared>,
+    started: Instant,
+    end: Option<Carried>,
+}
+
+impl Passage {
+    async fn run(mut self, desk: Arc<Desk>) {
+        let outcome = self.carried().await;
+        let (standing, end) = match outcome {
+            Ok(()) => (Standing::Finished, Carried::Finished),
+            Err(broken) => (Standing::Broken, Carried::Broken(broken)),
+        };
+        self.end = Some(end);
+        let lane = self.lane.take().filter(|lane| self.tell(lane, standing));
+        let shared = Arc::clone(&self.shared);
+        // The connection is over, whatever becomes of its lane.
+        drop(self);
+        if let Some(lane) = lane {
+            wait(shared, desk, lane).await;
+        }
+    }
+
+    async fn carried(&self) -> Result<(), Broken> {
+        let Some(lane) = &self.lane else { return Ok(()) };
+        let meter = &self.shared.metrics.inbound.meter;
+        let mut joined = pin!(join(&self.peer, &self.app, |side, bytes| {
+            let (own, all) = match side {
+                Side::App => (&self.outward, &meter.outward),
+                Side::Peer => (&self.inward, &meter.inward),
+            };
+            own.fetch_add(bytes, Ordering::Relaxed);
+            all.fetch_add(bytes, Ordering::Relaxed);
+        }));
+        let mut gone = pin!(ended(&lane.stream));
+        let (mut told, mut due) = (self.moved(), None);
+        poll_fn(|context| {
+            if let Poll::Ready(outcome) = joined.as_mut().poll(context) {
+                return Poll::Ready(outcome);
+            }
+            if gone.as_mut().poll(context).is_ready() {
+                let error = io::Error::new(io::ErrorKind::ConnectionAborted, "its proxy has ended it");
+                return Poll::Ready(Err(Broken::Io { side: Side::Peer, error }));
+            }
+            // Nothing is told, and no clock runs, while nothing moves.
+            while told != self.moved() {
+                let timer = due.get_or_insert_with(|| Box::pin(sleep(REPORT)));
+                if timer.as_mut().poll(context).is_pending() {
+                    break;
+                }
+                due = None;
+                told = self.moved();
+                self.tell(lane, Standing::Open);
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    fn moved(&self) -> (u64, u64) {
+        (self.outward.load(Ordering::Relaxed), self.inward.load(Ordering::Relaxed))
+    }
+
+    /// Tells the other end how the connection stands; what is outward for it is inward for us. Whether it was told: an
+    /// other end that does not listen must not be told half of something, so its lane is not used again.
+    fn tell(&self, lane: &Lane, standing: Standing) -> bool {
+        let (outward, inward) = self.moved();
+        let told = Told { standing, outward: inward, inward: outward }.encode();
+        matches!(lane.stream.try_write(&told), Ok(bytes) if bytes == told.len())
+    }
+}
+
+/// Waits until the other end closes the lane; all it may do while a connection is carried.
+async fn ended(lane: &UnixStream) {
+    while lane.readable().await.is_ok() {
+        match lane.try_read(&mut [0]) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            _ => return,
+        }
+    }
+}
+
+impl Drop for Passage {
+    fn drop(&mut self) {
+        let metrics = &self.shared.metrics;
+        metrics.inbound.active.fetch_sub(1, Ordering::Relaxed);
+        let end = self.end.take().unwrap_or_else(|| self.place.end());
+        if !matches!(end, Carried::Finished) {
+            // What ends in the middle must not look like a regular end.
+            for stream in [&self.peer, &self.app] {
+                // One that is dead already cannot be set, and needs not be.
+                let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+            }
+        }
+        if let Some(lane) = &self.lane {
+            self.tell(lane, Standing::Cut);
+        }
+        let (outward, inward) = self.moved();
+        let traffic = Traffic { outward, inward, duration: self.started.elapsed() };
+        let name = || format!("connection of {} without TLS", self.client.uri);
+        self.shared.journal.carried(metrics, name, &end, traffic);
+    }
+}

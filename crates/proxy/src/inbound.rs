@@ -1,0 +1,245 @@
+//! Mesh to application: secure, decide, and only then dial the application.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use lictor_tls::{Next, Reuse, Session};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::app;
+use crate::authorize::{Verdict, ask};
+use crate::copy::{After, Way, carry};
+use crate::metrics::count;
+use crate::outcome::Inbound as Outcome;
+use crate::settings::Public;
+use crate::shared::Shared;
+use crate::track::Direction;
+use crate::worker::{Desk, Serve};
+
+/// Peers that may be connected without having shown who they are; more are turned away, because each costs a
+/// signature and none has proved anything.
+const MAX_UNAUTHENTICATED: usize = 1024;
+
+/// Sessions of peers that may wait for their next connection; more are told that theirs was the last.
+const MAX_WAITING: usize = 4096;
+
+/// How long a session may wait for its next connection. Longer than the other end keeps it, so that it is not we who
+/// end it while a connection is on its way.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long a session that was told to end may still bring a connection: one that was on its way.
+const LAST_CALL: Duration = Duration::from_millis(250);
+
+/// The public listener's work.
+pub(crate) struct Inbound {
+    shared: Arc<Shared>,
+    settings: ArcSwap<Public>,
+}
+
+impl Inbound {
+    pub(crate) fn new(shared: Arc<Shared>, settings: Public) -> Inbound {
+        Inbound { shared, settings: ArcSwap::from_pointee(settings) }
+    }
+
+    /// Later connections follow these settings.
+    pub(crate) fn change(&self, settings: Public) {
+        self.settings.store(Arc::new(settings));
+    }
+
+    /// How long it may be impossible to listen before the proxy gives up.
+    pub(crate) fn bind_timeout(&self) -> Option<Duration> {
+        self.settings.load().bind_timeout
+    }
+
+    /// Makes sure who is there. For a session of one connection that includes whether it may be made.
+    async fn secure(&self, stream: TcpStream) -> Result<Session, Outcome> {
+        let settings = self.settings.load();
+        let (limit, reuse) = (settings.handshake_timeout, settings.reuse);
+        drop(settings);
+        let _held = Unauthenticated::enter(&self.shared.unauthenticated).ok_or(Outcome::Overloaded)?;
+        let secured = async {
+            let begin = Instant::now();
+            let mut session = self.shared.mesh.accept(stream, reuse).await.map_err(Outcome::Unsecured)?;
+            self.shared.metrics.inbound.handshakes.add(begin.elapsed());
+            self.shared.metrics.secured(&session);
+            if !session.carries_many() {
+                session = self.authorize(session).await?;
+            }
+            session.flush().await.map_err(|error| Outcome::Unsecured(lictor_tls::Error::Io(error)))?;
+            Ok(session)
+        };
+        timeout(limit, secured).await.unwrap_or(Err(Outcome::Slow(limit)))
+    }
+
+    /// Decides about one connection; whoever may not make it is turned away.
+    async fn authorize(&self, session: Session) -> Result<Session, Outcome> {
+        let reason = match self.shared.policy.decide(session.peer()) {
+            Verdict::Allowed => None,
+            Verdict::Denied(reason) => Some(reason),
+            Verdict::Unknown => {
+                let answer = ask(&self.shared.questions, session.peer()).await;
+                (!answer.allowed).then_some(answer.reason)
+            }
+        };
+        match reason {
+            None => {
+                count(&self.shared.metrics.allowed);
+                Ok(session)
+            }
+            Some(reason) => {
+                let uri = session.peer().uri.clone();
+                session.refuse().await;
+                Err(Outcome::Refused { uri, reason })
+            }
+        }
+    }
+
+    /// Dials the application and lets the connection be carried.
+    async fn carry(self: Arc<Self>, desk: Arc<Desk>, session: Session, from: SocketAddr) -> Result<(), Outcome> {
+        let settings = self.settings.load_full();
+        let app = match app::dial(&settings).await {
+            Ok(app) => app,
+            Err(error) => {
+                session.close().await;
+                return Err(Outcome::NoApp { app: settings.app.clone(), error });
+            }
+        };
+        let way = Way::Inbound { client: Arc::clone(session.peer()) };
+        let after =
+            session.carries_many().then(|| After::Wait { inbound: Arc::clone(&self), desk: Arc::clone(&desk), from });
+        carry(&desk.scope, &self.shared, session, app, &self.shared.metrics.inbound, way, after);
+        Ok(())
+    }
+
+    /// Waits for the next connection of a session and begins to carry it. Each is authorised on its own.
+    pub(crate) fn wait(
+        self: Arc<Self>,
+        desk: Arc<Desk>,
+        mut session: Session,
+        from: SocketAddr,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(async move {
+            if self.opens(&mut session).await {
+                // In a box of its own: most of a session's life is waiting, for which there need be no room for this.
+                Box::pin(self.begin(desk, session, from)).await;
+            } else {
+                session.close_now();
+            }
+        })
+    }
+
+    /// Begins to carry the connection that a session's peer has opened.
+    async fn begin(self: Arc<Self>, desk: Arc<Desk>, session: Session, from: SocketAddr) {
+        // The connection counts before it is carried; the first one of a session does so since it was accepted.
+        let _accepted = session.is_reused().then(|| {
+            self.shared.metrics.secured(&session);
+            self.shared.tracker.accepted(Direction::Inbound)
+        });
+        let shared = Arc::clone(&self.shared);
+        let carried = match self.recheck(session).await {
+            Ok(session) => self.carry(desk, session, from).await,
+            Err(outcome) => Err(outcome),
+        };
+        if let Err(outcome) = carried {
+            shared.journal.inbound(&shared.metrics, from, &outcome);
+        }
+    }
+
+    /// Whether the peer opens a connection before the session's time is over.
+    async fn opens(&self, session: &mut Session) -> bool {
+        let waiting = Waiting::enter(&self.shared.waiting);
+        let mut retirement = self.shared.retirement.subscribe();
+        let first = !session.is_reused();
+        let patience = if first { self.settings.load().handshake_timeout } else { PATIENCE };
+        if !first && (waiting.is_none() || *retirement.borrow_and_update()) {
+            return last_call(session).await;
+        }
+        tokio::select! {
+            next = timeout(patience, session.next()) => matches!(next, Ok(Ok(Next::Opened))),
+            _ = retirement.changed() => last_call(session).await,
+        }
+    }
+
+    /// What an earlier connection of the session proved may not hold any more.
+    async fn recheck(&self, mut session: Session) -> Result<Session, Outcome> {
+        let credentials = self.shared.mesh.credentials().ok_or(Outcome::Unsecured(lictor_tls::Error::NoCredentials))?;
+        if !session.is_vouched_for(&credentials) {
+            let uri = session.peer().uri.clone();
+            session.refuse().await;
+            return Err(Outcome::Refused { uri, reason: "its certificate is not trusted any more".into() });
+        }
+        if !session.is_of(&credentials) || self.settings.load().reuse != Reuse::Connections {
+            session.retire_behind_next();
+        }
+        self.authorize(session).await
+    }
+}
+
+/// Tells the peer that the session ends; whether a connection was on its way nevertheless.
+async fn last_call(session: &mut Session) -> bool {
+    let heard = async { session.retire().await.is_ok() && matches!(session.next().await, Ok(Next::Opened)) };
+    timeout(LAST_CALL, heard).await.unwrap_or(false)
+}
+
+impl Serve for Inbound {
+    fn serve(
+        self: Arc<Self>,
+        desk: Arc<Desk>,
+        stream: TcpStream,
+        from: SocketAddr,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        let accepted = self.shared.tracker.accepted(Direction::Inbound);
+        Box::pin(async move {
+            let _accepted = accepted;
+            let shared = Arc::clone(&self.shared);
+            let done = match self.secure(stream).await {
+                Ok(session) if session.carries_many() => {
+                    self.wait(desk, session, from).await;
+                    Ok(())
+                }
+                Ok(session) => self.carry(desk, session, from).await,
+                Err(outcome) => Err(outcome),
+            };
+            if let Err(outcome) = done {
+                shared.journal.inbound(&shared.metrics, from, &outcome);
+            }
+        })
+    }
+}
+
+/// One of the sessions that wait for their next connection.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Waiting<'_> {
+    fn enter(count: &AtomicUsize) -> Option<Waiting<'_>> {
+        let held = Waiting(count);
+        (count.fetch_add(1, Ordering::Relaxed) < MAX_WAITING).then_some(held)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// One of the peers that have not shown who they are.
+struct Unauthenticated<'a>(&'a AtomicUsize);
+
+impl Unauthenticated<'_> {
+    fn enter(count: &AtomicUsize) -> Option<Unauthenticated<'_>> {
+        let held = Unauthenticated(count);
+        (count.fetch_add(1, Ordering::Relaxed) < MAX_UNAUTHENTICATED).then_some(held)
+    }
+}
+
+impl Drop for Unauthenticated<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

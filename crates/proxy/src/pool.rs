@@ -1,0 +1,122 @@
+//! Sessions that carried a connection and wait for the next one to the same instance: a worker's own, because a
+//! session stays on the event loop that it was made on.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lictor_tls::{Session, Target};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::balance::Instance;
+use crate::shared::Shared;
+
+/// Sessions that one worker keeps for one instance: as many as fresh connections of a busy application overlap.
+const MOST_OF_TARGET: usize = 32;
+/// Sessions that one worker keeps altogether; about 3 KB each, here and at the other end.
+const MOST: usize = 256;
+/// How long a session waits. Shorter than the other end's patience, so that it is mostly this end that parts.
+const IDLE: Duration = Duration::from_secs(20);
+/// How often waiting sessions are looked after.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// The sessions that wait.
+pub(crate) struct Pool {
+    shared: Arc<Shared>,
+    waiting: Mutex<Sessions>,
+    filled: Notify,
+}
+
+#[derive(Default)]
+struct Sessions {
+    by_target: HashMap<Target, Vec<Waiting>>,
+    count: usize,
+}
+
+struct Waiting {
+    session: Session,
+    /// [`Instance::losses`] when it was made.
+    losses: u32,
+    since: Instant,
+}
+
+impl Pool {
+    pub(crate) fn new(shared: Arc<Shared>) -> Pool {
+        Pool { shared, waiting: Mutex::default(), filled: Notify::new() }
+    }
+
+    /// A session to the instance that can carry a connection now: the one that waited least, so that those not needed
+    /// grow old. Whoever is at the other end was authenticated as the target demands when the session was made. None
+    /// that was made before another one to the instance broke, whichever worker had that.
+    pub(crate) fn take(&self, instance: &Instance) -> Option<Session> {
+        let credentials = self.shared.mesh.credentials()?;
+        let losses = instance.losses();
+        let mut waiting = self.waiting.lock();
+        loop {
+            let Waiting { mut session, losses: before, .. } = waiting.by_target.get_mut(&instance.target)?.pop()?;
+            waiting.count -= 1;
+            if before == losses && session.is_of(&credentials) && session.is_quiet() {
+                return Some(session);
+            }
+            session.close_now();
+        }
+    }
+
+    /// Keeps a session whose connection has ended, unless there are enough. `losses` is what [`Instance::losses`] was
+    /// before it was made.
+    pub(crate) fn put(&self, instance: &Instance, session: Session, losses: u32) {
+        let current = self.shared.mesh.credentials();
+        if losses != instance.losses() || current.is_none_or(|current| !session.is_of(&current)) {
+            return session.close_now();
+        }
+        let target = &instance.target;
+        let mut waiting = self.waiting.lock();
+        let Sessions { by_target, count } = &mut *waiting;
+        if !by_target.contains_key(target) {
+            by_target.insert(target.clone(), Vec::new());
+        }
+        let Some(of_target) = by_target.get_mut(target) else { return };
+        if *count >= MOST || of_target.len() >= MOST_OF_TARGET {
+            return session.close_now();
+        }
+        of_target.push(Waiting { session, losses, since: Instant::now() });
+        *count += 1;
+        if *count == 1 {
+            self.filled.notify_one();
+        }
+    }
+
+    /// Waits until the sessions should be looked after; for ever while there are none. Cancel safe.
+    pub(crate) async fn due(&self) {
+        if self.waiting.lock().count == 0 {
+            self.filled.notified().await;
+        }
+        tokio::time::sleep(SWEEP).await;
+    }
+
+    /// Parts with sessions that waited too long, that the other end wants to end, or whose credentials are not in
+    /// force any more.
+    pub(crate) fn sweep(&self) {
+        let now = Instant::now();
+        let credentials = self.shared.mesh.credentials();
+        let mut waiting = self.waiting.lock();
+        let mut count = 0;
+        waiting.by_target.retain(|_, of_target| {
+            let stay = |one: &mut Waiting| {
+                now.saturating_duration_since(one.since) < IDLE
+                    && credentials.as_ref().is_some_and(|current| one.session.is_of(current))
+                    && one.session.is_quiet()
+            };
+            for gone in of_target.extract_if(.., |one| !stay(one)) {
+                gone.session.close_now();
+            }
+            count += of_target.len();
+            !of_target.is_empty()
+        });
+        waiting.count = count;
+        if count == 0 {
+            waiting.by_target.shrink_to_fit();
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! What all workers and the control side of one proxy share.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use arc_swap::ArcSwapOption;
+use lictor_tls::{KeyExchange, Mesh};
+use tokio::sync::{mpsc, watch};
+
+use crate::authorize::{Policy, Question};
+use crate::direct::Neighbors;
+use crate::metrics::Metrics;
+use crate::outcome::Journal;
+use crate::settings::Public;
+use crate::track::Tracker;
+
+/// Everything that a connection may need to know.
+pub(crate) struct Shared {
+    pub(crate) mesh: Mesh,
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) tracker: Arc<Tracker>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) journal: Journal,
+    pub(crate) questions: mpsc::Sender<Question>,
+    /// Peers that have connected and not yet shown who they are.
+    pub(crate) unauthenticated: AtomicUsize,
+    /// Peers' sessions that wait for their next connection.
+    pub(crate) waiting: AtomicUsize,
+    /// Wakes when sessions that wait shall end: their credentials are not in force any more, or we stop, which the
+    /// value tells.
+    pub(crate) retirement: watch::Sender<bool>,
+    /// The other proxies of our agent, if connections may be handed over between us.
+    pub(crate) neighbors: Option<Neighbors>,
+    /// Where connections that were handed over to us go; nothing while peers are not served.
+    pub(crate) public: ArcSwapOption<Public>,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        key_exchange: KeyExchange,
+        questions: mpsc::Sender<Question>,
+        neighbors: Option<Neighbors>,
+    ) -> Shared {
+        let policy = Arc::new(Policy::default());
+        Shared {
+            mesh: Mesh::new(key_exchange, Arc::clone(&policy) as _),
+            policy,
+            tracker: Arc::default(),
+            metrics: Arc::default(),
+            journal: Journal::default(),
+            questions,
+            unauthenticated: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
+            retirement: watch::Sender::new(false),
+            neighbors,
+            public: ArcSwapOption::empty(),
+        }
+    }
+}

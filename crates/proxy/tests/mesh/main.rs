@@ -1,0 +1,664 @@
+//! Two proxies on real sockets around an agent in memory.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    missing_docs,
+    unreachable_pub,
+    reason = "a test that cannot go on has failed"
+)]
+
+mod fake;
+#[path = "../../../tls/tests/forge/mod.rs"]
+mod forge;
+
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use fake::{Agent, Echo, Files, LIMIT, Pair, Running, db_entry, echoes, eventually, has_openssl, instance, web_entry};
+use forge::Authority;
+use lictor_proxy::{Config, Heritage, Mode, Phase, Proxy, Wish};
+use lictor_task::Scope;
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+async fn read_all(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    tokio::time::timeout(LIMIT, stream.read_to_end(&mut bytes)).await.unwrap().map(|_| bytes)
+}
+
+#[tokio::test]
+async fn bytes_go_through_two_proxies_and_come_back() {
+    let pair = Pair::start().await;
+    assert!(pair.works().await);
+    let sent: Vec<u8> = (0..5_000_000u32).map(|at| (at >> 3) as u8 ^ at as u8).collect();
+    let mut stream = pair.connect().await;
+    let (mut reader, mut writer) = stream.split();
+    let mut received = Vec::new();
+    let (wrote, read) = tokio::join!(
+        async {
+            writer.write_all(&sent).await?;
+            writer.shutdown().await
+        },
+        reader.read_to_end(&mut received)
+    );
+    wrote.unwrap();
+    read.unwrap();
+    assert!(received == sent);
+    assert_eq!(pair.web.proxy().status().borrow().phase, Phase::Ready);
+}
+
+#[tokio::test]
+async fn an_answer_arrives_whole_after_the_client_has_ended_its_direction() {
+    let app = Echo::serving("127.0.0.1:0", |mut stream| async move {
+        let mut question = Vec::new();
+        stream.read_to_end(&mut question).await.unwrap();
+        assert_eq!(question, b"hello");
+        stream.write_all(&vec![b'r'; 100_000]).await.unwrap();
+    })
+    .await;
+    let pair = Pair::with(app, json!({}), json!({})).await;
+    let mut stream = pair.connect().await;
+    stream.write_all(b"hello").await.unwrap();
+    stream.shutdown().await.unwrap();
+    assert_eq!(read_all(&mut stream).await.unwrap().len(), 100_000);
+}
+
+#[tokio::test]
+async fn a_server_may_speak_first() {
+    let app = Echo::serving("127.0.0.1:0", |mut stream| async move {
+        stream.write_all(b"220 ready\r\n").await.unwrap();
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest).await;
+    })
+    .await;
+    let pair = Pair::with(app, json!({}), json!({})).await;
+    let mut stream = pair.connect().await;
+    let mut banner = [0; 11];
+    tokio::time::timeout(LIMIT, stream.read_exact(&mut banner)).await.unwrap().unwrap();
+    assert_eq!(&banner, b"220 ready\r\n");
+}
+
+#[tokio::test]
+async fn a_denied_client_never_reaches_the_application() {
+    let pair = Pair::start().await;
+    pair.db.agent.deny(Some("web"));
+    eventually("the denial", async || !pair.works().await).await;
+    let before = pair.app.connections();
+    for _ in 0..5 {
+        assert!(!pair.works().await);
+    }
+    assert_eq!(pair.app.connections(), before);
+    assert!(pair.db.proxy().metrics().denied.load(Ordering::Relaxed) >= 5);
+    pair.db.agent.deny(None);
+    eventually("the permission", async || pair.works().await).await;
+}
+
+#[tokio::test]
+async fn a_new_denial_ends_live_connections_of_that_client_at_once() {
+    let pair = Pair::start().await;
+    let mut stream = pair.connect().await;
+    assert!(echoes(&mut stream).await);
+    pair.db.agent.deny(Some("other"));
+    assert!(echoes(&mut stream).await);
+    let start = Instant::now();
+    pair.db.agent.deny(Some("web"));
+    let ended = tokio::time::timeout(Duration::from_secs(1), stream.read_u8()).await;
+    assert!(matches!(ended, Ok(Err(_))), "{ended:?} after {:?}", start.elapsed());
+    assert_eq!(pair.db.proxy().metrics().cut.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn without_the_agent_everything_goes_on() {
+    let pair = Pair::start().await;
+    let mut live = pair.connect().await;
+    assert!(echoes(&mut live).await);
+    for agent in [&pair.web.agent, &pair.db.agent] {
+        agent.go_away();
+    }
+    for _ in 0..50 {
+        assert!(pair.works().await);
+    }
+    assert!(echoes(&mut live).await);
+    // And what changes while it is away counts as soon as it is back.
+    pair.db.agent.deny(Some("web"));
+    assert!(pair.works().await);
+    pair.db.agent.come_back();
+    eventually("the denial", async || !pair.works().await).await;
+}
+
+#[tokio::test]
+async fn a_dead_instance_is_made_up_for_by_another() {
+    let pair = Pair::start().await;
+    let live = pair.db.public().await;
+    let unused = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    pair.web.agent.set_instances(vec![instance("dead", unused), instance("live", live)]);
+    for _ in 0..60 {
+        assert!(pair.works().await);
+    }
+    // Refused, or silent until its share of the time is over.
+    let mut entry = web_entry(json!({"connect_timeout_ms": 600}));
+    entry["Proxy"]["Upstreams"][0]["LocalBindPort"] = json!(pair.web.upstream().await.port());
+    pair.web.agent.set_entry(entry);
+    pair.web.agent.set_instances(vec![
+        instance("silent", silent.local_addr().unwrap()),
+        instance("dead", unused),
+        instance("live", live),
+    ]);
+    for _ in 0..10 {
+        assert!(pair.works().await);
+    }
+}
+
+#[tokio::test]
+async fn an_instance_that_is_another_service_is_not_given_a_byte() {
+    let pair = Pair::start().await;
+    let impostor = Agent::new(&pair.authority, &pair.authority.leaf("cache"), db_entry(pair.app.address, json!({})));
+    let impostor = Running::start(&impostor);
+    pair.web.agent.set_instances(vec![instance("impostor", impostor.public().await)]);
+    eventually("the impostor", async || !pair.works().await).await;
+    assert!(!pair.works().await);
+    // A catalog entry that says so openly is not dialled at all.
+    let mut honest = instance("honest", impostor.public().await);
+    honest.destination = Some("cache".into());
+    pair.web.agent.set_instances(vec![honest]);
+    assert!(!pair.works().await);
+}
+
+#[tokio::test]
+async fn a_reader_that_does_not_read_holds_up_the_writer_and_loses_nothing() {
+    let app = Echo::serving("127.0.0.1:0", |mut stream| async move {
+        let mut one = [0; 1];
+        stream.read_exact(&mut one).await.unwrap();
+        let _ = stream.write_all(&vec![7; 20_000_000]).await;
+    })
+    .await;
+    let pair = Pair::with(app, json!({}), json!({})).await;
+    let mut slow = pair.connect().await;
+    slow.write_all(b"x").await.unwrap();
+    // Others are served meanwhile.
+    let mut other = pair.connect().await;
+    other.write_all(b"x").await.unwrap();
+    assert_eq!(read_all(&mut other).await.unwrap().len(), 20_000_000);
+    let flow = pair.web.proxy().metrics().upstreams().remove(0).1;
+    let moved = flow.meter.inward.load(Ordering::Relaxed);
+    assert!(moved < 39_000_000, "{moved} bytes were taken though nobody read them");
+    assert_eq!(read_all(&mut slow).await.unwrap().len(), 20_000_000);
+}
+
+#[tokio::test]
+async fn addresses_of_the_sixth_version_work_everywhere() {
+    let authority = Authority::new("root");
+    let app = Echo::start("[::1]:0").await;
+    let mut entry = db_entry(app.address, json!({}));
+    entry["Address"] = json!("::1");
+    let db = Running::start(&Agent::new(&authority, &authority.leaf("db"), entry));
+    let mut entry = web_entry(json!({}));
+    entry["Proxy"]["Upstreams"][0]["LocalBindAddress"] = json!("::1");
+    let agent = Agent::new(&authority, &authority.leaf("web"), entry);
+    let public = db.public().await;
+    assert!(public.is_ipv6());
+    agent.set_instances(vec![instance("db1", public)]);
+    let web = Running::start(&agent);
+    let pair = Pair { authority, app, web, db };
+    assert!(pair.web.upstream().await.is_ipv6());
+    assert!(pair.works().await);
+}
+
+#[tokio::test]
+async fn a_silent_client_is_closed_when_the_handshake_takes_too_long() {
+    let app = Echo::start("127.0.0.1:0").await;
+    let pair = Pair::with(app, json!({"handshake_timeout_ms": 200.0}), json!({})).await;
+    let public = pair.db.public().await;
+    let start = Instant::now();
+    let mut silent = TcpStream::connect(public).await.unwrap();
+    assert!(read_all(&mut silent).await.unwrap_or_default().is_empty());
+    assert!(start.elapsed() >= Duration::from_millis(200));
+    assert_eq!(pair.app.connections(), 0);
+    // One that goes without a word is a health check.
+    let metrics = pair.db.proxy().metrics();
+    let before = metrics.silent.load(Ordering::Relaxed);
+    let failures = metrics.inbound.failures.load(Ordering::Relaxed);
+    assert!(failures > 0, "the silent one has failed");
+    drop(TcpStream::connect(pair.db.public().await).await.unwrap());
+    eventually("the health check", async || metrics.silent.load(Ordering::Relaxed) == before + 1).await;
+    assert_eq!(metrics.inbound.failures.load(Ordering::Relaxed), failures, "a look is no failure");
+}
+
+#[tokio::test]
+async fn an_application_that_is_down_is_seen_as_the_end_of_the_connection() {
+    let pair = Pair::start().await;
+    assert!(pair.works().await);
+    let Pair { authority: _authority, app, web, db } = pair;
+    drop(app);
+    let metrics = db.proxy().metrics();
+    eventually("the failure", async || {
+        let mut stream = TcpStream::connect(web.upstream().await).await.unwrap();
+        let closed = read_all(&mut stream).await.is_ok_and(|bytes| bytes.is_empty());
+        closed && metrics.app_failures.load(Ordering::Relaxed) > 0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_agent_that_does_not_say_the_default_is_asked_about_each_connection() {
+    let pair = Pair::start().await;
+    pair.db.agent.be_original();
+    pair.db.agent.authorizes.send_replace(false);
+    eventually("the question", async || !pair.works().await).await;
+    let before = pair.app.connections();
+    assert!(!pair.works().await);
+    assert_eq!(pair.app.connections(), before);
+    pair.db.agent.authorizes.send_replace(true);
+    assert!(pair.works().await);
+}
+
+#[tokio::test]
+async fn a_renewed_leaf_is_used_by_the_next_connection_and_disturbs_none() {
+    let pair = Pair::start().await;
+    let mut live = pair.connect().await;
+    assert!(echoes(&mut live).await);
+    pair.db.agent.set_leaf(&pair.authority.leaf("db"));
+    pair.web.agent.set_leaf(&pair.authority.leaf("web"));
+    let before = pair.db.proxy().metrics().handshakes.load(Ordering::Relaxed);
+    let metrics = pair.db.proxy().metrics();
+    eventually("a whole handshake", async || {
+        assert!(pair.works().await);
+        metrics.handshakes.load(Ordering::Relaxed) > before
+    })
+    .await;
+    assert!(echoes(&mut live).await);
+}
+
+#[tokio::test]
+async fn settings_open_close_and_redirect_listeners_without_touching_the_others() {
+    let pair = Pair::start().await;
+    let mut live = pair.connect().await;
+    assert!(echoes(&mut live).await);
+    let kept = pair.web.upstream().await;
+    let mut entry = web_entry(json!({}));
+    let spare = entry["Proxy"]["Upstreams"][0].clone();
+    entry["Proxy"]["Upstreams"] = json!([
+        {"DestinationName": "db", "LocalBindPort": kept.port()},
+        {"DestinationName": "db", "DestinationType": "prepared_query", "LocalBindPort": spare["LocalBindPort"]},
+    ]);
+    pair.web.agent.set_entry(entry.clone());
+    let query = pair.web.address("prepared_query:default/db").await;
+    assert_eq!(pair.web.upstream().await, kept);
+    assert!(echoes(&mut live).await);
+    assert!(echoes(&mut TcpStream::connect(query).await.unwrap()).await);
+    // The first one goes, the second changes places with it.
+    entry["Proxy"]["Upstreams"] = json!([{"DestinationName": "db", "LocalBindPort": query.port()}]);
+    pair.web.agent.set_entry(entry);
+    eventually("the removal", async || TcpStream::connect(kept).await.is_err()).await;
+    assert_eq!(pair.web.upstream().await, query);
+    assert!(pair.works().await);
+    assert!(echoes(&mut live).await);
+}
+
+#[tokio::test]
+async fn a_taken_port_is_reported_and_tried_again() {
+    let authority = Authority::new("root");
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut entry = web_entry(json!({}));
+    entry["Proxy"]["Upstreams"][0]["LocalBindPort"] = json!(taken.local_addr().unwrap().port());
+    let web = Running::start(&Agent::new(&authority, &authority.leaf("web"), entry));
+    let mut status = web.proxy().status();
+    let degraded = status.wait_for(|status| status.phase == Phase::Degraded);
+    let degraded = tokio::time::timeout(LIMIT, degraded).await.unwrap().unwrap().clone();
+    assert!(degraded.to_string().contains("service:default/db cannot listen on 127.0.0.1:"), "{degraded}");
+    drop(taken);
+    web.upstream().await;
+    let ready = status.wait_for(lictor_proxy::Status::is_ready);
+    tokio::time::timeout(LIMIT, ready).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn the_public_listener_waits_for_certificates_and_upstreams_do_not() {
+    let authority = Authority::new("root");
+    let app = Echo::start("127.0.0.1:0").await;
+    let mut entry = db_entry(app.address, json!({}));
+    entry["Proxy"]["Upstreams"] = web_entry(json!({}))["Proxy"]["Upstreams"].clone();
+    let mut broken = authority.leaf("db");
+    broken.key = authority.leaf("db").key;
+    let db = Running::start(&Agent::new(&authority, &broken, entry));
+    db.upstream().await;
+    assert_eq!(db.proxy().status().borrow().phase, Phase::Starting);
+    assert_eq!(db.proxy().listening().borrow().len(), 1);
+    db.agent.set_leaf(&authority.leaf("db"));
+    db.public().await;
+}
+
+#[tokio::test]
+async fn a_drain_lets_connections_end_and_accepts_no_more() {
+    let mut pair = Pair::start().await;
+    let mut live = pair.connect().await;
+    assert!(echoes(&mut live).await);
+    let upstream = pair.web.upstream().await;
+    let proxy: Proxy = pair.web.proxy.take().unwrap();
+    let (wish, wishes) = watch::channel(Wish::Serve);
+    let running = Scope::new("test").spawn("proxy", proxy.run(wishes));
+    wish.send_replace(Wish::Stop(LIMIT));
+    eventually("the end of accepting", async || TcpStream::connect(upstream).await.is_err()).await;
+    assert!(echoes(&mut live).await);
+    assert!(!running.is_finished());
+    drop(live);
+    tokio::time::timeout(LIMIT, running).await.unwrap().unwrap();
+}
+
+/// What a supervisor would hand to the next process.
+fn duplicates(proxy: &Proxy) -> Vec<std::net::TcpListener> {
+    let sockets = proxy.sockets().borrow().clone();
+    sockets.values().flat_map(|those| those.iter()).map(|fd| fd.try_clone().unwrap().into()).collect()
+}
+
+#[tokio::test]
+async fn a_successor_takes_over_the_sockets_and_no_connection_is_refused_or_lost() {
+    let mut pair = Pair::start().await;
+    let mut live = pair.connect().await;
+    assert!(echoes(&mut live).await);
+    let upstream = pair.web.upstream().await;
+    let old: Proxy = pair.web.proxy.take().unwrap();
+    let inherited = duplicates(&old);
+    let (wish, wishes) = watch::channel(Wish::Serve);
+    let connections = old.connections();
+    let running = Scope::new("test").spawn("old", old.run(wishes));
+
+    let load = tokio::spawn(async move {
+        for _ in 0..200 {
+            let mut connection = TcpStream::connect(upstream).await.unwrap();
+            assert!(echoes(&mut connection).await, "a connection was lost");
+        }
+    });
+    let config = Config { inherited, ..Config::new(Mode::Agent { proxy_id: "p".into() }) };
+    let new = Proxy::start(config, Arc::clone(&pair.web.agent)).unwrap();
+    eventually("the takeover", async || new.status().borrow().heritage == Heritage::TakenOver).await;
+    wish.send_replace(Wish::Drain);
+    load.await.unwrap();
+    eventually("only the old connection", async || connections.count() == 1).await;
+    assert!(echoes(&mut live).await, "what is carried goes on");
+    drop(live);
+    tokio::time::timeout(LIMIT, running).await.unwrap().unwrap();
+    let mut after = TcpStream::connect(upstream).await.unwrap();
+    assert!(echoes(&mut after).await);
+}
+
+#[tokio::test]
+async fn connections_that_wait_while_no_process_runs_are_served_by_the_next() {
+    let mut pair = Pair::start().await;
+    let upstream = pair.web.upstream().await;
+    let old: Proxy = pair.web.proxy.take().unwrap();
+    let inherited = duplicates(&old);
+    let (_wish, wishes) = watch::channel(Wish::Stop(Duration::ZERO));
+    tokio::time::timeout(LIMIT, old.run(wishes)).await.unwrap();
+    let mut waiting: Vec<TcpStream> = Vec::new();
+    for _ in 0..20 {
+        waiting.push(TcpStream::connect(upstream).await.expect("nobody is refused"));
+    }
+    let config = Config { inherited, ..Config::new(Mode::Agent { proxy_id: "p".into() }) };
+    let _new = Proxy::start(config, Arc::clone(&pair.web.agent)).unwrap();
+    for connection in &mut waiting {
+        assert!(echoes(connection).await);
+    }
+}
+
+#[tokio::test]
+async fn what_does_not_end_within_the_grace_period_is_reset() {
+    let mut pair = Pair::start().await;
+    let mut live = pair.connect().await;
+    assert!(echoes(&mut live).await);
+    let proxy: Proxy = pair.web.proxy.take().unwrap();
+    let (_wish, wishes) = watch::channel(Wish::Stop(Duration::from_millis(50)));
+    tokio::time::timeout(LIMIT, proxy.run(wishes)).await.unwrap();
+    assert!(live.read_u8().await.is_err());
+}
+
+/// What `openssl s_client` says when it is sent away or let in; the answer of the application is at its end.
+async fn s_client(address: std::net::SocketAddr, arguments: &[String]) -> String {
+    let mut command = Command::new("openssl");
+    command.args(["s_client", "-connect", &address.to_string(), "-state", "-quiet", "-no_ign_eof"]);
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    // Its input stays open, or it would not wait for what the server says after the handshake.
+    let mut input = child.stdin.take().unwrap();
+    let _ = std::io::Write::write_all(&mut input, b"x\n");
+    let (done, finished) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || done.send(child.wait_with_output()));
+    let output = match tokio::time::timeout(Duration::from_secs(3), finished).await {
+        Ok(output) => output.unwrap().unwrap(),
+        Err(_) => panic!("openssl neither ended nor was refused: {arguments:?}"),
+    };
+    drop(input);
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+#[tokio::test]
+async fn openssl_sees_the_alert_that_peers_expect() {
+    if !has_openssl() {
+        return;
+    }
+    // Ends after one byte, so that openssl ends too.
+    let app = Echo::serving("127.0.0.1:0", |mut stream| async move {
+        if let Ok(byte) = stream.read_u8().await {
+            let _ = stream.write_all(&[byte, b'!']).await;
+        }
+    })
+    .await;
+    let pair = Pair::with(app, json!({}), json!({})).await;
+    let public = pair.db.public().await;
+    let stranger = Authority::new("Consul CA 7");
+    let expired = pair.authority.leaf_with("web", |leaf| {
+        leaf.not_before = rcgen::date_time_ymd(2000, 1, 1);
+        leaf.not_after = rcgen::date_time_ymd(2001, 1, 1);
+    });
+    let good = Files::new("good", &pair.authority, &pair.authority.leaf("web"));
+    let denied = Files::new("denied", &pair.authority, &pair.authority.leaf("mallory"));
+    let foreign = Files::new("foreign", &pair.authority, &stranger.leaf("web"));
+    let expired = Files::new("expired", &pair.authority, &expired);
+    pair.db.agent.deny(Some("mallory"));
+    let metrics = pair.db.proxy().metrics();
+    let trust = |files: &Files| vec!["-CAfile".to_owned(), files.path("root.pem")];
+    let shown = |files: &Files| {
+        let mut arguments = trust(files);
+        for (flag, file) in [("-cert", "leaf.pem"), ("-key", "key.pem")] {
+            arguments.extend([flag.to_owned(), files.path(file)]);
+        }
+        arguments
+    };
+    for version in ["-tls1_2", "-tls1_3"] {
+        let with = |arguments: Vec<String>| [arguments, vec![version.to_owned()]].concat();
+        eventually("the denial of mallory", async || {
+            let before = metrics.denied.load(Ordering::Relaxed);
+            s_client(public, &with(shown(&denied))).await;
+            metrics.denied.load(Ordering::Relaxed) > before
+        })
+        .await;
+        let answer = s_client(public, &with(shown(&good))).await;
+        assert!(answer.contains("x!"), "{version}: {answer}");
+        let cases = [
+            ("none", trust(&good)),
+            ("denied", shown(&denied)),
+            ("foreign", shown(&foreign)),
+            ("expired", shown(&expired)),
+        ];
+        let before = pair.app.connections();
+        for (what, arguments) in cases {
+            let answer = s_client(public, &with(arguments)).await;
+            assert!(answer.contains("alert number 42"), "{version} {what}: {answer}");
+        }
+        assert_eq!(pair.app.connections(), before);
+    }
+    // Suites, names and protocols that must not matter, and a suite that must not be had.
+    for extra in [
+        vec!["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-GCM-SHA256"],
+        vec!["-tls1_2", "-cipher", "ECDHE-ECDSA-AES256-GCM-SHA384"],
+        vec!["-tls1_2", "-cipher", "ECDHE-ECDSA-CHACHA20-POLY1305"],
+        vec!["-tls1_3", "-ciphersuites", "TLS_CHACHA20_POLY1305_SHA256"],
+        vec!["-tls1_3", "-groups", "P-384"],
+        vec!["-servername", "db.example"],
+        vec!["-alpn", "http/1.1"],
+        vec!["-alpn", "foo"],
+        vec!["-alpn", "foo,h2"],
+    ] {
+        let arguments = [shown(&good), extra.iter().map(|text| (*text).to_owned()).collect()].concat();
+        let answer = s_client(public, &arguments).await;
+        assert!(answer.contains("x!"), "{extra:?}: {answer}");
+    }
+    let arguments = [shown(&good), ["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-SHA"].map(str::to_owned).to_vec()];
+    assert!(s_client(public, &arguments.concat()).await.contains("alert number 40"));
+}
+
+#[tokio::test]
+async fn many_connections_at_once_all_work() {
+    let pair = Arc::new(Pair::start().await);
+    let scope = Scope::new("clients");
+    let tasks: Vec<_> = (0..200)
+        .map(|_| {
+            let pair = Arc::clone(&pair);
+            scope.spawn("client", async move { pair.works().await })
+        })
+        .collect();
+    for task in tasks {
+        assert_eq!(task.await.unwrap(), Some(true));
+    }
+    let metrics = pair.db.proxy().metrics();
+    eventually("the end of all", async || metrics.active() == 0).await;
+    assert_eq!(metrics.inbound.opened.load(Ordering::Relaxed), 200);
+}
+
+#[tokio::test]
+async fn connections_one_after_another_share_a_session_and_reach_the_application_each() {
+    let pair = Pair::start().await;
+    let (near, far) = (pair.web.proxy().metrics(), pair.db.proxy().metrics());
+    let mut made = 0;
+    eventually("a session that carries many", async || {
+        assert!(pair.works().await);
+        made += 1;
+        near.reuses.load(Ordering::Relaxed) >= 20
+    })
+    .await;
+    assert_eq!(pair.app.connections(), made);
+    let secured = |metrics: &lictor_proxy::Metrics| {
+        let [whole, resumed, reused] =
+            [&metrics.handshakes, &metrics.resumptions, &metrics.reuses].map(|count| count.load(Ordering::Relaxed));
+        (whole + resumed, reused)
+    };
+    assert_eq!(secured(&near), secured(&far));
+    assert_eq!(far.allowed.load(Ordering::Relaxed), made as u64);
+}
+
+#[tokio::test]
+async fn a_session_that_is_used_again_is_authorised_again() {
+    let pair = Pair::start().await;
+    let far = pair.db.proxy().metrics();
+    eventually("a session that carries many", async || {
+        assert!(pair.works().await);
+        far.reuses.load(Ordering::Relaxed) > 0
+    })
+    .await;
+    let before = pair.app.connections();
+    pair.db.agent.deny(Some("web"));
+    eventually("the denial", async || !pair.works().await).await;
+    let after = pair.app.connections();
+    for _ in 0..10 {
+        assert!(!pair.works().await);
+    }
+    assert!(after >= before);
+    assert_eq!(pair.app.connections(), after);
+}
+
+#[tokio::test]
+async fn a_denial_cuts_a_connection_on_a_session_that_was_used_before() {
+    let pair = Pair::start().await;
+    let near = pair.web.proxy().metrics();
+    let mut live = None;
+    eventually("a connection on a used session", async || {
+        let before = near.reuses.load(Ordering::Relaxed);
+        let mut stream = pair.connect().await;
+        assert!(echoes(&mut stream).await);
+        let reused = near.reuses.load(Ordering::Relaxed) > before;
+        if reused {
+            live = Some(stream);
+        }
+        reused
+    })
+    .await;
+    pair.db.agent.deny(Some("web"));
+    let ended = tokio::time::timeout(LIMIT, live.unwrap().read_u8()).await;
+    assert!(matches!(ended, Ok(Err(_))), "{ended:?}");
+}
+
+#[tokio::test]
+async fn who_wants_no_reuse_gets_none() {
+    let app = Echo::start("127.0.0.1:0").await;
+    let pair = Pair::with(app, json!({"reuse": "sessions"}), json!({})).await;
+    let near = pair.web.proxy().metrics();
+    eventually("a resumed session", async || {
+        assert!(pair.works().await);
+        near.resumptions.load(Ordering::Relaxed) > 0
+    })
+    .await;
+    assert_eq!(near.reuses.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn a_proxy_that_restarts_with_sessions_waiting_loses_no_connection() {
+    let pair = Pair::start().await;
+    for _ in 0..10 {
+        assert!(pair.works().await);
+    }
+    let Pair { authority, app, web, mut db } = pair;
+    let address = db.public().await;
+    let mut entry = db_entry(app.address, json!({}));
+    entry["Port"] = json!(address.port());
+    let start = Instant::now();
+    let proxy: Proxy = db.proxy.take().unwrap();
+    let (_wish, wishes) = watch::channel(Wish::Stop(Duration::from_secs(8)));
+    tokio::time::timeout(LIMIT, proxy.run(wishes)).await.unwrap();
+    assert!(start.elapsed() < Duration::from_secs(4), "sessions that wait held up the end");
+    let _db = Running::start(&Agent::new(&authority, &authority.leaf("db"), entry));
+    eventually("the next connection", async || {
+        echoes(&mut TcpStream::connect(web.upstream().await).await.unwrap()).await
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn half_closes_and_banners_work_on_sessions_that_were_used_before() {
+    let app = Echo::serving("127.0.0.1:0", |mut stream| async move {
+        stream.write_all(b"ready").await.unwrap();
+        let mut question = Vec::new();
+        stream.read_to_end(&mut question).await.unwrap();
+        stream.write_all(&question).await.unwrap();
+    })
+    .await;
+    let pair = Pair::with(app, json!({}), json!({})).await;
+    let near = pair.web.proxy().metrics();
+    let mut len = 1;
+    eventually("a dozen connections on used sessions", async || {
+        len = (len * 3) % 400_000 + 1;
+        let mut stream = pair.connect().await;
+        let mut banner = [0; 5];
+        tokio::time::timeout(LIMIT, stream.read_exact(&mut banner)).await.unwrap().unwrap();
+        assert_eq!(&banner, b"ready");
+        let sent = vec![len as u8; len];
+        let (mut reader, mut writer) = stream.split();
+        let mut answer = Vec::new();
+        let (_, read) = tokio::join!(
+            async {
+                writer.write_all(&sent).await.unwrap();
+                writer.shutdown().await.unwrap();
+            },
+            reader.read_to_end(&mut answer)
+        );
+        read.unwrap();
+        assert!(answer == sent);
+        near.reuses.load(Ordering::Relaxed) >= 12
+    })
+    .await;
+}

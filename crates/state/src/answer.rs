@@ -1,0 +1,67 @@
+//! What a read gives: the value, how current it is, and what to watch to learn that it changed.
+
+use lictor_model::revision::Revision;
+
+/// Something that changes as one and can be watched.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Topic {
+    /// Any node record.
+    Nodes,
+    /// The set of services, their instances and tags.
+    Services,
+    /// Any check.
+    Checks,
+    /// One service (folded name): its instances, their checks, and the node records and node checks of their nodes.
+    Service(Box<str>),
+    /// The mesh instances of one service (folded name): proxies for it and native instances, and their checks.
+    Connect(Box<str>),
+    /// One node (folded name): its record, services and checks.
+    Node(Box<str>),
+    /// One node (folded name): its record and services, not its checks.
+    NodeServices(Box<str>),
+    /// One node (folded name): its checks.
+    NodeChecks(Box<str>),
+    /// Any intention.
+    Intentions,
+    /// The trusted roots.
+    Roots,
+    /// The configuration of the CA.
+    CaConfig,
+    /// Any prepared query.
+    Queries,
+    /// One key of the key-value store.
+    Key(Box<str>),
+    /// All keys that begin so.
+    KeyPrefix(Box<str>),
+    /// Any session.
+    Sessions,
+    /// ACL tokens.
+    Tokens,
+    /// ACL policies.
+    Policies,
+    /// Network coordinates.
+    Coordinates,
+    /// Which agents are alive, and which one leads.
+    Members,
+    /// User events.
+    Events,
+}
+
+/// The result of a read.
+#[derive(Clone, Debug)]
+pub struct Answer<T> {
+    /// Revision of the last change of anything that contributes, removals included.
+    pub index: Revision,
+    /// What to watch; empty when there is nothing to wait for (the caller may not know whether it exists): answer at
+    /// once.
+    pub topics: Vec<Topic>,
+    /// What was asked for, without what the caller may not see.
+    pub value: T,
+}
+
+impl<T> Answer<T> {
+    /// The same answer about something derived from the value.
+    pub fn map<U>(self, derive: impl FnOnce(T) -> U) -> Answer<U> {
+        Answer { index: self.index, topics: self.topics, value: derive(self.value) }
+    }
+}

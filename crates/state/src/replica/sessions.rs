@@ -1,0 +1,123 @@
+//! Sessions in memory, by what they depend on, and when each was last renewed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use lictor_model::name::fold;
+use lictor_model::revision::Revision;
+use tokio::time::Instant;
+
+use super::Touched;
+use super::catalog::Place;
+use crate::answer::Topic;
+use crate::schema::Key;
+use crate::session::Session;
+
+#[derive(Debug, Default)]
+pub(crate) struct Sessions {
+    rows: BTreeMap<Arc<str>, Arc<Session>>,
+    renewals: BTreeMap<Arc<str>, Renewal>,
+    by_node: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
+    by_check: BTreeMap<Place, BTreeSet<Arc<str>>>,
+    index: Revision,
+}
+
+/// When a session was last renewed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Renewal {
+    /// On this process's own clock, when it learned of it: no two machines' clocks are compared, and whoever takes
+    /// over the expiry gives every session its whole time again.
+    pub(crate) seen: Instant,
+    /// Of the record.
+    pub(crate) modified: Revision,
+}
+
+impl Sessions {
+    pub(crate) fn put(&mut self, row: Session, at: Revision, touched: &mut Touched) {
+        let id = fold(&row.id);
+        self.unlink(&id);
+        for place in places(&row) {
+            self.by_check.entry(place).or_default().insert(Arc::clone(&id));
+        }
+        self.by_node.entry(fold(row.node.as_str())).or_default().insert(Arc::clone(&id));
+        self.rows.insert(id, Arc::new(row));
+        self.touch(at, touched);
+    }
+
+    pub(crate) fn remove(&mut self, id: &str, at: Revision, touched: &mut Touched) {
+        if self.unlink(id) {
+            self.touch(at, touched);
+        }
+    }
+
+    fn unlink(&mut self, id: &str) -> bool {
+        let Some(row) = self.rows.remove(id) else { return false };
+        for place in places(&row) {
+            drop_from(&mut self.by_check, &place, id);
+        }
+        drop_from(&mut self.by_node, &fold(row.node.as_str()), id);
+        true
+    }
+
+    fn touch(&mut self, at: Revision, touched: &mut Touched) {
+        self.index = at;
+        touched.add(Topic::Sessions);
+    }
+
+    pub(crate) fn put_renewal(&mut self, id: &Arc<str>, modified: Revision) {
+        self.renewals.insert(Arc::clone(id), Renewal { seen: Instant::now(), modified });
+    }
+
+    pub(crate) fn remove_renewal(&mut self, id: &str) {
+        self.renewals.remove(id);
+    }
+
+    pub(crate) fn get(&self, id: &str) -> Option<&Arc<Session>> {
+        self.rows.get(id)
+    }
+
+    pub(crate) fn renewal(&self, id: &str) -> Option<Renewal> {
+        self.renewals.get(id).copied()
+    }
+
+    /// All of them, by id.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<Session>)> {
+        self.rows.iter()
+    }
+
+    /// Ids of those of a node (folded name).
+    pub(crate) fn of_node(&self, node: &str) -> impl Iterator<Item = &Arc<str>> {
+        self.by_node.get(node).into_iter().flatten()
+    }
+
+    /// Ids of those bound to a check.
+    pub(crate) fn of_check(&self, place: &Place) -> impl Iterator<Item = &Arc<str>> {
+        self.by_check.get(place).into_iter().flatten()
+    }
+
+    pub(crate) fn index(&self) -> Revision {
+        self.index
+    }
+
+    pub(crate) fn raise(&mut self, floor: Revision) {
+        self.index = floor;
+    }
+
+    pub(crate) fn keys(&self) -> impl Iterator<Item = (Key, Revision)> {
+        let rows = self.rows.iter().map(|(id, row)| (Key::Session(Arc::clone(id)), row.modified));
+        rows.chain(self.renewals.iter().map(|(id, renewal)| (Key::SessionAlive(Arc::clone(id)), renewal.modified)))
+    }
+}
+
+fn places(row: &Session) -> impl Iterator<Item = Place> {
+    let node = fold(row.node.as_str());
+    row.checks.iter().map(move |check| (Arc::clone(&node), fold(check.as_str())))
+}
+
+fn drop_from<K: Ord>(map: &mut BTreeMap<K, BTreeSet<Arc<str>>>, key: &K, id: &str) {
+    let Some(ids) = map.get_mut(key) else { return };
+    ids.remove(id);
+    if ids.is_empty() {
+        map.remove(key);
+    }
+}

@@ -1,0 +1,52 @@
+//! A workload whose instructions can be counted (docs/performance.md): changes beside many who wait for something else.
+
+use std::future::Future;
+use std::task::{Context, Waker};
+
+use lictor_model::node::Node;
+use lictor_model::service::Service;
+
+use super::*;
+use crate::writer::Registration;
+
+/// Only what happens in here is counted.
+#[inline(never)]
+fn measured<T>(work: impl FnOnce() -> T) -> T {
+    std::hint::black_box(work())
+}
+
+fn registration(service: &str, port: i64) -> Registration {
+    let node = Node { name: "n".into(), address: "10.0.0.1".into(), ..Node::default() };
+    let service = Service { id: service.into(), name: service.into(), port, ..Service::default() };
+    Registration { node, service: Some(service), ..Registration::default() }
+}
+
+#[test]
+#[ignore = "a workload for counting instructions, see docs/performance.md"]
+fn weigh_two_hundred_registrations_beside_ten_thousand_watchers() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let scope = Scope::new("weigh");
+    let (state, writer) = runtime.block_on(State::open(Store::memory(), Config::default(), &scope)).unwrap();
+    runtime.block_on(writer.register(registration("watched", 1))).unwrap();
+    let reader = state.reader(&Caller::acls_disabled());
+    runtime.block_on(reader.catch_up()).unwrap();
+    let (topics, seen) = ([Topic::Service("watched".into())], reader.current());
+    let mut watchers: Vec<_> = (0..10_000).map(|_| Box::pin(reader.changed(&topics, seen))).collect();
+    let mut context = Context::from_waker(Waker::noop());
+    let mut waiting =
+        || watchers.iter_mut().map(|one| usize::from(one.as_mut().poll(&mut context).is_pending())).sum::<usize>();
+    assert_eq!(waiting(), 10_000);
+    measured(|| {
+        runtime.block_on(async {
+            for port in 0..200 {
+                writer.register(registration("other", port)).await.unwrap();
+            }
+            reader.catch_up().await.unwrap();
+        });
+    });
+    assert_eq!(waiting(), 10_000);
+    runtime.block_on(writer.register(registration("watched", 2))).unwrap();
+    runtime.block_on(reader.catch_up()).unwrap();
+    assert_eq!(waiting(), 0);
+    runtime.block_on(scope.join(std::time::Duration::from_secs(1)));
+}

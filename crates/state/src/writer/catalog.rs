@@ -1,0 +1,300 @@
+//! Writing nodes, instances and checks.
+//!
+//! Order of what does not fit into one transaction:
+//! - a registration writes node, instance and the first checks together, then the other checks, some at a time;
+//! - an instance goes before the rest of its checks, so that it is never seen with fewer checks than it has;
+//! - a node goes in one transaction, however much is on it.
+
+use std::sync::Arc;
+
+use lictor_model::health::{Check, Status};
+use lictor_model::meta;
+use lictor_model::name::{CheckId, NodeName, ServiceId, fold};
+use lictor_model::node::Node;
+use lictor_model::revision::Revision;
+use lictor_model::service::{Service, Weights};
+use uuid::Uuid;
+
+use super::scratch::{PENDING, Scratch};
+use super::{Registration, Removal, Writer};
+use crate::Error;
+use crate::reader::{CheckRow, NodeRow, ServiceRow};
+use crate::record::check::CheckRecord;
+use crate::record::node::NodeRecord;
+use crate::record::service::ServiceRecord;
+use crate::record::{Created, Pointer};
+use crate::replica::catalog::Place;
+use crate::schema::Key;
+
+/// Checks that one transaction writes: each may need two conditions, its own and its service's.
+const CHECKS_AT_ONCE: usize = 32;
+
+impl Writer {
+    /// Adds or replaces a node, an instance and checks. What is already so is not written again, so its revision
+    /// stays. The rules about node ids, names and missing services are the original's, and so are their texts.
+    pub async fn register(&self, registration: Registration) -> Result<(), Error> {
+        let registration = tidied(registration)?;
+        let Registration { node, skip_node_update, service, checks } = &registration;
+        let first = checks.len().min(CHECKS_AT_ONCE);
+        let unfinished = self
+            .write("register", |scratch| {
+                if !*skip_node_update || scratch.node(&fold(node.name.as_str()))?.is_none() {
+                    scratch.put_node(node).map_err(|error| error.within("failed inserting node"))?;
+                }
+                if let Some(service) = service {
+                    scratch
+                        .put_service(&node.name, service)
+                        .map_err(|error| error.within("failed inserting service"))?;
+                }
+                // All are looked at before any is written, so that a bad one refuses the whole.
+                for (position, check) in checks.iter().enumerate() {
+                    let within = |error: Error| error.within("failed inserting check").on_node(node.name.as_str());
+                    if position < first {
+                        scratch.put_check(check).map_err(within)?;
+                    } else {
+                        scratch.resolved(check).map_err(within)?;
+                    }
+                }
+                Ok(scratch.unfinished)
+            })
+            .await?;
+        let mut unfinished = unfinished;
+        for some in checks[first..].chunks(CHECKS_AT_ONCE) {
+            unfinished |= self
+                .write("register checks", |scratch| {
+                    for check in some {
+                        let within = |error: Error| error.within("failed inserting check").on_node(node.name.as_str());
+                        scratch.put_check(check).map_err(within)?;
+                    }
+                    Ok(scratch.unfinished)
+                })
+                .await?;
+        }
+        if unfinished { self.end_broken_sessions().await } else { Ok(()) }
+    }
+
+    /// Removes something from a node, with what depends on it. Unknown things are fine.
+    pub async fn deregister(&self, node: &str, removal: Removal) -> Result<(), Error> {
+        if node.is_empty() {
+            return Err(Error::refused("Must provide node"));
+        }
+        let name = fold(node);
+        let mut sessions_left = false;
+        // More than once when something has many parts, or gets one while we look.
+        loop {
+            let (finished, unfinished) = self
+                .write("deregister", |scratch| {
+                    match &removal {
+                        Removal::Node => scratch.remove_node(&name)?,
+                        Removal::Service(id) => scratch.remove_service(&(Arc::clone(&name), fold(id.as_str())))?,
+                        Removal::Check(id) => scratch.remove_check(&(Arc::clone(&name), fold(id.as_str())))?,
+                    }
+                    Ok((scratch.draft.is_empty(), scratch.unfinished))
+                })
+                .await?;
+            sessions_left |= unfinished;
+            if finished {
+                break;
+            }
+        }
+        if sessions_left { self.end_broken_sessions().await } else { Ok(()) }
+    }
+}
+
+/// The registration with its defaults filled in, or why it makes no sense.
+fn tidied(mut registration: Registration) -> Result<Registration, Error> {
+    let Registration { node, skip_node_update, service, checks } = &mut registration;
+    if node.name.is_empty() {
+        return Err(Error::refused("Must provide node"));
+    }
+    if node.address.is_empty() && !*skip_node_update {
+        return Err(Error::refused("Must provide address if SkipNodeUpdate is not set"));
+    }
+    if !node.id.is_empty() {
+        if node.id.len() != 36 {
+            return Err(Error::refused("Bad node ID: uuid string is wrong length"));
+        }
+        if Uuid::try_parse(&node.id).is_err() {
+            return Err(Error::refused("Bad node ID: uuid is improperly formatted"));
+        }
+    }
+    if let Some(service) = service {
+        if service.name.is_empty() && !service.id.is_empty() {
+            return Err(Error::refused("Must provide service name with ID"));
+        }
+        if service.id.is_empty() {
+            service.id = ServiceId::new(service.name.as_str());
+        }
+        if matches!(service.address.as_str(), "0.0.0.0" | "::" | "[::]") {
+            return Err(Error::refused("Invalid service address"));
+        }
+        if service.weights.validate().is_err() {
+            service.weights = Weights::default();
+        }
+        if let Err(why) = service.meta.as_ref().map_or(Ok(()), meta::validate) {
+            let (node, id) = (&node.name, &service.id);
+            let place = format!("for node {node} and serviceID {id}");
+            return Err(Error::refused(format!("failed inserting service: Invalid Service Meta {place}: {why}")));
+        }
+    }
+    for check in checks {
+        if check.id.is_empty() {
+            check.id = CheckId::new(check.name.as_str());
+        }
+        if check.node.is_empty() {
+            check.node = node.name.clone();
+        }
+        if check.node != node.name {
+            let (given, wanted) = (check.node.as_str(), node.name.as_str());
+            return Err(Error::refused(format!("check node {given:?} does not match node {wanted:?}")));
+        }
+    }
+    Ok(registration)
+}
+
+impl Scratch<'_> {
+    /// Adds or replaces a node's record.
+    pub(super) fn put_node(&mut self, node: &Node) -> Result<Arc<NodeRow>, Error> {
+        let name = fold(node.name.as_str());
+        let known = self.node(&name)?;
+        if let Some(row) = known.as_ref().filter(|row| row.node == *node) {
+            return Ok(Arc::clone(row));
+        }
+        let mut created = known.as_deref().map(|row| row.created);
+        let claim = Key::NodeOf(fold(&node.id));
+        let holder = if node.id.is_empty() { None } else { self.node_with_id(&fold(&node.id))? };
+        match (&holder, &known) {
+            _ if node.id.is_empty() => {
+                // Without an id it is another machine as far as anyone can tell, so the old id is free again.
+                if let Some(row) = known.as_deref().filter(|row| !row.node.id.is_empty()) {
+                    self.draft.delete(&Key::NodeOf(fold(&row.node.id)))?;
+                }
+            }
+            (Some(holder), _) if holder.node.name.same(&name) => {}
+            (Some(holder), None) => {
+                created = Some(holder.created);
+                self.remove_node(&fold(holder.node.name.as_str()))?;
+                self.draft.put(&claim, &Pointer { of: name.to_string() })?;
+            }
+            (Some(_), Some(row)) => return Err(reserved(node, row)),
+            (None, Some(row)) if !row.node.id.is_empty() => return Err(reserved(node, row)),
+            (None, _) => {
+                self.draft.expect(&claim, Revision::ZERO)?;
+                self.draft.put(&claim, &Pointer { of: name.to_string() })?;
+            }
+        }
+        self.draft.put(&Key::Node(Arc::clone(&name)), &NodeRecord::new(node, Created::kept(created)))?;
+        let row = Arc::new(NodeRow { node: node.clone(), created: created.unwrap_or(PENDING), modified: PENDING });
+        self.set_node(name, Some(Arc::clone(&row)));
+        Ok(row)
+    }
+
+    /// Removes a node with everything on it. When its sessions hold too much for one transaction, these are dealt
+    /// with first and the node stays until the next time.
+    pub(super) fn remove_node(&mut self, name: &Arc<str>) -> Result<(), Error> {
+        let Some(row) = self.node(name)? else { return Ok(()) };
+        let sessions: Vec<Arc<str>> = self.tables.sessions.of_node(name).map(Arc::clone).collect();
+        for session in sessions {
+            self.end_session(&session)?;
+        }
+        if self.unfinished {
+            return Ok(());
+        }
+        self.draft.delete(&Key::Node(Arc::clone(name)))?;
+        if !row.node.id.is_empty() {
+            self.draft.delete(&Key::NodeOf(fold(&row.node.id)))?;
+        }
+        self.empty_node(name)?;
+        self.set_node(Arc::clone(name), None);
+        Ok(())
+    }
+
+    /// Adds or replaces an instance.
+    pub(super) fn put_service(&mut self, node: &NodeName, service: &Service) -> Result<Arc<ServiceRow>, Error> {
+        let place: Place = (fold(node.as_str()), fold(service.id.as_str()));
+        if self.node(&place.0)?.is_none() {
+            return Err(Error::refused("Missing node registration"));
+        }
+        let known = self.service(&place)?;
+        if let Some(row) = known.as_ref().filter(|row| row.service == *service) {
+            return Ok(Arc::clone(row));
+        }
+        let created = known.as_deref().map(|row| row.created);
+        let key = Key::Service { node: Arc::clone(&place.0), id: Arc::clone(&place.1) };
+        self.draft.put(&key, &ServiceRecord::new(service, Created::kept(created)))?;
+        let row =
+            Arc::new(ServiceRow { service: service.clone(), created: created.unwrap_or(PENDING), modified: PENDING });
+        self.set_service(place, Some(Arc::clone(&row)));
+        Ok(row)
+    }
+
+    /// Removes an instance, then as many of its checks as find room.
+    pub(super) fn remove_service(&mut self, place: &Place) -> Result<(), Error> {
+        if self.service(place)?.is_some() {
+            self.draft.delete(&Key::Service { node: Arc::clone(&place.0), id: Arc::clone(&place.1) })?;
+            self.set_service(place.clone(), None);
+        }
+        for check in self.checks_of(place) {
+            if !self.draft.has_room(2) {
+                self.unfinished = true;
+                break;
+            }
+            self.remove_check(&check)?;
+        }
+        Ok(())
+    }
+
+    /// The check with what it takes over from its service, which must be there.
+    fn resolved(&mut self, check: &Check) -> Result<Check, Error> {
+        let mut check = check.clone();
+        if !check.service_id.is_empty() {
+            let place = (fold(check.node.as_str()), fold(check.service_id.as_str()));
+            let Some(row) = self.service(&place)? else {
+                return Err(Error::refused("Missing service registration"));
+            };
+            check.service_name = row.service.name.clone();
+            check.service_tags = row.service.tags.clone();
+        }
+        Ok(check)
+    }
+
+    /// Adds or replaces a check, which may end sessions.
+    pub(super) fn put_check(&mut self, check: &Check) -> Result<Arc<CheckRow>, Error> {
+        let place: Place = (fold(check.node.as_str()), fold(check.id.as_str()));
+        // An instance is never without its node, so only a check of the node itself must ask for it.
+        if check.service_id.is_empty() && self.node(&place.0)?.is_none() {
+            return Err(Error::refused("Missing node registration"));
+        }
+        let check = self.resolved(check)?;
+        if check.status == Status::Critical {
+            self.end_sessions_of_check(&place)?;
+        }
+        let known = self.check(&place)?;
+        if let Some(row) = known.as_ref().filter(|row| row.check == check) {
+            return Ok(Arc::clone(row));
+        }
+        let created = known.as_deref().map(|row| row.created);
+        let key = Key::Check { node: Arc::clone(&place.0), id: Arc::clone(&place.1) };
+        self.draft.put(&key, &CheckRecord::new(&check, Created::kept(created)))?;
+        let row = Arc::new(CheckRow { check, created: created.unwrap_or(PENDING), modified: PENDING });
+        self.set_check(place, Some(Arc::clone(&row)));
+        Ok(row)
+    }
+
+    /// Removes a check, which ends the sessions bound to it.
+    pub(super) fn remove_check(&mut self, place: &Place) -> Result<(), Error> {
+        if self.check(place)?.is_some() {
+            self.end_sessions_of_check(place)?;
+            self.draft.delete(&Key::Check { node: Arc::clone(&place.0), id: Arc::clone(&place.1) })?;
+            self.set_check(place.clone(), None);
+        }
+        Ok(())
+    }
+}
+
+fn reserved(node: &Node, holder: &NodeRow) -> Error {
+    let (id, name) = (&node.id, &node.name);
+    let (holder_id, holder_name) = (&holder.node.id, &holder.node.name);
+    let why = format!("Node name {name} is reserved by node {holder_id} with name {holder_name}");
+    Error::refused(format!("Error while renaming Node ID: {id:?}: {why}"))
+}

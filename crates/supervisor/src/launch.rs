@@ -1,0 +1,298 @@
+//! Start one process so that a crash of the supervisor at any instant leaves neither a second instance nor an orphan.
+//!
+//! The child is held at a *gate* between `fork` and `exec`: it tells its pid and waits. The supervisor takes a pidfd,
+//! reads the start time, writes the record, and only then opens the gate. If the supervisor dies before that, the child
+//! sees it (it waits for the gate and for its parent's death at once) and exits without having run a single instruction
+//! of the program. If it dies afterwards, the record tells its successor. So a program runs only while it is recorded.
+//! Recording after the start would leave a gap, and a lock inherited by the child would be lost to programs that close
+//! descriptors they do not know.
+//!
+//! Standard output and error are files opened here and passed to the child, not pipes read by the supervisor: a pipe ends
+//! with its reader, and the processes must outlive the agent. They are opened anew at every start and in append mode, so
+//! that they can be made shorter at the front while the process goes on writing at the end; see `output`.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+
+use rustix::process::{Pid, PidfdFlags, Signal};
+
+use crate::error::Error;
+use crate::identity::Stat;
+use crate::kept;
+use crate::spec::{Spec, User};
+
+/// What becomes of the child when the supervisor's process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bond {
+    /// It goes on, to be adopted.
+    Outlives,
+    /// The kernel kills it: nobody could find it again.
+    DiesWithUs,
+}
+
+/// A child at the gate.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AtGate {
+    pub(crate) pid: i32,
+    pub(crate) start: u64,
+}
+
+/// A started process.
+#[derive(Debug)]
+pub(crate) struct Launched {
+    pub(crate) pid: Pid,
+    pub(crate) start: u64,
+    pub(crate) pidfd: OwnedFd,
+    /// Keeps the thread alive that the kernel takes for the parent of a child that dies with us. Dropping it ends the
+    /// child.
+    pub(crate) tether: Option<mpsc::Sender<()>>,
+}
+
+/// Starts the program of `spec` with exactly `environment` and a way to `sockets`, calling `at_gate` before it runs.
+/// Blocks.
+///
+/// On an error nothing is left running.
+pub(crate) fn launch(
+    spec: &Spec,
+    mut environment: BTreeMap<String, String>,
+    sockets: Vec<OwnedFd>,
+    bond: Bond,
+    at_gate: impl FnOnce(AtGate) -> Result<(), Error>,
+) -> Result<Launched, Error> {
+    let failed = |source: io::Error| Error::Start { program: spec.program.clone(), source };
+    let (mut pid_reader, pid_writer) = io::pipe().map_err(failed)?;
+    let (gate_reader, mut gate_writer) = io::pipe().map_err(failed)?;
+    let our_pidfd =
+        rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).map_err(|e| failed(e.into()))?;
+
+    if !sockets.is_empty() {
+        // They keep their numbers: moving them could hit a descriptor that something else needs until the `exec`.
+        let numbers: Vec<String> = sockets.iter().map(|socket| socket.as_raw_fd().to_string()).collect();
+        environment.insert(kept::VARIABLE.to_owned(), numbers.join(","));
+    }
+    let mut command = Command::new(without_search(&spec.program));
+    command.arg0(&spec.program).args(&spec.args).env_clear().envs(environment);
+    command.stdin(Stdio::null());
+    command.stdout(log_file(spec, spec.stdout.as_deref()));
+    command.stderr(log_file(spec, spec.stderr.as_deref()));
+    let user = spec.user.filter(|user| {
+        let own = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        (user.uid, user.gid) != own
+    });
+    if let Some(User { uid, gid }) = user
+        && !rustix::process::geteuid().is_root()
+    {
+        let text = format!("it is to run as user {uid} and group {gid}, which only an agent that runs as root can do");
+        return Err(failed(io::Error::new(io::ErrorKind::PermissionDenied, text)));
+    }
+    before_exec(
+        &mut command,
+        Gate { pid_writer, gate_reader, our_pidfd, sockets, bond, user, open_files: spec.open_files },
+    );
+
+    // `spawn` returns only after the child's `exec`, hence after the gate, so it needs a thread of its own.
+    let (told, outcome) = mpsc::sync_channel(1);
+    let (tether, tethered) = mpsc::channel::<()>();
+    let thread = std::thread::Builder::new().name("lictor-start".into()).stack_size(256 * 1024).spawn(move || {
+        let spawned = command.spawn();
+        // Closes our ends of the pipes, so that a failed fork is seen as the end of the pid pipe.
+        drop(command);
+        let running = spawned.is_ok();
+        let _ = told.send(spawned);
+        if running && bond == Bond::DiesWithUs {
+            // The kernel's parent-death signal follows the thread that forked, not the process.
+            let _ = tethered.recv();
+        }
+    });
+    thread.map_err(failed)?;
+    let spawned = || outcome.recv().unwrap_or_else(|_| Err(io::Error::other("the starting thread failed")));
+
+    let mut pid = [0u8; 4];
+    if pid_reader.read_exact(&mut pid).is_err() {
+        let cause = spawned().err().unwrap_or_else(|| io::Error::other("the child did not report its pid"));
+        return Err(failed(cause));
+    }
+    let prepared = prepare(i32::from_ne_bytes(pid)).and_then(|(pid, start, pidfd)| {
+        at_gate(AtGate { pid: pid.as_raw_nonzero().get(), start })?;
+        Ok((pid, start, pidfd))
+    });
+    // A byte either way: the end of the pipe could be held open by another child at its own gate.
+    // A child that was killed at the gate fails the write; its death is reported like any other.
+    let _ = gate_writer.write_all(&[u8::from(prepared.is_ok())]);
+    let outcome = spawned();
+    let (pid, start, pidfd) = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            // It gave up at the closed gate and std reaped it, unless it was killed there first.
+            if let Ok(mut child) = outcome {
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+            return Err(error);
+        }
+    };
+    // The child is waited for through its pidfd; dropping std's handle does nothing to it.
+    outcome.map_err(failed)?;
+    Ok(Launched { pid, start, pidfd, tether: (bond == Bond::DiesWithUs).then_some(tether) })
+}
+
+/// Takes hold of the child at the gate.
+fn prepare(raw: i32) -> Result<(Pid, u64, OwnedFd), Error> {
+    let identify = |source: io::Error| Error::Identify { pid: raw, source };
+    let pid = Pid::from_raw(raw).ok_or_else(|| identify(io::Error::other("not a pid")))?;
+    let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(|error| identify(error.into()))?;
+    let start = Stat::of(raw).map_err(identify)?.start;
+    Ok((pid, start, pidfd))
+}
+
+/// A bare name means the working directory, as the original has it, never a search in `PATH`.
+fn without_search(program: &Path) -> PathBuf {
+    if program.as_os_str().as_encoded_bytes().contains(&b'/') {
+        program.to_owned()
+    } else {
+        Path::new(".").join(program)
+    }
+}
+
+/// Opens a log file for appending. A process must not stay down because its log cannot be written (a read-only or full
+/// disk), so what it says is then lost, with a warning.
+fn log_file(spec: &Spec, path: Option<&Path>) -> Stdio {
+    let Some(path) = path else { return Stdio::null() };
+    let id = &spec.id;
+    if let Some(Err(error)) = spec.logs.as_ref().map(|logs| logs.settle(path)) {
+        tracing::warn!("supervisor: {id}: cannot rotate the log file {path:?}: {error}");
+    }
+    match open_log(path) {
+        Ok(file) => file.into(),
+        Err(error) => {
+            tracing::warn!("supervisor: {id}: cannot open the log file {path:?}, its output is lost: {error}");
+            Stdio::null()
+        }
+    }
+}
+
+fn open_log(path: &Path) -> io::Result<File> {
+    if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    }
+    OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(path)
+}
+
+/// The child's side of the gate.
+struct Gate {
+    pid_writer: io::PipeWriter,
+    gate_reader: io::PipeReader,
+    our_pidfd: OwnedFd,
+    sockets: Vec<OwnedFd>,
+    bond: Bond,
+    user: Option<User>,
+    open_files: Option<u64>,
+}
+
+impl Gate {
+    /// Everything the child does between `fork` and `exec`: system calls only, no allocation and no lock, because other
+    /// threads of the parent may have held any lock at the time of the fork.
+    fn pass(&mut self) -> io::Result<()> {
+        // First: the parent's handlers share a pipe with the parent, and a signal to the child must not be heard there.
+        // It also undoes signals the agent itself was started to ignore (SIGINT after `&`, SIGHUP after nohup).
+        default_signals();
+        rustix::process::setsid()?;
+        close_on_exec();
+        for socket in &self.sockets {
+            rustix::io::fcntl_setfd(socket, rustix::io::FdFlags::empty())?;
+        }
+        if let Some(files) = self.open_files {
+            limit_open_files(files);
+        }
+        if let Some(user) = self.user {
+            become_user(user)?;
+        }
+        // Behind the change of user, which the kernel takes as a reason to forget it.
+        if self.bond == Bond::DiesWithUs {
+            rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        }
+        let pid = rustix::process::getpid().as_raw_nonzero().get();
+        rustix::io::write(&self.pid_writer, &pid.to_ne_bytes())?;
+        let mut polled = [poll_in(&self.gate_reader), poll_in(&self.our_pidfd)];
+        while let Err(error) = rustix::event::poll(&mut polled, None) {
+            if error != rustix::io::Errno::INTR {
+                return Err(error.into());
+            }
+        }
+        let mut answer = [0u8; 1];
+        if polled[0].revents().is_empty() || rustix::io::read(&self.gate_reader, &mut answer)? != 1 || answer[0] != 1 {
+            return Err(rustix::io::Errno::CANCELED.into());
+        }
+        Ok(())
+    }
+}
+
+/// Sets the limit of open files, or as much of it as may be had: whoever may not raise it keeps what there is.
+fn limit_open_files(files: u64) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let wanted = Rlimit { current: Some(files), maximum: Some(files) };
+    if setrlimit(Resource::Nofile, wanted).is_err() {
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    }
+}
+
+/// Becomes another user for good: real, effective and saved, in one group and no other. The kernel takes all
+/// capabilities away with it. In the forked child there is one thread, so the calls of that thread are those of the process.
+fn become_user(User { uid, gid }: User) -> io::Result<()> {
+    let (uid, gid) = (rustix::process::Uid::from_raw(uid), rustix::process::Gid::from_raw(gid));
+    rustix::thread::set_thread_groups(&[])?;
+    rustix::thread::set_thread_res_gid(gid, gid, gid)?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid)?;
+    Ok(())
+}
+
+fn poll_in<Fd: std::os::fd::AsFd>(fd: &Fd) -> rustix::event::PollFd<'_> {
+    rustix::event::PollFd::new(fd, rustix::event::PollFlags::IN)
+}
+
+#[expect(unsafe_code, reason = "code between fork and exec; Gate::pass makes only async-signal-safe system calls")]
+fn before_exec(command: &mut Command, mut gate: Gate) {
+    // SAFETY: `pass` neither allocates nor takes locks and touches no memory but its own: it makes system calls on
+    // descriptors it owns, and `io::Error` from an errno does not allocate.
+    unsafe { command.pre_exec(move || gate.pass()) };
+}
+
+#[expect(unsafe_code, reason = "signal(2) has no safe form; called in the forked child only")]
+fn default_signals() {
+    for number in 1..=64 {
+        // SAFETY: SIG_DFL installs no handler. Numbers that cannot be changed are refused by the call.
+        unsafe { libc::signal(number, libc::SIG_DFL) };
+    }
+}
+
+/// Whatever a library opened without the flag is not inherited either. Kernels before 5.11 do not know the call, and
+/// there the flags of the descriptors themselves must do.
+#[expect(unsafe_code, reason = "close_range(2) has no safe form here; called in the forked child only")]
+fn close_on_exec() {
+    // SAFETY: CLOSE_RANGE_CLOEXEC closes nothing now; it only marks descriptors.
+    unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+}
+
+/// Writes the pid file scripts look for; its loss is not worth a failed start.
+pub(crate) fn write_pid_file(id: &str, path: &Path, pid: i32) {
+    let write = || -> io::Result<()> {
+        if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        }
+        let temporary = path.with_extension("pid-tmp");
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(pid.to_string().as_bytes())?;
+        std::fs::rename(&temporary, path)
+    };
+    if let Err(error) = write() {
+        tracing::warn!("supervisor: {id}: cannot write the pid file {path:?}: {error}");
+    }
+}

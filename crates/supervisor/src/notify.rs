@@ -1,0 +1,366 @@
+//! The socket on which processes report: ready, stopping, a status text, and fields for their owner.
+//!
+//! It is the protocol of sd_notify, so that a program written for systemd works unchanged: datagrams of `NAME=value`
+//! lines to the socket named by `NOTIFY_SOCKET`. `READY=1` and its withdrawal `READY=0`, `STATUS=`, `STOPPING=1` and
+//! `X_LICTOR_…=` are understood; everything else is ignored, `MAINPID=` on purpose: who is supervised is not for a
+//! message to change. A message counts when the kernel vouches that its sender is the supervised process or of its
+//! session. `FDSTORE=1` and `FDSTOREREMOVE=1` with a `FDNAME=` leave listening sockets with the supervisor (see `kept`).
+//!
+//! The path is the same after a restart of the agent, so that adopted processes find the socket again. What they say
+//! while no agent listens is lost: processes that want their fields known repeat them now and then.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags};
+use tokio::io::Interest;
+use tokio::sync::watch;
+
+use crate::error::Error;
+use crate::identity::Stat;
+use crate::kept::Kept;
+use crate::spec::sha256_hex;
+
+/// The longest path of a unix socket, without the closing zero.
+const LONGEST_PATH: usize = 107;
+/// The longest message; a status text and a few fields are far below.
+const LONGEST_MESSAGE: usize = 8192;
+/// What is kept of a text or a field.
+const LONGEST_VALUE: usize = 1024;
+/// Descriptors that one message may carry; the kernel has the same limit.
+const MOST_DESCRIPTORS: usize = 253;
+/// Fields kept per process.
+const MOST_FIELDS: usize = 64;
+/// Fields meant for the owner start with this.
+const FIELD_PREFIX: &str = "X_LICTOR_";
+
+/// What a process has said of itself since it was started.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Said {
+    pub(crate) ready: bool,
+    pub(crate) stopping: bool,
+    pub(crate) status: String,
+    pub(crate) fields: BTreeMap<String, String>,
+}
+
+impl Said {
+    /// Takes in one message; tells whether anything changed.
+    fn hear(&mut self, message: &str) -> bool {
+        let before = self.clone();
+        for (name, value) in message.lines().filter_map(|line| line.split_once('=')) {
+            match name {
+                "READY" => self.ready = value == "1",
+                "STOPPING" => self.stopping = value == "1",
+                "STATUS" => self.status = shortened(value),
+                _ if name.starts_with(FIELD_PREFIX) => {
+                    let known = self.fields.contains_key(name);
+                    if known || (self.fields.len() < MOST_FIELDS && name.len() <= 128) {
+                        self.fields.insert(name.to_owned(), shortened(value));
+                    }
+                }
+                _ => {}
+            }
+        }
+        *self != before
+    }
+}
+
+fn shortened(value: &str) -> String {
+    let mut end = value.len().min(LONGEST_VALUE);
+    while !value.is_char_boundary(end) {
+        end -= 1;
+    }
+    value[..end].to_owned()
+}
+
+/// Who reports as which process: by the pid that leads its session.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Registry(Arc<Mutex<HashMap<i32, Reporter>>>);
+
+/// One process that reports.
+#[derive(Debug)]
+struct Reporter {
+    id: String,
+    said: watch::Sender<Said>,
+    /// Where its sockets are kept; `None` once another process has taken over from it.
+    kept: Option<Kept>,
+}
+
+impl Registry {
+    /// Expects messages from the session of `pid`, which runs as `id` and may leave sockets with `kept`.
+    pub(crate) fn expect(&self, id: &str, pid: i32, said: Said, kept: &Kept) -> Expected {
+        let (sender, receiver) = watch::channel(said);
+        self.0.lock().insert(pid, Reporter { id: id.to_owned(), said: sender, kept: Some(kept.clone()) });
+        Expected { registry: self.clone(), pid, said: receiver }
+    }
+
+    /// The id under which a process, or the leader of its session, is supervised.
+    pub(crate) fn id_of(&self, pid: i32) -> Option<String> {
+        find(&self.0.lock(), pid).map(|reporter| reporter.id.clone())
+    }
+
+    fn hear(&self, sender: i32, message: &str, sockets: Vec<OwnedFd>) {
+        let reporters = self.0.lock();
+        match find(&reporters, sender) {
+            Some(reporter) => {
+                reporter.said.send_if_modified(|said| said.hear(message));
+                if let Some(kept) = &reporter.kept {
+                    keep(kept, message, sockets);
+                }
+            }
+            None => tracing::debug!("supervisor: a message of process {sender}, which is not supervised, is ignored"),
+        }
+    }
+}
+
+/// A sender of another pid namespace has the number 0 here, and so has a session whose leader is outside of ours:
+/// nobody is registered under it. (`getsid` of rustix takes 0 for impossible.)
+fn find(reporters: &HashMap<i32, Reporter>, pid: i32) -> Option<&Reporter> {
+    reporters.get(&pid).or_else(|| reporters.get(&Stat::of(pid).ok()?.session))
+}
+
+/// Does what a message says about sockets.
+fn keep(kept: &Kept, message: &str, sockets: Vec<OwnedFd>) {
+    let value =
+        |wanted: &str| message.lines().filter_map(|line| line.split_once('=')).find(|(name, _)| *name == wanted);
+    let Some((_, name)) = value("FDNAME") else { return };
+    if value("FDSTOREREMOVE").is_some_and(|(_, value)| value == "1") {
+        kept.remove(name);
+    } else if value("FDSTORE").is_some_and(|(_, value)| value == "1") {
+        kept.put(name, sockets);
+    }
+}
+
+/// The receiving end for one process; dropped when it is gone.
+#[derive(Debug)]
+pub(crate) struct Expected {
+    registry: Registry,
+    pid: i32,
+    pub(crate) said: watch::Receiver<Said>,
+}
+
+impl Expected {
+    /// What this process says of sockets no longer counts: another one has them now.
+    pub(crate) fn keep_no_more_sockets(&self) {
+        if let Some(reporter) = self.registry.0.lock().get_mut(&self.pid) {
+            reporter.kept = None;
+        }
+    }
+}
+
+impl Drop for Expected {
+    fn drop(&mut self) {
+        self.registry.0.lock().remove(&self.pid);
+    }
+}
+
+/// The bound socket.
+#[derive(Debug)]
+pub(crate) struct Ear {
+    socket: tokio::net::UnixDatagram,
+    path: PathBuf,
+}
+
+impl Ear {
+    /// Listens for the supervisor of `directory`. Must be called within the runtime, by the holder of the directory's
+    /// lock: a socket left there by a predecessor is replaced.
+    pub(crate) fn bind(directory: &Path, user: u32) -> Result<Ear, Error> {
+        let path = directory.join("notify");
+        let path = if path.as_os_str().len() <= LONGEST_PATH {
+            path
+        } else {
+            let short = short_directory(directory, user);
+            private_directory(&short, user).map_err(|source| Error::Notify { path: short.clone(), source })?;
+            short.join("notify")
+        };
+        Ear::bind_at(path)
+    }
+
+    /// Listens for processes of other users, too. Whoever can write to the socket is heard; what counts is, as ever, who
+    /// the kernel says it is.
+    pub(crate) fn bind_open(directory: &Path) -> Result<Ear, Error> {
+        let ear = Ear::bind_at(directory.join("notify"))?;
+        let open = std::fs::Permissions::from_mode(0o666);
+        match std::fs::set_permissions(&ear.path, open) {
+            Ok(()) => Ok(ear),
+            Err(source) => Err(Error::Notify { path: ear.path, source }),
+        }
+    }
+
+    fn bind_at(path: PathBuf) -> Result<Ear, Error> {
+        let bind = || -> io::Result<tokio::net::UnixDatagram> {
+            match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            let socket = UnixDatagram::bind(&path)?;
+            socket.set_nonblocking(true)?;
+            rustix::net::sockopt::set_socket_passcred(&socket, true)?;
+            tokio::net::UnixDatagram::from_std(socket)
+        };
+        match bind() {
+            Ok(socket) => Ok(Ear { socket, path }),
+            Err(source) => Err(Error::Notify { path, source }),
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Hears messages for ever.
+    pub(crate) async fn listen(self, registry: Registry) {
+        loop {
+            match self.socket.async_io(Interest::READABLE, || receive(&self.socket)).await {
+                Ok(Some(heard)) => registry.hear(heard.sender, &heard.message, heard.sockets),
+                Ok(None) => tracing::debug!("supervisor: an unreadable readiness message is ignored"),
+                Err(error) => {
+                    tracing::warn!("supervisor: cannot receive readiness messages on {:?}: {error}", self.path);
+                    // An error that stays must not become a busy loop.
+                    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                }
+            }
+        }
+    }
+}
+
+/// One message with the pid the kernel vouches for.
+struct Heard {
+    sender: i32,
+    message: String,
+    sockets: Vec<OwnedFd>,
+}
+
+/// `None` for a message that is no text, too long or of an unknown sender.
+fn receive(socket: &tokio::net::UnixDatagram) -> io::Result<Option<Heard>> {
+    let mut buffer = [0u8; LONGEST_MESSAGE];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1), ScmRights(MOST_DESCRIPTORS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let received = rustix::net::recvmsg(socket, &mut [IoSliceMut::new(&mut buffer)], &mut control, flags)?;
+    let mut sender = None;
+    let mut sockets = Vec::new();
+    for message in control.drain() {
+        match message {
+            RecvAncillaryMessage::ScmCredentials(credentials) => {
+                sender = Some(credentials.pid.as_raw_nonzero().get());
+            }
+            // Whatever is not kept is closed when it is dropped.
+            RecvAncillaryMessage::ScmRights(descriptors) => sockets.extend(descriptors),
+            _ => {}
+        }
+    }
+    if received.flags.contains(ReturnFlags::TRUNC) {
+        return Ok(None);
+    }
+    let text = buffer.get(..received.bytes).and_then(|bytes| std::str::from_utf8(bytes).ok());
+    Ok(sender.zip(text.map(str::to_owned)).map(|(sender, message)| Heard { sender, message, sockets }))
+}
+
+/// Where the socket is when the directory's own path is too long: always the same place for the same directory.
+fn short_directory(directory: &Path, user: u32) -> PathBuf {
+    let hash = sha256_hex(directory.as_os_str().as_encoded_bytes());
+    PathBuf::from(format!("/tmp/lictor-{user}-{}", &hash[..16]))
+}
+
+/// Makes a directory that only `user` can enter. In a place where everybody may create names, one that is somebody
+/// else's or open to others must not be used.
+fn private_directory(path: &Path, user: u32) -> io::Result<()> {
+    match std::fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    let found = std::fs::symlink_metadata(path)?;
+    if !found.is_dir() || found.uid() != user || found.mode() & 0o077 != 0 {
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            "it exists and is not private to the agent's user",
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user() -> u32 {
+        rustix::process::geteuid().as_raw()
+    }
+
+    #[test]
+    fn a_message_is_taken_line_by_line_and_what_is_not_known_is_ignored() {
+        let mut said = Said::default();
+        assert!(said.hear("READY=1\nSTATUS=serving\nMAINPID=1\nX_LICTOR_PORT=20000\nnonsense\nX_OTHER=1"));
+        let fields = BTreeMap::from([("X_LICTOR_PORT".to_owned(), "20000".to_owned())]);
+        assert_eq!(said, Said { ready: true, stopping: false, status: "serving".into(), fields });
+        assert!(!said.hear("READY=1"), "nothing new");
+        assert!(said.hear("READY=0\nSTOPPING=1"));
+        assert!(!said.ready && said.stopping);
+    }
+
+    #[test]
+    fn a_talkative_process_is_cut_short() {
+        let mut said = Said::default();
+        let long = "ü".repeat(LONGEST_VALUE);
+        said.hear(&format!("STATUS={long}"));
+        assert_eq!(said.status.len(), LONGEST_VALUE);
+        for n in 0..1000 {
+            said.hear(&format!("X_LICTOR_{n}=1"));
+        }
+        assert_eq!(said.fields.len(), MOST_FIELDS);
+    }
+
+    #[tokio::test]
+    async fn a_message_of_the_process_itself_counts_and_one_of_a_stranger_does_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let ear = Ear::bind(directory.path(), user()).unwrap();
+        let path = ear.path().to_owned();
+        let registry = Registry::default();
+        let us = i32::try_from(std::process::id()).unwrap();
+        let scope = lictor_task::Scope::new("test");
+        scope.spawn("ear", ear.listen(registry.clone()));
+        let client = UnixDatagram::unbound().unwrap();
+        // Not expected yet, so this one is lost.
+        client.send_to(b"STATUS=early", &path).unwrap();
+        client.send_to(&[0xff], &path).unwrap();
+        client.send_to(&[b'x'; LONGEST_MESSAGE + 1], &path).unwrap();
+        // An unknown process of our session counts for its leader.
+        let session = Stat::of(us).unwrap().session;
+        tokio::task::yield_now().await;
+        let mut expected = registry.expect("p", us, Said::default(), &Kept::default());
+        client.send_to(b"READY=1", &path).unwrap();
+        expected.said.wait_for(|said| said.ready).await.unwrap();
+        drop(expected);
+        let mut leader = registry.expect("p", session, Said::default(), &Kept::default());
+        client.send_to(b"STATUS=from a child", &path).unwrap();
+        leader.said.wait_for(|said| said.status == "from a child").await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_path_that_is_too_long_is_replaced_by_the_same_short_private_one_each_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let deep = directory.path().join("x".repeat(120));
+        std::fs::create_dir(&deep).unwrap();
+        let first = Ear::bind(&deep, user()).unwrap().path().to_owned();
+        let second = Ear::bind(&deep, user()).unwrap().path().to_owned();
+        assert_eq!(first, second);
+        assert!(first.as_os_str().len() <= LONGEST_PATH);
+        let parent = first.parent().unwrap();
+        assert_eq!(std::fs::metadata(parent).unwrap().mode() & 0o777, 0o700);
+
+        // Somebody else could have come first.
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(parent, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let error = Ear::bind(&deep, user()).unwrap_err();
+        assert!(error.chain().contains("not private"), "{}", error.chain());
+        std::fs::remove_dir_all(parent).unwrap();
+    }
+}

@@ -1,0 +1,252 @@
+//! A running process with everything it started: signal it, learn of its death, leave nothing of it behind.
+//!
+//! Each supervised process leads a session and a process group of its own, so both carry its pid as their number. The
+//! kernel does not give a number away while a process, a group or a session still uses it, a dead but unreaped process
+//! included. That is what makes signals to the group safe here: they are sent while the leader is held by a pidfd and
+//! not yet reaped, and afterwards each member is held by a pidfd of its own.
+
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::identity::{self, Stat};
+
+/// Between two looks at a group that is still there.
+const FIRST_LOOK: Duration = Duration::from_millis(5);
+const LONGEST_LOOK: Duration = Duration::from_millis(100);
+/// A killed process that is still there after this time is stuck in the kernel; say so each time it has passed.
+const STUCK: Duration = Duration::from_secs(5);
+
+/// How a process ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// By itself, with this code.
+    Code(i32),
+    /// By this signal.
+    Signal(i32),
+    /// It was never running: the program could not be started.
+    NotStarted(String),
+    /// It was started by an earlier agent, and only its parent is told how it ended.
+    Unknown,
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Exit::Code(code) => write!(f, "exited with code {code}"),
+            Exit::Signal(number) => match signal_name(*number) {
+                Some(name) => write!(f, "was ended by {name}"),
+                None => write!(f, "was ended by signal {number}"),
+            },
+            Exit::NotStarted(cause) => f.write_str(cause),
+            Exit::Unknown => f.write_str("ended (it was started by an earlier agent, so its exit code is not known)"),
+        }
+    }
+}
+
+fn signal_name(number: i32) -> Option<&'static str> {
+    Some(match number {
+        libc::SIGHUP => "SIGHUP",
+        libc::SIGINT => "SIGINT",
+        libc::SIGQUIT => "SIGQUIT",
+        libc::SIGILL => "SIGILL",
+        libc::SIGTRAP => "SIGTRAP",
+        libc::SIGABRT => "SIGABRT",
+        libc::SIGBUS => "SIGBUS",
+        libc::SIGFPE => "SIGFPE",
+        libc::SIGKILL => "SIGKILL",
+        libc::SIGUSR1 => "SIGUSR1",
+        libc::SIGSEGV => "SIGSEGV",
+        libc::SIGUSR2 => "SIGUSR2",
+        libc::SIGPIPE => "SIGPIPE",
+        libc::SIGALRM => "SIGALRM",
+        libc::SIGTERM => "SIGTERM",
+        libc::SIGXCPU => "SIGXCPU",
+        libc::SIGXFSZ => "SIGXFSZ",
+        libc::SIGSYS => "SIGSYS",
+        _ => return None,
+    })
+}
+
+/// Whose child it is, which decides who reaps it and who is told its exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Parent {
+    /// Ours.
+    Us,
+    /// Somebody else's since the agent that started it died.
+    Other,
+}
+
+/// A running process and its session.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pid: Pid,
+    start: u64,
+    parent: Parent,
+    pidfd: AsyncFd<OwnedFd>,
+    /// It was asked to stop: its group may use the grace period even when its leader is gone.
+    stopping: AtomicBool,
+    /// The grace period is over.
+    killed: AtomicBool,
+    /// Held while the process may live; see `launch` for what its end does.
+    _tether: Option<std::sync::mpsc::Sender<()>>,
+}
+
+impl Session {
+    /// Takes charge of a process held by `pidfd`. Must be called within the runtime.
+    pub(crate) fn new(
+        pid: Pid,
+        start: u64,
+        parent: Parent,
+        pidfd: OwnedFd,
+        tether: Option<std::sync::mpsc::Sender<()>>,
+    ) -> io::Result<Session> {
+        let pidfd = watched(pidfd)?;
+        Ok(Session {
+            pid,
+            start,
+            parent,
+            pidfd,
+            stopping: AtomicBool::new(false),
+            killed: AtomicBool::new(false),
+            _tether: tether,
+        })
+    }
+
+    pub(crate) fn pid(&self) -> i32 {
+        self.pid.as_raw_nonzero().get()
+    }
+
+    /// Asks the process to accept no more and to end when what it has accepted is done. Only the process itself: what
+    /// it started knows nothing of this signal and would die of it.
+    pub(crate) fn drain(&self) {
+        let _ = rustix::process::pidfd_send_signal(self.pidfd.get_ref(), Signal::USR2);
+    }
+
+    /// Asks the process and its group to stop.
+    pub(crate) fn stop(&self, signal: Signal) {
+        self.stopping.store(true, Ordering::Relaxed);
+        self.signal_group(signal);
+        // A stopped (Ctrl-Z) process would not see the request before it is continued.
+        self.signal_group(Signal::CONT);
+    }
+
+    /// Kills the process and its group.
+    pub(crate) fn kill(&self) {
+        self.killed.store(true, Ordering::Relaxed);
+        self.signal_group(Signal::KILL);
+    }
+
+    /// The group's number is safe to use while its leader is alive or is our own and unreaped. For an adopted leader the
+    /// look and the signal are two steps; for the number to mean something else in between, it would have to be reaped
+    /// and all other pids used up within microseconds.
+    fn signal_group(&self, signal: Signal) {
+        if (self.parent == Parent::Us || is_alive(self.pidfd.get_ref()))
+            && let Err(error) = rustix::process::kill_process_group(self.pid, signal)
+            && error != rustix::io::Errno::SRCH
+        {
+            tracing::warn!("supervisor: cannot signal the process group {}: {error}", self.pid());
+        }
+    }
+
+    /// Waits until the process and everything in its session are gone and tells how it ended.
+    ///
+    /// What its leader leaves behind has the rest of the grace period when a stop was asked for; after a crash it is
+    /// killed at once, because a successor needs its ports. Not cancel safe: call it once, to the end.
+    pub(crate) async fn ended(&self, id: &str) -> Exit {
+        // The pidfd becomes readable when the process is dead, and stays so. An error means that the runtime goes down:
+        // then nothing is known about the process, and it must be left alone.
+        while is_alive(self.pidfd.get_ref()) {
+            match self.pidfd.readable().await {
+                Ok(mut ready) => ready.clear_ready(),
+                Err(_) => std::future::pending().await,
+            }
+        }
+        let mut look = FIRST_LOOK;
+        let mut stuck = tokio::time::Instant::now() + STUCK;
+        loop {
+            let kill = self.killed.load(Ordering::Relaxed) || !self.stopping.load(Ordering::Relaxed);
+            if kill && self.parent == Parent::Us {
+                self.signal_group(Signal::KILL);
+            }
+            let (pid, start) = (self.pid(), self.start);
+            let members = tokio::task::spawn_blocking(move || signal_members(pid, start, kill)).await;
+            // A look that failed is repeated: nothing may be left behind unseen.
+            if matches!(members, Ok(0)) {
+                break;
+            }
+            if tokio::time::Instant::now() >= stuck {
+                stuck += STUCK;
+                tracing::warn!("supervisor: {id}: pid {pid} is gone but processes it started are still there");
+            }
+            tokio::time::sleep(look).await;
+            look = (look * 2).min(LONGEST_LOOK);
+        }
+        match self.parent {
+            Parent::Us => reap(self.pidfd.get_ref()),
+            Parent::Other => Exit::Unknown,
+        }
+    }
+}
+
+#[expect(unsafe_code, reason = "tokio has no safe way to watch a descriptor of one's own")]
+fn watched(pidfd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is open and the same descriptor until it is dropped, which the `AsyncFd` that owns it does last.
+    Ok(unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }?)
+}
+
+/// Counts, and with `kill` kills, the living processes of a session other than its leader.
+fn signal_members(session: i32, leader_start: u64, kill: bool) -> usize {
+    // The number has a new owner, so nothing of the old session is left.
+    if Stat::of(session).is_ok_and(|stat| stat.start != leader_start) {
+        return 0;
+    }
+    let mut count = 0;
+    for pid in identity::all_processes().filter(|pid| *pid != session) {
+        let belongs = |pid| Stat::of(pid).is_ok_and(|stat| stat.session == session && !stat.is_dead());
+        if !belongs(pid) {
+            continue;
+        }
+        count += 1;
+        if !kill {
+            continue;
+        }
+        // Held first and looked at again, so that the signal reaches the process that was looked at.
+        if let Some(member) = Pid::from_raw(pid)
+            && let Ok(pidfd) = rustix::process::pidfd_open(member, PidfdFlags::empty())
+            && belongs(pid)
+        {
+            let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
+        }
+    }
+    count
+}
+
+/// Takes note of our dead child, so that it does not stay a zombie.
+fn reap(pidfd: &OwnedFd) -> Exit {
+    loop {
+        return match rustix::process::waitid(WaitId::PidFd(std::os::fd::AsFd::as_fd(pidfd)), WaitIdOptions::EXITED) {
+            Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
+                (Some(code), _) => Exit::Code(code),
+                (None, Some(signal)) => Exit::Signal(signal),
+                (None, None) => Exit::Unknown,
+            },
+            Err(rustix::io::Errno::INTR) => continue,
+            Ok(None) | Err(_) => Exit::Unknown,
+        };
+    }
+}
+
+/// Whether the process of a pidfd is alive. A zombie is dead.
+pub(crate) fn is_alive(pidfd: &OwnedFd) -> bool {
+    let mut poll = [PollFd::new(pidfd, PollFlags::IN)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    matches!(rustix::event::poll(&mut poll, Some(&now)), Ok(0))
+}

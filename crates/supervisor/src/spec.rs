@@ -1,0 +1,244 @@
+//! What one process should be: program, arguments, environment and how to stop it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use aws_lc_rs::digest;
+use serde::{Deserialize, Serialize};
+
+use crate::machine::Policy;
+use crate::output::Logs;
+
+/// The definition of one supervised process.
+///
+/// Two definitions are the same when program, arguments, `environment`, `user` and `stop_signal` are; the rest takes effect at
+/// the next start and never causes one.
+#[derive(Clone, Default)]
+pub struct Spec {
+    /// Names the process; any text.
+    pub id: String,
+    /// The program: a path, taken from the working directory when relative. There is no search in `PATH` and no shell.
+    pub program: PathBuf,
+    /// What stands for the program in comparisons; `None` means its path. An owner that starts its own binary gives a
+    /// fixed word here, so that an upgrade that moved the binary does not restart what runs.
+    pub program_key: Option<String>,
+    /// The arguments after the program's name. They are visible to every user of the machine: no secrets here.
+    pub args: Vec<String>,
+    /// Environment entries that are part of the definition. Values may be secrets; they are never stored or logged.
+    pub environment: BTreeMap<String, String>,
+    /// Environment entries that are only passed along, such as `PATH`: a different value does not restart the process.
+    /// An entry of `environment` with the same name wins.
+    pub ambient: BTreeMap<String, String>,
+    /// Where standard output goes.
+    pub stdout: Option<PathBuf>,
+    /// Where standard error goes.
+    pub stderr: Option<PathBuf>,
+    /// Keeps those two files small; without it they grow.
+    pub logs: Option<Logs>,
+    /// A file that holds the pid while the process runs, for scripts that look for it.
+    pub pid_file: Option<PathBuf>,
+    /// Who it runs as; without it as the supervisor does. Only a supervisor that runs as root can start others' processes.
+    pub user: Option<User>,
+    /// How many files it may open; without it as many as the supervisor. More than the supervisor may, only if that may
+    /// grant it.
+    pub open_files: Option<u64>,
+    /// What the process is asked to stop with.
+    pub stop_signal: StopSignal,
+    /// How it is replaced by another process of the same id.
+    pub replacement: Replacement,
+    /// When it is restarted, and how long it may take to stop.
+    pub policy: Policy,
+}
+
+/// How a process is replaced by another one of the same id.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Replacement {
+    /// It is stopped, and then the other one is started.
+    #[default]
+    StopThenStart,
+    /// The other one is started beside it with the listening sockets that it has left with the supervisor (`FDSTORE=1`
+    /// on its notify socket, numbers in `LICTOR_SOCKETS`). When that is ready, the older one gets `SIGUSR2`: it accepts
+    /// no more and ends by itself when its last connection has.
+    HandOver {
+        /// How long its connections may go on before it is stopped like any other process.
+        drain: Duration,
+    },
+}
+
+impl Spec {
+    /// The files that hold what the process says, standard error first: it tells why.
+    pub(crate) fn log_files(&self) -> impl Iterator<Item = &Path> {
+        self.stderr.as_deref().into_iter().chain(self.stdout.as_deref())
+    }
+}
+
+/// A user and the one group that its processes are in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct User {
+    /// The user's number.
+    pub uid: u32,
+    /// The group's number.
+    pub gid: u32,
+}
+
+/// The signal that asks a process to stop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StopSignal {
+    /// What the original sends.
+    #[default]
+    Interrupt,
+    /// What most service managers send.
+    Terminate,
+}
+
+impl fmt::Debug for Spec {
+    /// Names of environment entries only: values may be secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Spec")
+            .field("id", &self.id)
+            .field("program", &self.program)
+            .field("args", &self.args)
+            .field("environment", &self.environment.keys())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A definition as it is remembered: comparable, and telling nothing of the secrets in it.
+///
+/// The salt is drawn at each start, so equal definitions of two processes cannot be recognised as equal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Fingerprint {
+    salt: String,
+    digest: String,
+}
+
+impl Fingerprint {
+    pub(crate) fn of(spec: &Spec) -> Fingerprint {
+        let mut salt = [0u8; 16];
+        // A generator that fails costs the salt's unlinkability, not the comparison.
+        let _ = aws_lc_rs::rand::fill(&mut salt);
+        let salt = hex(&salt);
+        let digest = digest_of(spec, &salt);
+        Fingerprint { salt, digest }
+    }
+
+    /// One that no definition has.
+    pub(crate) fn of_nothing() -> Fingerprint {
+        Fingerprint::of(&Spec { program: "\0".into(), ..Spec::default() })
+    }
+
+    /// Whether this is the fingerprint of an equal definition.
+    pub(crate) fn matches(&self, spec: &Spec) -> bool {
+        digest_of(spec, &self.salt) == self.digest
+    }
+}
+
+/// Every part is preceded by its length, so that no two definitions can run together into the same bytes.
+fn digest_of(spec: &Spec, salt: &str) -> String {
+    let mut context = digest::Context::new(&digest::SHA256);
+    let mut add = |part: &[u8]| {
+        context.update(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+        context.update(part);
+    };
+    let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX).to_be_bytes();
+    add(salt.as_bytes());
+    match &spec.program_key {
+        Some(key) => {
+            add(b"key");
+            add(key.as_bytes());
+        }
+        None => {
+            add(b"path");
+            add(spec.program.as_os_str().as_encoded_bytes());
+        }
+    }
+    add(&count(spec.args.len()));
+    for argument in &spec.args {
+        add(argument.as_bytes());
+    }
+    add(&count(spec.environment.len()));
+    for (name, value) in &spec.environment {
+        add(name.as_bytes());
+        add(value.as_bytes());
+    }
+    add(match spec.stop_signal {
+        StopSignal::Interrupt => b"interrupt",
+        StopSignal::Terminate => b"terminate",
+    });
+    // Left out where there is none, so that what earlier versions have started is still known.
+    if let Some(User { uid, gid }) = spec.user {
+        add(b"user");
+        add(&uid.to_be_bytes());
+        add(&gid.to_be_bytes());
+    }
+    hex(context.finish().as_ref())
+}
+
+/// SHA-256 of `bytes` in hexadecimal.
+pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
+    hex(digest::digest(&digest::SHA256, bytes).as_ref())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> Spec {
+        Spec {
+            id: "p".into(),
+            program: "/bin/p".into(),
+            args: vec!["a".into(), "b".into()],
+            environment: [("TOKEN".to_owned(), "hidden".to_owned())].into(),
+            ..Spec::default()
+        }
+    }
+
+    #[test]
+    fn only_what_matters_makes_a_definition_different() {
+        let known = Fingerprint::of(&spec());
+        assert!(known.matches(&spec()));
+        let same = [
+            Spec { ambient: [("PATH".to_owned(), "/x".to_owned())].into(), ..spec() },
+            Spec { stdout: Some("/log".into()), ..spec() },
+            Spec { open_files: Some(7), ..spec() },
+            Spec { policy: Policy { free_attempts: 9, ..Policy::default() }, ..spec() },
+        ];
+        for other in same {
+            assert!(known.matches(&other), "{other:?}");
+        }
+        let different = [
+            Spec { program: "/bin/q".into(), ..spec() },
+            Spec { program_key: Some("/bin/p".into()), ..spec() },
+            Spec { args: vec!["ab".into()], ..spec() },
+            Spec { args: vec!["a".into(), "b".into(), String::new()], ..spec() },
+            Spec { environment: BTreeMap::new(), ..spec() },
+            Spec { environment: [("TOKEN".to_owned(), "other".to_owned())].into(), ..spec() },
+            Spec { stop_signal: StopSignal::Terminate, ..spec() },
+            Spec { user: Some(User { uid: 1, gid: 2 }), ..spec() },
+        ];
+        for other in different {
+            assert!(!known.matches(&other), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a_binary_known_by_its_key_may_move() {
+        let old = Spec { program_key: Some("built-in".into()), ..spec() };
+        let moved = Spec { program: "/opt/2/p".into(), ..old.clone() };
+        assert!(Fingerprint::of(&old).matches(&moved));
+    }
+
+    #[test]
+    fn secrets_are_neither_shown_nor_stored_and_equal_definitions_look_different() {
+        let (one, two) = (Fingerprint::of(&spec()), Fingerprint::of(&spec()));
+        assert_ne!(one, two);
+        assert!(!serde_json::to_string(&one).unwrap().contains("hidden"));
+        assert!(!format!("{:?}", spec()).contains("hidden"));
+    }
+}

@@ -1,0 +1,467 @@
+//! The supervisor: what its owner wants, declared process by process, and what runs, as a watch.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::File;
+use std::future::Future;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use lictor_task::Scope;
+use parking_lot::Mutex;
+use rustix::fs::FlockOperation;
+use tokio::sync::watch;
+
+use crate::adopt;
+use crate::error::Error;
+use crate::identity;
+use crate::launch::Bond;
+use crate::notify::{Ear, Registry};
+use crate::process::{self, Live, Process};
+use crate::record::{Record, Records, Role};
+use crate::spec::{Fingerprint, Spec, User, sha256_hex};
+use crate::status::Status;
+
+/// How long a supervisor that was just killed may still hold its lock through a child at the gate.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long the tasks of processes may take to let go; they wait for nothing.
+const LETTING_GO: Duration = Duration::from_secs(5);
+
+/// What a supervisor needs to know at its start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Its own directory, made if it is not there, private to its user.
+    pub directory: PathBuf,
+    /// Whether its processes outlive it.
+    pub lifetime: Lifetime,
+    /// Whether processes may be started as the supervisor's own user.
+    pub gate: Gate,
+    /// A directory that other users can enter, where their processes report; needed for processes of other users only.
+    pub open_directory: Option<PathBuf>,
+}
+
+/// What becomes of the processes when the supervisor ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lifetime {
+    /// They go on and are adopted by the next supervisor of the same directory.
+    Persistent,
+    /// They end with it, also when it is killed, and those that an earlier one left running are taken over.
+    Bound,
+    /// They end with it, also when it is killed, and nothing is remembered of them.
+    Ephemeral,
+}
+
+/// Whether processes of the supervisor's own user may be started and adopted. Those of others always may.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Gate {
+    /// They may.
+    Open,
+    /// They may not, for this reason. What runs is left alone and not restarted when it ends.
+    Refused(String),
+}
+
+/// What to do with what runs when the supervisor ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Farewell {
+    /// Leave it running, to be adopted. A supervisor whose processes end with it stops everything all the same.
+    Leave,
+    /// Stop it all, and be done when it is gone.
+    StopAll,
+}
+
+/// What the owner wants of one process.
+#[derive(Clone, Debug)]
+pub(crate) struct Desired {
+    pub(crate) wish: Wish,
+    /// Counts the restarts asked for.
+    pub(crate) restarts: u64,
+}
+
+/// See [`Desired`].
+#[derive(Clone, Debug)]
+pub(crate) enum Wish {
+    /// It was adopted and the owner has not spoken of it yet.
+    Undeclared,
+    Wanted(Arc<Spec>),
+    Unwanted,
+}
+
+/// The owner's ends of one process's task.
+#[derive(Debug)]
+struct Handle {
+    desired: watch::Sender<Desired>,
+    /// Dropped by the task when the process is gone.
+    done: watch::Receiver<()>,
+    done_sender: Option<watch::Sender<()>>,
+}
+
+/// The living processes of one id, as an earlier supervisor left them. There are several only when it died around a
+/// handover.
+#[derive(Default)]
+pub(crate) struct Family {
+    pub(crate) current: Option<Live>,
+    successor: Option<Live>,
+    pub(crate) retired: Vec<Live>,
+    /// A successor that was not ready yet: it is started anew when it is wanted.
+    pub(crate) unneeded: Option<Live>,
+}
+
+impl Family {
+    fn take(&mut self, live: Live) {
+        match live.record.role {
+            Role::Current => self.current = Some(live),
+            Role::Successor => self.successor = Some(live),
+            Role::Retired { .. } => self.retired.push(live),
+        }
+    }
+
+    /// Ends or takes back a handover that was half way.
+    fn settle(mut self, house: &House) -> Family {
+        // The first step of handing over is a second record of the old process.
+        let pid_of = |live: &Live| live.record.identity.pid;
+        if self.current.as_ref().is_some_and(|current| self.retired.iter().any(|old| pid_of(old) == pid_of(current))) {
+            self.current = None;
+        }
+        if let Some(mut successor) = self.successor.take() {
+            let old = successor.record.clone();
+            match &self.current {
+                Some(_) => self.unneeded = Some(successor),
+                None => {
+                    successor.record.role = Role::Current;
+                    house.write_record(&successor.record);
+                    house.remove_record(&old);
+                    self.current = Some(successor);
+                }
+            }
+        }
+        self
+    }
+}
+
+/// What all processes of one supervisor share.
+pub(crate) struct House {
+    /// Tells this supervisor's processes from those of others on the machine.
+    pub(crate) name: String,
+    pub(crate) boot: String,
+    pub(crate) user: u32,
+    pub(crate) bond: Bond,
+    pub(crate) registry: Registry,
+    notify_path: PathBuf,
+    open_notify_path: Option<PathBuf>,
+    pub(crate) gate: watch::Sender<Gate>,
+    records: Option<Records>,
+    statuses: watch::Sender<Arc<BTreeMap<String, Status>>>,
+    handles: Mutex<Handles>,
+    /// Held for as long as anything of this supervisor may act.
+    _lock: File,
+}
+
+#[derive(Debug, Default)]
+struct Handles {
+    by_id: HashMap<String, Handle>,
+    /// The supervisor ends: no new processes.
+    closed: bool,
+}
+
+/// Keeps processes in their wanted state. Clones are handles to the same supervisor.
+#[derive(Clone)]
+pub struct Supervisor {
+    house: Arc<House>,
+    scope: Scope,
+}
+
+impl Supervisor {
+    /// Takes charge of a directory and of the processes that an earlier supervisor of it left running.
+    ///
+    /// Those keep running until [`Supervisor::settled`], by which time the owner has declared the ones it wants. Must be
+    /// called within the runtime; blocks for a moment.
+    pub fn open(config: Config, scope: &Scope) -> Result<Supervisor, Error> {
+        let Config { directory, lifetime, gate, open_directory } = config;
+        let user = rustix::process::geteuid().as_raw();
+        let directory = private_directory(&directory, user)?;
+        let in_directory = |source| Error::Directory { path: directory.clone(), source };
+        let lock = lock(&directory)?;
+        let ear = Ear::bind(&directory, user)?;
+        let open_ear = open_directory.map(|directory| Ear::bind_open(&directory)).transpose()?;
+        let records = match lifetime {
+            Lifetime::Ephemeral => None,
+            Lifetime::Persistent | Lifetime::Bound => {
+                let processes = directory.join("processes");
+                std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&processes).map_err(in_directory)?;
+                Some(Records::new(processes))
+            }
+        };
+        let found = match &records {
+            Some(records) => records.read_all().map_err(in_directory)?,
+            None => Vec::new(),
+        };
+        let house = Arc::new(House {
+            name: sha256_hex(directory.as_os_str().as_encoded_bytes())[..16].to_owned(),
+            boot: identity::boot_id()
+                .map_err(|source| Error::Directory { path: "/proc/sys/kernel/random/boot_id".into(), source })?,
+            user,
+            bond: if lifetime == Lifetime::Persistent { Bond::Outlives } else { Bond::DiesWithUs },
+            registry: Registry::default(),
+            notify_path: ear.path().to_owned(),
+            open_notify_path: open_ear.as_ref().map(|ear| ear.path().to_owned()),
+            gate: watch::Sender::new(gate),
+            records,
+            statuses: watch::Sender::default(),
+            handles: Mutex::default(),
+            _lock: lock,
+        });
+        let supervisor = Supervisor { house: Arc::clone(&house), scope: scope.child("supervisor") };
+        supervisor.adopt_all(found);
+        // Only now: what a process says before it is known would be lost, and it offers its sockets as soon as it sees us.
+        for ear in [Some(ear), open_ear].into_iter().flatten() {
+            let (stop, registry) = (supervisor.scope.stop_signal(), house.registry.clone());
+            supervisor.scope.spawn("readiness", async move { stop.or_stopped(ear.listen(registry)).await });
+        }
+        Ok(supervisor)
+    }
+
+    fn adopt_all(&self, found: Vec<Record>) {
+        let house = &self.house;
+        let reason = match &*house.gate.borrow() {
+            Gate::Open => None,
+            Gate::Refused(reason) => Some(reason.clone()),
+        };
+        let mut known = BTreeMap::<String, Family>::new();
+        for record in found {
+            let id = record.id.clone();
+            if let Some(reason) = reason.as_ref().filter(|_| record.uid.is_none_or(|uid| uid == house.user)) {
+                tracing::warn!("supervisor: {id}: not adopting pid {}: {reason}", record.identity.pid);
+                continue;
+            }
+            if let Some(live) = process::adopt(house, record) {
+                known.entry(id).or_default().take(live);
+            }
+        }
+        let recorded: BTreeSet<String> = known.keys().cloned().collect();
+        for (id, family) in known {
+            self.adopt(id, family.settle(house));
+        }
+        if house.records.is_none() || reason.is_some() {
+            return;
+        }
+        // Of our own user only: the mark of another one's process proves nothing.
+        for found in adopt::unrecorded(&house.name, &house.boot, house.user, &recorded) {
+            tracing::warn!("supervisor: {}: pid {} runs without a record", found.id, found.identity.pid);
+            // It will be replaced if it is wanted.
+            let unknown = Fingerprint::of_nothing();
+            let record = Record::new(found.id.clone(), found.identity, unknown, process::unix_ms());
+            house.write_record(&record);
+            if let Some(live) = process::take_charge(house, record, found.pidfd) {
+                self.adopt(found.id, Family { current: Some(live), ..Family::default() });
+            }
+        }
+    }
+
+    fn adopt(&self, id: String, family: Family) {
+        let mut handles = self.house.handles.lock();
+        let (handle, desired) = Handle::new(Wish::Undeclared);
+        handles.by_id.insert(id.clone(), handle);
+        self.spawn(Process::new(Arc::clone(&self.house), id, desired).adopting(family));
+    }
+
+    fn spawn(&self, process: Process) {
+        let stop = self.scope.stop_signal();
+        self.scope.spawn("process", process.run(stop));
+    }
+
+    /// Wants a process as defined: starts it, leaves it as it is, or restarts it when its definition differs from what
+    /// runs.
+    pub fn want(&self, spec: Spec) {
+        let mut handles = self.house.handles.lock();
+        if handles.closed {
+            return;
+        }
+        let id = spec.id.clone();
+        let wish = Wish::Wanted(Arc::new(spec));
+        match handles.by_id.get(&id) {
+            Some(handle) => handle.desired.send_modify(|desired| desired.wish = wish),
+            None => {
+                let (handle, desired) = Handle::new(wish);
+                handles.by_id.insert(id.clone(), handle);
+                self.spawn(Process::new(Arc::clone(&self.house), id, desired));
+            }
+        }
+    }
+
+    /// Wants a process gone, from now on. The future is done when nothing of it is left, or when it is wanted again; it
+    /// need not be polled for the stop to happen.
+    pub fn unwant(&self, id: &str) -> impl Future<Output = ()> + Send + 'static {
+        let handles = self.house.handles.lock();
+        let ends = handles.by_id.get(id).map(|handle| {
+            handle.desired.send_modify(|desired| desired.wish = Wish::Unwanted);
+            (handle.done.clone(), handle.desired.subscribe())
+        });
+        async move {
+            let Some((mut done, mut desired)) = ends else { return };
+            tokio::select! {
+                // Nothing is ever sent: an error means that the task is over.
+                _ = done.changed() => {}
+                _ = desired.wait_for(|desired| matches!(desired.wish, Wish::Wanted(_))) => {}
+            }
+        }
+    }
+
+    /// Restarts a process that is wanted, at once even when it waits for its next start; `false` when there is none.
+    /// One that can hand over goes on until its successor is ready: [`Status::handover`] tells how that goes.
+    pub fn restart(&self, id: &str) -> bool {
+        let handles = self.house.handles.lock();
+        handles.by_id.get(id).is_some_and(|handle| {
+            handle.desired.send_if_modified(|desired| {
+                let wanted = matches!(desired.wish, Wish::Wanted(_));
+                desired.restarts += u64::from(wanted);
+                wanted
+            })
+        })
+    }
+
+    /// Tells that everything wanted has been declared: adopted processes that were not are stopped.
+    pub fn settled(&self) {
+        for handle in self.house.handles.lock().by_id.values() {
+            handle.desired.send_if_modified(|desired| {
+                let undeclared = matches!(desired.wish, Wish::Undeclared);
+                if undeclared {
+                    desired.wish = Wish::Unwanted;
+                }
+                undeclared
+            });
+        }
+    }
+
+    /// Allows or forbids starts from now on.
+    pub fn set_gate(&self, gate: Gate) {
+        self.house.gate.send_if_modified(|present| std::mem::replace(present, gate.clone()) != gate);
+    }
+
+    /// All processes and where they stand. One that is gone for good is no longer listed.
+    pub fn statuses(&self) -> watch::Receiver<Arc<BTreeMap<String, Status>>> {
+        self.house.statuses.subscribe()
+    }
+
+    /// The id of the supervised process with this pid, or that started the process with this pid; `None` when it is not
+    /// ours. The pid must be one that the kernel vouches for, such as the peer's of a unix socket.
+    pub fn id_of_process(&self, pid: i32) -> Option<String> {
+        self.house.registry.id_of(pid)
+    }
+
+    /// The path processes find in `NOTIFY_SOCKET`.
+    pub fn notify_path(&self) -> &Path {
+        &self.house.notify_path
+    }
+
+    /// Ends the supervisor. What is left running when it is over belongs to the next supervisor of the directory, once
+    /// the last handle is dropped.
+    pub async fn shutdown(&self, farewell: Farewell) {
+        self.house.handles.lock().closed = true;
+        if farewell == Farewell::StopAll || self.house.bond == Bond::DiesWithUs {
+            let ids: Vec<String> = self.house.handles.lock().by_id.keys().cloned().collect();
+            let stops: Vec<_> = ids.iter().map(|id| self.unwant(id)).collect();
+            // All were asked at once; waiting for one after the other costs nothing. Where the scope was stopped from
+            // outside nobody carries it out any more, and nobody is waited for.
+            let gone = async {
+                for stop in stops {
+                    stop.await;
+                }
+            };
+            self.scope.stop_signal().or_stopped(gone).await;
+        }
+        self.scope.join(LETTING_GO).await;
+    }
+}
+
+impl Handle {
+    fn new(wish: Wish) -> (Handle, watch::Receiver<Desired>) {
+        let (desired, receiver) = watch::channel(Desired { wish, restarts: 0 });
+        let (done_sender, done) = watch::channel(());
+        (Handle { desired, done, done_sender: Some(done_sender) }, receiver)
+    }
+}
+
+impl House {
+    /// The end of a process's task, unless it has been wanted again in the meantime.
+    pub(crate) fn forget_if_unwanted(&self, id: &str) -> bool {
+        let mut handles = self.handles.lock();
+        let wanted = |handle: &Handle| matches!(handle.desired.borrow().wish, Wish::Wanted(_));
+        if handles.by_id.get(id).is_some_and(wanted) {
+            return false;
+        }
+        self.statuses.send_if_modified(|statuses| Arc::make_mut(statuses).remove(id).is_some());
+        if let Some(mut handle) = handles.by_id.remove(id) {
+            drop(handle.done_sender.take());
+        }
+        true
+    }
+
+    /// Where processes of a user report.
+    pub(crate) fn notify_path_of(&self, user: Option<User>) -> &Path {
+        let other = user.filter(|user| user.uid != self.user);
+        other.and(self.open_notify_path.as_deref()).unwrap_or(&self.notify_path)
+    }
+
+    pub(crate) fn is_published(&self, id: &str) -> bool {
+        self.statuses.borrow().contains_key(id)
+    }
+
+    pub(crate) fn publish(&self, id: &str, status: Status) {
+        self.statuses.send_modify(|statuses| {
+            Arc::make_mut(statuses).insert(id.to_owned(), status);
+        });
+    }
+
+    /// Takes charge of what an earlier supervisor left running as `id`, if anything.
+    pub(crate) fn take_over(&self, id: &str) -> Option<Live> {
+        let record = self.records.as_ref()?.find(id)?;
+        process::adopt(self, record)
+    }
+
+    /// A process that cannot be recorded is started all the same: its mark finds it, and traffic matters more than a
+    /// full disk.
+    pub(crate) fn write_record(&self, record: &Record) {
+        if let Some(Err(error)) = self.records.as_ref().map(|records| records.write(record)) {
+            tracing::warn!("supervisor: {}: {}", record.id, error.chain());
+        }
+    }
+
+    pub(crate) fn remove_record(&self, record: &Record) {
+        if let Some(Err(error)) = self.records.as_ref().map(|records| records.remove(record)) {
+            tracing::warn!("supervisor: {}: {}", record.id, error.chain());
+        }
+    }
+}
+
+/// Makes the directory if needed, insists that nobody else can enter it, and returns its real path.
+fn private_directory(path: &Path, user: u32) -> Result<PathBuf, Error> {
+    let failed = |source| Error::Directory { path: path.to_owned(), source };
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+    let path = path.canonicalize().map_err(failed)?;
+    let found = std::fs::metadata(&path).map_err(failed)?;
+    let mode = found.mode() & 0o777;
+    if found.uid() != user || mode & 0o077 != 0 {
+        return Err(Error::Exposed { path, wanted_user: user, user: found.uid(), mode });
+    }
+    Ok(path)
+}
+
+fn lock(directory: &Path) -> Result<File, Error> {
+    let path = directory.join("lock");
+    let failed = |source| Error::Directory { path: path.clone(), source };
+    let file = File::options().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(failed)?;
+    let deadline = std::time::Instant::now() + LOCK_PATIENCE;
+    loop {
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(rustix::io::Errno::WOULDBLOCK) if std::time::Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(Error::InUse { path: directory.to_owned() }),
+            Err(error) => return Err(failed(io::Error::from(error))),
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! A supervisor killed at random instants: never two instances, never an orphan, readiness kept.
+//!
+//! This binary plays three parts: the tests, the supervisor that is killed, and a process that reports itself ready.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may fail")]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use lictor_supervisor::{Config, Farewell, Gate, Lifetime, Policy, Spec, State, Supervisor};
+use lictor_task::Scope;
+
+const IDS: [&str; 3] = ["a", "b", "c"];
+const MS: Duration = Duration::from_millis(1);
+const DEADLINE: Duration = Duration::from_secs(20);
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    match arguments.get(1).map(String::as_str) {
+        Some("supervise") => supervise(Path::new(&arguments[2]), &arguments[3]),
+        Some("report") => report(&arguments[2]),
+        // What a test harness would be asked.
+        Some("--list") => println!("crash: test"),
+        _ => {
+            a_supervisor_killed_fifty_times_leaves_one_instance_of_each_and_no_orphan();
+            println!("test a_supervisor_killed_fifty_times_leaves_one_instance_of_each_and_no_orphan ... ok");
+            readiness_is_heard_and_survives_a_killed_supervisor();
+            println!("test readiness_is_heard_and_survives_a_killed_supervisor ... ok");
+            the_processes_of_a_killed_ephemeral_supervisor_die_with_it();
+            println!("test the_processes_of_a_killed_ephemeral_supervisor_die_with_it ... ok");
+        }
+    }
+}
+
+/// Plays the supervisor: wants each of [`IDS`] that `seed` picks, some with a definition that differs from the last.
+fn supervise(home: &Path, seed: &str) -> ! {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let lifetime = if seed == "ephemeral" { Lifetime::Ephemeral } else { Lifetime::Persistent };
+        let supervisor = open(home, lifetime);
+        match seed {
+            "report" => supervisor.want(reporter(home)),
+            "ephemeral" => supervisor.want(holder(home, "a", 0)),
+            _ => {
+                let mut random = fastrand::Rng::with_seed(seed.parse().unwrap());
+                for id in IDS {
+                    if random.u8(0..4) > 0 {
+                        supervisor.want(holder(home, id, random.u8(0..2)));
+                    }
+                }
+            }
+        }
+        supervisor.settled();
+        std::future::pending::<()>().await;
+    });
+    unreachable!()
+}
+
+/// Plays a process that tells in two steps that it is ready.
+fn report(done: &str) {
+    let socket = UnixDatagram::unbound().unwrap();
+    let path = std::env::var("NOTIFY_SOCKET").unwrap();
+    socket.send_to(b"STATUS=warming up\nX_LICTOR_PORT=21000\nMAINPID=1", &path).unwrap();
+    socket.send_to(b"READY=1", &path).unwrap();
+    fs::write(done, "reported").unwrap();
+    std::thread::sleep(Duration::from_secs(1000));
+}
+
+fn open(home: &Path, lifetime: Lifetime) -> Supervisor {
+    let config = Config { directory: home.join("house"), lifetime, gate: Gate::Open, open_directory: None };
+    Supervisor::open(config, &Scope::new("test")).unwrap()
+}
+
+fn spec(home: &Path, id: &str, program: &str, args: &[&str]) -> Spec {
+    Spec {
+        id: id.into(),
+        program: program.into(),
+        args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+        ambient: [("PATH".to_owned(), "/usr/bin:/bin".to_owned())].into(),
+        stderr: Some(home.join("stderr")),
+        policy: Policy { first_wait: 50 * MS, grace: 500 * MS, ..Policy::default() },
+        ..Spec::default()
+    }
+}
+
+/// A process that notices when it is not the only one of its id.
+fn holder(home: &Path, id: &str, variant: u8) -> Spec {
+    let script =
+        "exec 9>>\"$LOCK\"; flock -n 9 || { echo \"two of $LOCK\" >> \"$VIOLATIONS\"; exit 1; }; exec sleep 1000";
+    let mut spec = spec(home, id, "/bin/sh", &["-c", script]);
+    let path = |name: &str| home.join(name).to_str().unwrap().to_owned();
+    spec.environment = [
+        ("LOCK".to_owned(), path(&format!("{id}.lock"))),
+        ("VIOLATIONS".to_owned(), path("violations")),
+        ("VARIANT".to_owned(), variant.to_string()),
+    ]
+    .into();
+    spec
+}
+
+fn reporter(home: &Path) -> Spec {
+    let this = std::env::current_exe().unwrap();
+    spec(home, "p", this.to_str().unwrap(), &["report", home.join("done").to_str().unwrap()])
+}
+
+/// A private directory; what still runs from it dies with it.
+struct Home(tempfile::TempDir);
+
+impl Home {
+    fn new() -> Home {
+        let directory = tempfile::tempdir().unwrap();
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        Home(directory)
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn supervise(&self, seed: &str) -> Child {
+        let this = std::env::current_exe().unwrap();
+        Command::new(this).arg("supervise").arg(self.path()).arg(seed).spawn().unwrap()
+    }
+
+    /// The ids of the instances that run: what they start (`flock`, for a moment) does not count.
+    fn instances(&self) -> Vec<String> {
+        let leads = |pid: i32| {
+            let session = rustix::process::getsid(rustix::process::Pid::from_raw(pid));
+            session.is_ok_and(|session| session.as_raw_nonzero().get() == pid)
+        };
+        self.living().into_iter().filter(|(_, pid)| leads(*pid)).map(|(id, _)| id).collect()
+    }
+
+    /// The living processes that were started from here, with their ids.
+    fn living(&self) -> Vec<(String, i32)> {
+        let socket = format!("NOTIFY_SOCKET={}", self.path().canonicalize().unwrap().display());
+        let mut living = Vec::new();
+        for entry in fs::read_dir("/proc").unwrap() {
+            let name = entry.unwrap().file_name();
+            let Some(pid) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            let environment = String::from_utf8_lossy(&environment).into_owned();
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let dead = stat.rsplit(") ").next().is_none_or(|rest| rest.starts_with('Z') || rest.is_empty());
+            if environment.contains(&socket) && !dead {
+                let mark = environment.split('\0').find_map(|entry| entry.strip_prefix("LICTOR_SUPERVISED="));
+                let id = mark.unwrap().rsplit('/').next().unwrap().to_owned();
+                living.push((id, pid));
+            }
+        }
+        living.sort();
+        living
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        for (_, pid) in self.living() {
+            let pid = rustix::process::Pid::from_raw(pid).unwrap();
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+    }
+}
+
+fn eventually(what: &str, mut look: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !look() {
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        std::thread::sleep(5 * MS);
+    }
+}
+
+fn kill(mut child: Child) {
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+fn a_supervisor_killed_fifty_times_leaves_one_instance_of_each_and_no_orphan() {
+    let home = Home::new();
+    for round in 0..50u64 {
+        let seed = fastrand::u64(..);
+        let child = home.supervise(&seed.to_string());
+        // From before it has opened its directory to after everything runs.
+        std::thread::sleep(Duration::from_micros(fastrand::u64(0..60_000)));
+        kill(child);
+        let violations = fs::read_to_string(home.path().join("violations")).unwrap_or_default();
+        assert!(violations.is_empty(), "round {round}, seed {seed}: {violations}");
+        let mut ids = home.instances();
+        let all = ids.len();
+        ids.dedup();
+        assert_eq!(ids.len(), all, "round {round}, seed {seed}: {:?}", home.living());
+    }
+    // The last one wants two of the three; nothing else may be left, and nothing at all in the end.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let supervisor = open(home.path(), Lifetime::Persistent);
+        for id in ["a", "b"] {
+            supervisor.want(holder(home.path(), id, 0));
+        }
+        supervisor.settled();
+        let mut statuses = supervisor.statuses();
+        let settled = statuses.wait_for(|all| {
+            all.len() == 2 && ["a", "b"].iter().all(|id| all.get(*id).is_some_and(|s| s.state == State::Running))
+        });
+        tokio::time::timeout(DEADLINE, settled).await.unwrap().unwrap();
+        assert_eq!(home.instances(), ["a", "b"]);
+        supervisor.shutdown(Farewell::StopAll).await;
+    });
+    assert_eq!(home.living(), []);
+    assert!(!home.path().join("violations").exists());
+}
+
+fn readiness_is_heard_and_survives_a_killed_supervisor() {
+    let home = Home::new();
+    let first = home.supervise("report");
+    eventually("the report", || home.path().join("done").exists());
+    let record = home.path().join("house/processes/p.json");
+    eventually("the record of it", || fs::read_to_string(&record).unwrap_or_default().contains("\"ready\":true"));
+    kill(first);
+    let before = home.living();
+    assert_eq!(before.len(), 1);
+
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let supervisor = open(home.path(), Lifetime::Persistent);
+        supervisor.want(reporter(home.path()));
+        supervisor.settled();
+        let mut statuses = supervisor.statuses();
+        let adopted = |s: &lictor_supervisor::Status| s.state == State::Ready && s.adopted;
+        tokio::time::timeout(DEADLINE, statuses.wait_for(|all| all.get("p").is_some_and(adopted)))
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(home.living(), before);
+        // A new one has to say it again, and what it says arrives here.
+        assert!(supervisor.restart("p"));
+        let fresh = |s: &lictor_supervisor::Status| s.state == State::Ready && !s.adopted;
+        let all = tokio::time::timeout(DEADLINE, statuses.wait_for(|all| all.get("p").is_some_and(fresh)));
+        let status = all.await.unwrap().unwrap().get("p").unwrap().clone();
+        assert_eq!(status.text, "warming up");
+        assert_eq!(status.fields.get("X_LICTOR_PORT").map(String::as_str), Some("21000"));
+        assert_ne!(home.living(), before);
+        supervisor.shutdown(Farewell::StopAll).await;
+    });
+    assert_eq!(home.living(), []);
+}
+
+fn the_processes_of_a_killed_ephemeral_supervisor_die_with_it() {
+    let home = Home::new();
+    let supervisor = home.supervise("ephemeral");
+    eventually("its process", || home.living().len() == 1);
+    kill(supervisor);
+    eventually("its end", || home.living().is_empty());
+}

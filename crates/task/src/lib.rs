@@ -1,0 +1,15 @@
+//! How long-lived work starts, repeats, is told to stop and is waited for.
+//!
+//! Every task of the house belongs to a [`Scope`]: it has a name, its panic is reported by that name, and the scope is
+//! not over before its last task is. Nothing is detached. This room knows no nouns of the mesh.
+//!
+//! Start reading at [`scope`].
+
+pub mod backoff;
+pub mod clock;
+pub mod drain;
+pub mod scope;
+
+pub use backoff::Backoff;
+pub use drain::{Drain, DrainWatch};
+pub use scope::{Scope, Stop};

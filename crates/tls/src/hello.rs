@@ -1,0 +1,144 @@
+//! A look into a ClientHello, for the two things that must be known before the library reads it.
+//!
+//! The library fails a handshake when its protocol names and the client's have nothing in common; Connect proceeds
+//! without one. And which alert a missing certificate gives depends on the version. See RFC 8446, section 4.1.2.
+
+use crate::frame;
+
+/// What the client says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Hello {
+    /// `h2` is among its protocol names.
+    pub(crate) offers_h2: bool,
+    /// The name of sessions that carry frames is among its protocol names.
+    pub(crate) offers_frames: bool,
+    /// TLS 1.3 is among its versions.
+    pub(crate) offers_tls13: bool,
+}
+
+const EXTENSION_ALPN: u16 = 16;
+const EXTENSION_SUPPORTED_VERSIONS: u16 = 43;
+const TLS13: [u8; 2] = [3, 4];
+
+impl Hello {
+    /// Reads the first record of a connection. What does not parse offers nothing; the library will say why it is
+    /// wrong.
+    pub(crate) fn parse(record: &[u8]) -> Hello {
+        let mut hello = Hello::default();
+        let _ = hello.read(Reader(record));
+        hello
+    }
+
+    fn read(&mut self, mut record: Reader<'_>) -> Option<()> {
+        let [_type, _major, _minor] = record.take(3)? else { return None };
+        let mut body = Reader(record.vector16()?);
+        let [1, _, _, _] = body.take(4)? else { return None };
+        body.take(2 + 32)?;
+        body.vector8()?;
+        body.vector16()?;
+        body.vector8()?;
+        let mut extensions = Reader(body.vector16()?);
+        while let Some(kind) = extensions.u16() {
+            let mut content = Reader(extensions.vector16()?);
+            match kind {
+                EXTENSION_ALPN => {
+                    let mut names = Reader(content.vector16()?);
+                    while let Some(name) = names.vector8() {
+                        self.offers_h2 |= name == b"h2";
+                        self.offers_frames |= name == frame::PROTOCOL;
+                    }
+                }
+                EXTENSION_SUPPORTED_VERSIONS => {
+                    self.offers_tls13 |= content.vector8()?.chunks_exact(2).any(|version| version == TLS13);
+                }
+                _ => {}
+            }
+        }
+        Some(())
+    }
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, len: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(len)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn u16(&mut self) -> Option<u16> {
+        let taken = self.take(2)?;
+        Some(u16::from_be_bytes([taken[0], taken[1]]))
+    }
+
+    fn vector8(&mut self) -> Option<&'a [u8]> {
+        let len = self.take(1)?[0];
+        self.take(len.into())
+    }
+
+    fn vector16(&mut self) -> Option<&'a [u8]> {
+        let len = self.u16()?;
+        self.take(len.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn vector16(content: &[u8]) -> Vec<u8> {
+        let mut out = u16::try_from(content.len()).unwrap().to_be_bytes().to_vec();
+        out.extend_from_slice(content);
+        out
+    }
+
+    fn record(extensions: &[(u16, Vec<u8>)]) -> Vec<u8> {
+        let mut body = vec![3, 3];
+        body.extend([7; 32]);
+        body.push(0);
+        body.extend(vector16(&[0x13, 1]));
+        body.extend([1, 0]);
+        let list: Vec<u8> = extensions
+            .iter()
+            .flat_map(|(kind, content)| [&kind.to_be_bytes()[..], &vector16(content)].concat())
+            .collect();
+        body.extend(vector16(&list));
+        let mut message = vec![1, 0];
+        message.extend(vector16(&body));
+        [&[22, 3, 1][..], &vector16(&message)].concat()
+    }
+
+    fn alpn(names: &[&[u8]]) -> (u16, Vec<u8>) {
+        let list: Vec<u8> =
+            names.iter().flat_map(|name| [&[u8::try_from(name.len()).unwrap()][..], name].concat()).collect();
+        (EXTENSION_ALPN, vector16(&list))
+    }
+
+    #[test]
+    fn protocol_names_and_versions_are_found_among_other_extensions() {
+        let versions = (EXTENSION_SUPPORTED_VERSIONS, vec![4, 3, 4, 3, 3]);
+        assert_eq!(Hello::parse(&record(&[])), Hello::default());
+        assert_eq!(
+            Hello::parse(&record(&[(0, vec![]), alpn(&[b"http/1.1", b"h2"]), versions.clone()])),
+            Hello { offers_h2: true, offers_frames: false, offers_tls13: true }
+        );
+        assert_eq!(
+            Hello::parse(&record(&[versions, alpn(&[frame::PROTOCOL])])),
+            Hello { offers_h2: false, offers_frames: true, offers_tls13: true }
+        );
+        assert_eq!(Hello::parse(&record(&[alpn(&[b"foo"])])), Hello::default());
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_in_a_hello_can_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300), cut in 0usize..200) {
+            Hello::parse(&bytes);
+            let mut whole = record(&[alpn(&[b"h2"]), (EXTENSION_SUPPORTED_VERSIONS, vec![2, 3, 4])]);
+            whole.truncate(cut);
+            Hello::parse(&whole);
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! Application to peer: read into the gaps of a row of records, seal them where they are, write them in one call.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::ops::Range;
+use std::task::{Context, Poll};
+
+use super::{Broken, Side, Step, TURN};
+use crate::buffer::{Buffer, RECORDS};
+use crate::frame::{self, Framing};
+use crate::record::{Bad, MAX_PAYLOAD, Sealer, alert, content};
+use crate::secrets::Secrets;
+use crate::socket::Socket;
+
+/// `key_update`, without asking for one in return (RFC 8446, section 4.6.3).
+const KEY_UPDATE: &[u8] = &[24, 0, 0, 1, 0];
+
+/// When the small records at the head are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Urgency {
+    /// At once.
+    Now,
+    /// With data if the application has already sent some, else at once.
+    Soon,
+    /// Whenever something else is sent.
+    Lazy,
+}
+
+/// What this direction is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Flowing,
+    /// The application has ended; the last frame, or `close_notify`, is to be sealed.
+    Ending,
+    /// The last frame is on its way; the session stays.
+    Parting,
+    /// `close_notify` is on its way; FIN follows.
+    Closing,
+    Over,
+}
+
+pub(super) struct Outward {
+    sealer: Sealer,
+    /// Small records, sent before those in the buffer: the end of the handshake, key updates, alerts.
+    head: Vec<u8>,
+    urgency: Urgency,
+    /// Sealed records; held only while something in it is unsent.
+    buffer: Option<Buffer>,
+    unsent: Range<usize>,
+    /// Records that the next read has room for; follows what reads bring, so that small requests stay in a small
+    /// part of the buffer.
+    room: usize,
+    phase: Phase,
+    framing: Framing,
+    /// Flags of the next frame.
+    flags: u8,
+    renew_keys: bool,
+    pub(super) failure: Option<Broken>,
+    pub(super) moved: u64,
+}
+
+impl Outward {
+    pub(super) fn new(sealer: Sealer, head: Vec<u8>, lazy: bool, framing: Framing) -> Outward {
+        Outward {
+            framing,
+            flags: 0,
+            sealer,
+            head,
+            urgency: if lazy { Urgency::Lazy } else { Urgency::Soon },
+            buffer: None,
+            unsent: 0..0,
+            room: 1,
+            phase: Phase::Flowing,
+            renew_keys: false,
+            failure: None,
+            moved: 0,
+        }
+    }
+
+    /// Begins with another application's connection; the flags go with its first frame.
+    pub(super) fn begin(&mut self, flags: u8) {
+        self.phase = Phase::Flowing;
+        self.flags |= flags;
+        self.room = 1;
+        self.moved = 0;
+    }
+
+    /// Whether the connection ended so that the session can carry another.
+    pub(super) fn parted(&self) -> bool {
+        self.framing == Framing::Frames && self.phase == Phase::Over && self.failure.is_none() && self.head.is_empty()
+    }
+
+    /// Lets the next frame say that the session carries no further connection.
+    pub(super) fn retire(&mut self) {
+        self.flags |= frame::RETIRE;
+    }
+
+    /// What is to be sent to say one thing outside of any connection, behind what was still to be sent.
+    pub(super) fn word(&mut self, flags: u8) -> Vec<u8> {
+        let _ = self.sealer.append(content::APPLICATION_DATA, &[flags], &mut self.head);
+        std::mem::take(&mut self.head)
+    }
+
+    /// The same for an alert. Nothing can be sent after it.
+    pub(super) fn alert(&mut self, description: u8) -> Vec<u8> {
+        let _ = self.sealer.append_alert(description, &mut self.head);
+        std::mem::take(&mut self.head)
+    }
+
+    /// What is still to be sent, unless it may wait for the first data.
+    pub(super) fn unsent_head(&mut self) -> Vec<u8> {
+        if self.urgency == Urgency::Lazy { Vec::new() } else { std::mem::take(&mut self.head) }
+    }
+
+    /// The peer asked for it; done before the next data.
+    pub(super) fn ask_for_new_keys(&mut self) {
+        self.renew_keys = true;
+    }
+
+    pub(super) fn advance<S: Socket>(
+        &mut self,
+        context: &mut Context<'_>,
+        app: &S,
+        peer: &S,
+        secrets: &mut Secrets,
+        peer_is_gone: bool,
+    ) -> Result<Step, Broken> {
+        let mut left = TURN;
+        loop {
+            if self.phase == Phase::Over {
+                return Ok(Step::Over);
+            }
+            if !self.unsent.is_empty() || (!self.head.is_empty() && self.urgency == Urgency::Now) {
+                match self.write(context, peer) {
+                    Poll::Ready(Ok(())) => continue,
+                    Poll::Pending => return Ok(Step::Idle),
+                    Poll::Ready(Err(error)) => {
+                        // The other direction may still hold what the peer said before it went; it ends soon.
+                        self.over(Some(Broken::Io { side: Side::Peer, error }));
+                        continue;
+                    }
+                }
+            }
+            // Everything sealed has been sent, so small records can be appended in order.
+            match self.phase {
+                _ if self.failure.is_some() => return self.fail(),
+                Phase::Flowing if self.renew_keys || self.sealer.is_worn() => self.update_keys(secrets)?,
+                Phase::Flowing if left == 0 => return Ok(Step::Spent),
+                Phase::Flowing => match self.read(context, app) {
+                    Poll::Ready(Ok(0)) => self.phase = Phase::Ending,
+                    Poll::Ready(Ok(count)) => left = left.saturating_sub(count),
+                    Poll::Ready(Err(Reading::Failed(error))) => {
+                        self.failure = Some(Broken::Io { side: Side::App, error });
+                    }
+                    Poll::Ready(Err(Reading::Unsealable(bad))) => return Err(Broken::Protocol(bad.0)),
+                    Poll::Pending => {
+                        self.buffer = None;
+                        if self.flags & frame::OPEN != 0 {
+                            // An application that listens first: the other side must dial all the same.
+                            self.seal_frame()?;
+                            continue;
+                        }
+                        if self.head.is_empty() || self.urgency == Urgency::Lazy {
+                            return Ok(Step::Idle);
+                        }
+                        self.urgency = Urgency::Now;
+                    }
+                },
+                Phase::Ending if self.framing == Framing::Frames && !peer_is_gone => {
+                    self.flags |= frame::END;
+                    self.seal_frame()?;
+                    self.phase = Phase::Parting;
+                }
+                Phase::Parting => self.over(None),
+                Phase::Ending => {
+                    self.seal_small(|sealer, head| sealer.append_alert(alert::CLOSE_NOTIFY, head))?;
+                    self.phase = Phase::Closing;
+                }
+                Phase::Closing => {
+                    let failure = peer.end().err().map(|error| Broken::Io { side: Side::Peer, error });
+                    self.over(failure);
+                }
+                Phase::Over => return Ok(Step::Over),
+            }
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn holds_no_buffer(&self) -> bool {
+        self.buffer.is_none()
+    }
+
+    #[cfg(test)]
+    pub(super) fn wear_out_after(&mut self, records: u64) {
+        self.sealer.wear_out_after(records);
+    }
+
+    /// Seals any content as data.
+    #[cfg(test)]
+    pub(super) fn raw(&mut self, content: &[u8]) -> Vec<u8> {
+        let mut record = Vec::new();
+        self.sealer.append(content::APPLICATION_DATA, content, &mut record).unwrap_or(());
+        record
+    }
+
+    /// Tries to tell the peer why we close; once, without waiting.
+    pub(super) fn last_words<S: Socket>(&mut self, context: &mut Context<'_>, peer: &S, description: u8) {
+        if self.sealer.append_alert(description, &mut self.head).is_ok() {
+            // Records that are sealed already go first, or this one could not be read.
+            let _ = self.write(context, peer);
+        }
+    }
+
+    fn fail(&mut self) -> Result<Step, Broken> {
+        match self.failure.take() {
+            Some(broken) => Err(broken),
+            None => Ok(Step::Over),
+        }
+    }
+
+    fn over(&mut self, failure: Option<Broken>) {
+        self.phase = Phase::Over;
+        self.failure = failure;
+        self.buffer = None;
+        self.unsent = 0..0;
+        self.head = Vec::new();
+    }
+
+    fn seal_small(&mut self, seal: impl FnOnce(&mut Sealer, &mut Vec<u8>) -> Result<(), Bad>) -> Result<(), Broken> {
+        seal(&mut self.sealer, &mut self.head).map_err(|bad| Broken::Protocol(bad.0))?;
+        self.urgency = Urgency::Now;
+        Ok(())
+    }
+
+    /// Seals a frame without payload.
+    fn seal_frame(&mut self) -> Result<(), Broken> {
+        let flags = std::mem::take(&mut self.flags);
+        self.seal_small(|sealer, head| sealer.append(content::APPLICATION_DATA, &[flags], head))
+    }
+
+    /// Announces new keys under the old ones and changes to them. TLS 1.2 has no such thing: when its key is worn out
+    /// the connection ends, which takes some 270 GB.
+    fn update_keys(&mut self, secrets: &mut Secrets) -> Result<(), Broken> {
+        self.renew_keys = false;
+        self.seal_small(|sealer, head| sealer.append(content::HANDSHAKE, KEY_UPDATE, head))?;
+        self.sealer = secrets.renew_sealer().map_err(|bad| Broken::Protocol(bad.0))?;
+        Ok(())
+    }
+
+    fn write<S: Socket>(&mut self, context: &mut Context<'_>, peer: &S) -> Poll<std::io::Result<()>> {
+        let records = self.buffer.as_ref().map_or(&[][..], |buffer| &buffer[self.unsent.clone()]);
+        let written = match self.head.is_empty() {
+            true => peer.poll_write(context, &[IoSlice::new(records)]),
+            false => peer.poll_write(context, &[IoSlice::new(&self.head), IoSlice::new(records)]),
+        };
+        let mut count = match written {
+            Poll::Ready(Ok(count)) => count,
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            Poll::Pending => return Poll::Pending,
+        };
+        if !self.head.is_empty() {
+            let of_head = count.min(self.head.len());
+            count -= of_head;
+            self.head.drain(..of_head);
+            if self.head.is_empty() {
+                self.head = Vec::new();
+                self.urgency = Urgency::Now;
+            }
+        }
+        self.unsent.start += count;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads what the application has sent, up to the room, and seals it.
+    fn read<S: Socket>(&mut self, context: &mut Context<'_>, app: &S) -> Poll<Result<usize, Reading>> {
+        let framing = self.framing.overhead();
+        let (prefix, suffix) = (self.sealer.prefix() + framing, self.sealer.suffix());
+        let most = MAX_PAYLOAD - framing;
+        let stride = prefix + most + suffix;
+        let buffer = self.buffer.get_or_insert_with(Buffer::borrow);
+        let mut records = buffer.chunks_exact_mut(stride);
+        let mut slices: [IoSliceMut<'_>; RECORDS] = std::array::from_fn(|_| {
+            IoSliceMut::new(records.next().map_or(&mut [][..], |record| &mut record[prefix..prefix + most]))
+        });
+        let count = match app.poll_read(context, &mut slices[..self.room]) {
+            Poll::Ready(Ok(count)) => count,
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(Reading::Failed(error))),
+            Poll::Pending => return Poll::Pending,
+        };
+        self.room = next_room(self.room, count, most);
+        let (full, rest) = (count / most, count % most);
+        let mut end = 0;
+        for index in 0..=full {
+            let payload = if index < full { most } else { rest };
+            if payload == 0 {
+                break;
+            }
+            let start = index * stride;
+            end = start + prefix + payload + suffix;
+            if framing > 0 {
+                buffer[start + prefix - framing] = std::mem::take(&mut self.flags);
+            }
+            let sealed = self.sealer.seal(content::APPLICATION_DATA, &mut buffer[start..end]);
+            if let Err(bad) = sealed {
+                return Poll::Ready(Err(Reading::Unsealable(bad)));
+            }
+        }
+        self.unsent = 0..end;
+        self.moved += count as u64;
+        Poll::Ready(Ok(count))
+    }
+}
+
+/// Why nothing could be read.
+enum Reading {
+    Failed(std::io::Error),
+    Unsealable(Bad),
+}
+
+/// Grows when a read filled its room, shrinks when it used less than half of it.
+fn next_room(room: usize, count: usize, most: usize) -> usize {
+    if count >= room * most {
+        (room * 2).min(RECORDS)
+    } else if count < room * most / 2 {
+        (room / 2).max(1)
+    } else {
+        room
+    }
+}

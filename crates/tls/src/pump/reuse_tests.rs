@@ -1,0 +1,140 @@
+//! Sessions that carry one connection after another: both ends ours, over sockets that deliver as unkindly as chance
+//! wants.
+
+use proptest::prelude::*;
+
+use super::fake::Fake;
+use super::scripts::{Event, meet, poll};
+use super::*;
+
+fn event() -> impl Strategy<Value = Event> {
+    let amount = || prop_oneof![1usize..40, 1usize..5_000, 1usize..100_000];
+    prop_oneof![
+        3 => amount().prop_map(Event::NearSends),
+        3 => amount().prop_map(Event::FarSends),
+        3 => amount().prop_map(Event::NearTakes),
+        3 => amount().prop_map(Event::FarTakes),
+        4 => amount().prop_map(Event::Wire),
+        1 => Just(Event::NearEnds),
+        1 => Just(Event::FarEnds),
+        1 => Just(Event::Renew),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+    #[test]
+    fn one_session_carries_many_connections_and_every_byte_of_each(
+        connections in proptest::collection::vec(proptest::collection::vec(event(), 0..25), 1..5),
+    ) {
+        let mut ends = meet();
+        for events in &connections {
+            prop_assert!(ends.carry(events));
+        }
+        prop_assert!(!ends.near_wire.has_ended() && !ends.far_wire.has_ended());
+    }
+}
+
+#[test]
+fn hundreds_of_connections_without_a_byte_are_no_flood() {
+    let mut ends = meet();
+    for _ in 0..200 {
+        assert!(ends.carry(&[]));
+    }
+}
+
+#[test]
+fn a_retired_session_carries_its_connection_to_the_end_and_no_other() {
+    let mut ends = meet();
+    assert!(ends.carry(&[Event::NearSends(10), Event::FarSends(10)]));
+    assert!(!ends.carry(&[
+        Event::NearSends(10),
+        Event::Wire(1 << 20),
+        Event::Wire(1 << 20),
+        Event::Retire,
+        Event::FarSends(100_000)
+    ]));
+}
+
+#[test]
+fn a_retirement_may_cross_the_opening_of_a_connection() {
+    let mut ends = meet();
+    assert!(ends.carry(&[]));
+    let words = ends.far.as_mut().unwrap().retirement();
+    ends.to_near.extend(words);
+    assert!(!ends.carry(&[Event::NearSends(1000), Event::FarSends(1000)]));
+}
+
+#[test]
+fn an_idle_session_holds_no_buffer() {
+    let mut ends = meet();
+    assert!(ends.carry(&[Event::NearSends(50_000), Event::FarSends(50_000)]));
+    for line in [&ends.near, &ends.far] {
+        let line = line.as_ref().unwrap();
+        assert!(line.outward.holds_no_buffer() && line.is_quiet());
+        assert_eq!(line.inward.held(), (false, 0));
+    }
+}
+
+#[test]
+fn a_reset_reaches_the_other_application_and_ends_the_session() {
+    let mut ends = meet();
+    let (near_app, far_app) = (Fake::default(), Fake::default());
+    let about = || Some(Arc::clone(&ends.about));
+    let mut near = Pump::new(near_app.clone(), ends.near.take().unwrap(), about(), Arc::default());
+    near_app.feed(b"hello");
+    assert!(poll(&mut near).is_none());
+    ends.near_wire.take(1 << 20);
+    assert!(poll(&mut near).is_none());
+    let bytes = ends.near_wire.take(0);
+    ends.far_wire.feed(&bytes);
+    let mut line = ends.far.take().unwrap();
+    let opened = line.poll_open(&mut Context::from_waker(std::task::Waker::noop()));
+    assert!(matches!(opened, Poll::Ready(Ok(Opening::Opened))), "{opened:?}");
+    let mut far = Pump::new(far_app.clone(), line, Some(Arc::clone(&ends.about)), Arc::default());
+    far_app.take(1 << 20);
+    assert!(poll(&mut far).is_none());
+    assert_eq!(far_app.take(1 << 20), b"hello");
+    near_app.fail();
+    assert!(matches!(poll(&mut near), Some(Err(Broken::Io { side: Side::App, .. }))));
+    drop(near);
+    assert!(ends.near_wire.resets());
+    // What a reset looks like from the other end; and a bare FIN, which is no end of a connection here.
+    ends.far_wire.end_incoming();
+    assert!(matches!(poll(&mut far), Some(Err(Broken::Io { side: Side::Peer, .. }))));
+    drop(far);
+    assert!(far_app.resets());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    /// The peer is authenticated, so what it frames can be anything at all.
+    #[test]
+    fn whatever_an_authenticated_peer_frames_nothing_panics_and_no_byte_comes_before_an_opening(
+        frames in proptest::collection::vec((0u8..10, 0usize..40), 0..40),
+    ) {
+        let mut ends = meet();
+        let near = ends.near.as_mut().unwrap();
+        for (flags, len) in &frames {
+            let mut content = vec![*flags];
+            content.resize(1 + len, b'x');
+            let bytes = near.outward.raw(&content);
+            ends.far_wire.feed(&bytes);
+        }
+        let mut line = ends.far.take().unwrap();
+        let app = Fake::default();
+        app.take(1 << 20);
+        let opening = line.poll_open(&mut Context::from_waker(std::task::Waker::noop()));
+        match opening {
+            Poll::Ready(Ok(Opening::Opened)) => {
+                prop_assert_eq!(frames.iter().find(|(flags, _)| *flags != 0).map(|(flags, _)| flags & 1), Some(1));
+                let mut pump = Pump::new(app, line, Some(Arc::clone(&ends.about)), Arc::default());
+                let _ = poll(&mut pump);
+            }
+            Poll::Ready(Ok(Opening::Closed)) => prop_assert!(false, "closed by frames"),
+            Poll::Ready(Err(_)) | Poll::Pending => prop_assert!(app.take(0).is_empty()),
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! TLS records once the handshake is over: sealed and opened in place, in buffers of ours.
+//!
+//! The library does the handshake, derives every key and keeps the secrets for key updates; what is left is the
+//! framing of RFC 8446 section 5 and RFC 5246 section 6.2.3 (with RFC 5288 and RFC 7905), which is all this file is.
+//! Doing it here saves an allocation and two copies per record over the library's own interface, and keeps an idle
+//! connection free of buffers.
+
+use std::ops::Range;
+
+use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use rustls::{ConnectionTrafficSecrets, ProtocolVersion, SupportedCipherSuite};
+
+/// Most payload bytes of one record.
+pub(crate) const MAX_PAYLOAD: usize = 16_384;
+/// Type, version and length.
+pub(crate) const HEADER: usize = 5;
+/// Most bytes of one record on the wire that a peer may send: what TLS 1.2 allows.
+pub(crate) const MAX_RECORD: usize = HEADER + MAX_PAYLOAD + 2048;
+/// Most bytes around the payload of a record that we send.
+pub(crate) const MAX_OVERHEAD: usize = HEADER + EXPLICIT_NONCE + 1 + TAG;
+
+const TAG: usize = 16;
+const EXPLICIT_NONCE: usize = 8;
+const VERSION: [u8; 2] = [3, 3];
+
+/// Content types of RFC 8446, section 5.1.
+pub(crate) mod content {
+    pub(crate) const ALERT: u8 = 21;
+    pub(crate) const HANDSHAKE: u8 = 22;
+    pub(crate) const APPLICATION_DATA: u8 = 23;
+}
+
+/// Alert descriptions of RFC 8446, section 6, that are used here.
+pub(crate) mod alert {
+    pub(crate) const CLOSE_NOTIFY: u8 = 0;
+    pub(crate) const UNEXPECTED_MESSAGE: u8 = 10;
+    pub(crate) const BAD_RECORD_MAC: u8 = 20;
+    pub(crate) const RECORD_OVERFLOW: u8 = 22;
+    pub(crate) const BAD_CERTIFICATE: u8 = 42;
+    pub(crate) const DECODE_ERROR: u8 = 50;
+    pub(crate) const INTERNAL_ERROR: u8 = 80;
+    pub(crate) const USER_CANCELED: u8 = 90;
+}
+
+/// How nonce and type of a record are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// TLS 1.3: the type is inside, the nonce is implicit.
+    Inner,
+    /// TLS 1.2 with AES-GCM: half of the nonce goes before the payload.
+    Explicit,
+    /// TLS 1.2 with ChaCha20-Poly1305: the nonce is implicit.
+    Outer,
+}
+
+/// A record that cannot be accepted; holds the alert that says why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Bad(pub(crate) u8);
+
+/// The keys of one direction.
+struct Keys {
+    key: LessSafeKey,
+    iv: [u8; 12],
+    sequence: u64,
+    form: Form,
+}
+
+impl Keys {
+    fn new((sequence, secrets): (u64, ConnectionTrafficSecrets), version: ProtocolVersion) -> Option<Keys> {
+        let (algorithm, key, iv): (&'static Algorithm, _, _) = match &secrets {
+            ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (&AES_128_GCM, key, iv),
+            ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (&AES_256_GCM, key, iv),
+            ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (&CHACHA20_POLY1305, key, iv),
+            _ => return None,
+        };
+        let form = match (version, algorithm == &CHACHA20_POLY1305) {
+            (ProtocolVersion::TLSv1_3, _) => Form::Inner,
+            (_, true) => Form::Outer,
+            (_, false) => Form::Explicit,
+        };
+        let key = LessSafeKey::new(UnboundKey::new(algorithm, key.as_ref()).ok()?);
+        Some(Keys { key, iv: iv.as_ref().try_into().ok()?, sequence, form })
+    }
+
+    /// The nonce of the next record: the sequence number over the tail of the static part.
+    fn nonce(&self) -> [u8; 12] {
+        let mut nonce = self.iv;
+        for (byte, count) in nonce[4..].iter_mut().zip(self.sequence.to_be_bytes()) {
+            *byte ^= count;
+        }
+        nonce
+    }
+
+    /// What is authenticated beside the payload in TLS 1.2.
+    fn outer_aad(&self, kind: u8, len: usize) -> [u8; 13] {
+        let mut aad = [0; 13];
+        aad[..8].copy_from_slice(&self.sequence.to_be_bytes());
+        aad[8] = kind;
+        aad[9..11].copy_from_slice(&VERSION);
+        // At most MAX_RECORD, which fits.
+        aad[11..].copy_from_slice(&(len as u16).to_be_bytes());
+        aad
+    }
+}
+
+/// Turns payloads into records.
+pub(crate) struct Sealer {
+    keys: Keys,
+    /// Records that one key may protect.
+    limit: u64,
+}
+
+impl Sealer {
+    pub(crate) fn new(
+        secrets: (u64, ConnectionTrafficSecrets),
+        version: ProtocolVersion,
+        suite: SupportedCipherSuite,
+    ) -> Option<Sealer> {
+        let limit = match suite {
+            SupportedCipherSuite::Tls12(suite) => suite.common.confidentiality_limit,
+            SupportedCipherSuite::Tls13(suite) => suite.common.confidentiality_limit,
+        };
+        Some(Sealer { keys: Keys::new(secrets, version)?, limit })
+    }
+
+    /// Bytes before the payload.
+    pub(crate) fn prefix(&self) -> usize {
+        match self.keys.form {
+            Form::Inner | Form::Outer => HEADER,
+            Form::Explicit => HEADER + EXPLICIT_NONCE,
+        }
+    }
+
+    /// Bytes behind the payload.
+    pub(crate) fn suffix(&self) -> usize {
+        match self.keys.form {
+            Form::Inner => 1 + TAG,
+            Form::Outer | Form::Explicit => TAG,
+        }
+    }
+
+    /// Whether the key has protected so many records that it must be replaced before long, which only TLS 1.3 can.
+    /// The margin leaves room for the records of the change itself.
+    pub(crate) fn is_worn(&self) -> bool {
+        self.keys.form == Form::Inner && self.keys.sequence >= self.limit.saturating_sub(1024)
+    }
+
+    /// Makes the key wear out after this many more records.
+    #[cfg(test)]
+    pub(crate) fn wear_out_after(&mut self, records: u64) {
+        self.limit = self.keys.sequence + records + 1024;
+    }
+
+    /// Whether the key may protect no record any more.
+    pub(crate) fn is_spent(&self) -> bool {
+        self.keys.sequence >= self.limit
+    }
+
+    /// Seals one record in place: `record` is prefix, payload and suffix, of which the payload is filled in.
+    pub(crate) fn seal(&mut self, kind: u8, record: &mut [u8]) -> Result<(), Bad> {
+        if self.is_spent() {
+            return Err(Bad(alert::INTERNAL_ERROR));
+        }
+        let (prefix, suffix) = (self.prefix(), self.suffix());
+        let payload = record.len() - prefix - suffix;
+        let end = prefix + payload;
+        let nonce = self.keys.nonce();
+        let inner = self.keys.form == Form::Inner;
+        record[0] = if inner { content::APPLICATION_DATA } else { kind };
+        record[1..3].copy_from_slice(&VERSION);
+        let len = (record.len() - HEADER) as u16;
+        record[3..HEADER].copy_from_slice(&len.to_be_bytes());
+        if self.keys.form == Form::Explicit {
+            record[HEADER..prefix].copy_from_slice(&nonce[4..]);
+        }
+        let nonce = Nonce::assume_unique_for_key(nonce);
+        let tag = if inner {
+            record[end] = kind;
+            let (header, rest) = record.split_at_mut(HEADER);
+            self.keys.key.seal_in_place_separate_tag(nonce, Aad::from(&*header), &mut rest[..=payload])
+        } else {
+            let aad = Aad::from(self.keys.outer_aad(kind, payload));
+            self.keys.key.seal_in_place_separate_tag(nonce, aad, &mut record[prefix..end])
+        };
+        let tag = tag.map_err(|_| Bad(alert::INTERNAL_ERROR))?;
+        let start = record.len() - TAG;
+        record[start..].copy_from_slice(tag.as_ref());
+        self.keys.sequence += 1;
+        Ok(())
+    }
+
+    /// Appends one small record to `out`.
+    pub(crate) fn append(&mut self, kind: u8, payload: &[u8], out: &mut Vec<u8>) -> Result<(), Bad> {
+        let (start, prefix) = (out.len(), self.prefix());
+        out.resize(start + prefix + payload.len() + self.suffix(), 0);
+        let record = &mut out[start..];
+        record[prefix..prefix + payload.len()].copy_from_slice(payload);
+        self.seal(kind, record).inspect_err(|_| out.truncate(start))
+    }
+
+    /// Appends an alert to `out`.
+    pub(crate) fn append_alert(&mut self, description: u8, out: &mut Vec<u8>) -> Result<(), Bad> {
+        let level = if description == alert::CLOSE_NOTIFY { 1 } else { 2 };
+        self.append(content::ALERT, &[level, description], out)
+    }
+}
+
+/// Turns records into payloads.
+pub(crate) struct Opener {
+    keys: Keys,
+}
+
+/// How many bytes the record at the start of `bytes` has; `None` while its header is not complete.
+pub(crate) fn record_len(bytes: &[u8]) -> Option<usize> {
+    let header = bytes.get(..HEADER)?;
+    Some(HEADER + usize::from(u16::from_be_bytes([header[3], header[4]])))
+}
+
+impl Opener {
+    pub(crate) fn new(secrets: (u64, ConnectionTrafficSecrets), version: ProtocolVersion) -> Option<Opener> {
+        Some(Opener { keys: Keys::new(secrets, version)? })
+    }
+
+    /// Most bytes of a record that is acceptable.
+    pub(crate) fn max_record(&self) -> usize {
+        match self.keys.form {
+            Form::Inner => HEADER + MAX_PAYLOAD + 256,
+            Form::Outer | Form::Explicit => MAX_RECORD,
+        }
+    }
+
+    /// Whether types are inside the records, as in TLS 1.3.
+    pub(crate) fn is_tls13(&self) -> bool {
+        self.keys.form == Form::Inner
+    }
+
+    /// Opens one whole record in place; the answer is its type and where in `record` the payload is.
+    pub(crate) fn open(&mut self, record: &mut [u8]) -> Result<(u8, Range<usize>), Bad> {
+        let kind = record[0];
+        if record[1..3] != VERSION {
+            return Err(Bad(alert::DECODE_ERROR));
+        }
+        let (kind, range) = match self.keys.form {
+            Form::Inner => self.open_inner(record)?,
+            Form::Explicit => self.open_outer(kind, record, EXPLICIT_NONCE)?,
+            Form::Outer => self.open_outer(kind, record, 0)?,
+        };
+        if range.len() > MAX_PAYLOAD {
+            return Err(Bad(alert::RECORD_OVERFLOW));
+        }
+        self.keys.sequence += 1;
+        Ok((kind, range))
+    }
+
+    fn open_inner(&self, record: &mut [u8]) -> Result<(u8, Range<usize>), Bad> {
+        if record[0] != content::APPLICATION_DATA {
+            return Err(Bad(alert::UNEXPECTED_MESSAGE));
+        }
+        let nonce = Nonce::assume_unique_for_key(self.keys.nonce());
+        let (header, sealed) = record.split_at_mut(HEADER);
+        let opened =
+            self.keys.key.open_in_place(nonce, Aad::from(&*header), sealed).map_err(|_| Bad(alert::BAD_RECORD_MAC))?;
+        // Behind the payload: its type, then padding of zeroes.
+        let kind_at = opened.iter().rposition(|byte| *byte != 0).ok_or(Bad(alert::UNEXPECTED_MESSAGE))?;
+        Ok((opened[kind_at], HEADER..HEADER + kind_at))
+    }
+
+    fn open_outer(&self, kind: u8, record: &mut [u8], explicit: usize) -> Result<(u8, Range<usize>), Bad> {
+        let start = HEADER + explicit;
+        let payload = record.len().checked_sub(start + TAG).ok_or(Bad(alert::DECODE_ERROR))?;
+        let mut nonce = self.keys.nonce();
+        if explicit > 0 {
+            nonce[..4].copy_from_slice(&self.keys.iv[..4]);
+            nonce[4..].copy_from_slice(&record[HEADER..start]);
+        }
+        let aad = Aad::from(self.keys.outer_aad(kind, payload));
+        self.keys
+            .key
+            .open_in_place(Nonce::assume_unique_for_key(nonce), aad, &mut record[start..])
+            .map_err(|_| Bad(alert::BAD_RECORD_MAC))?;
+        Ok((kind, start..start + payload))
+    }
+}

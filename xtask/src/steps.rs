@@ -1,0 +1,82 @@
+//! The steps of the gate, each one command of cargo.
+
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+/// Every file is formatted.
+pub(crate) fn format() -> Result<()> {
+    cargo("format", &["fmt", "--all", "--check"], &[])
+}
+
+/// No lint complains, in tests and examples neither.
+pub(crate) fn lints() -> Result<()> {
+    cargo("lints", &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"], &[])
+}
+
+/// The documentation builds without a warning.
+pub(crate) fn docs() -> Result<()> {
+    cargo(
+        "docs",
+        &["doc", "--workspace", "--no-deps", "--document-private-items", "--locked"],
+        &[("RUSTDOCFLAGS", "-D warnings")],
+    )
+}
+
+/// The binary.
+pub(crate) fn build() -> Result<()> {
+    cargo("build", &["build", "--locked", "-p", "lictor"], &[])
+}
+
+/// Histories of clients under faults, many more than the gate has.
+pub(crate) fn histories() -> Result<()> {
+    let test = ["test", "--locked", "--workspace", "--test", "cluster", "linearizable_whatever", "--", "--nocapture"];
+    cargo("histories", &test, &[("LICTOR_RUNS", "20")])
+}
+
+/// Figures of a cluster, of the program as it is shipped.
+pub(crate) fn cluster_figures() -> Result<()> {
+    let test = [
+        "test",
+        "--release",
+        "--locked",
+        "--workspace",
+        "--test",
+        "cluster",
+        "figures_of",
+        "--",
+        "--ignored",
+        "--nocapture",
+    ];
+    cargo("figures of a cluster", &test, &[])
+}
+
+/// All tests. The binary that the tests of the whole house start is built with them.
+pub(crate) fn tests() -> Result<()> {
+    cargo("tests", &["test", "--workspace", "--locked", "--no-fail-fast"], &[])
+}
+
+/// Chaos for some minutes. One test after the other, so that each has the machine for itself.
+pub(crate) fn soak(minutes: &str) -> Result<()> {
+    cargo(
+        "soak",
+        &["test", "--workspace", "--locked", "--test", "soak", "--", "--nocapture", "--test-threads", "1"],
+        &[("LICTOR_SOAK_MINUTES", minutes)],
+    )
+}
+
+fn cargo(step: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Result<()> {
+    let started = Instant::now();
+    crate::say(&format!("xtask: {step}"));
+    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args(arguments)
+        .envs(environment.iter().copied())
+        .status()
+        .with_context(|| format!("cannot run cargo {}", arguments.join(" ")))?;
+    if !status.success() {
+        bail!("{step} failed: cargo {}", arguments.join(" "));
+    }
+    crate::say(&format!("xtask: {step} passed in {:.0} s", started.elapsed().as_secs_f64()));
+    Ok(())
+}
