@@ -11,6 +11,7 @@ mod layers;
 mod reference;
 mod servers;
 mod steps;
+mod unsteady;
 
 use std::process::ExitCode;
 
@@ -59,9 +60,12 @@ fn run(task: &str, words: &[String]) -> Result<()> {
             steps::docs()?;
             let mut missing = servers::ensure();
             missing.extend(clients::ensure());
-            steps::tests()?;
+            let unsteady = steps::tests()?;
             for server in missing {
                 say(&format!("xtask: SKIPPED tests that need {server}"));
+            }
+            for test in unsteady {
+                say(&format!("xtask: UNSTEADY {test}: failed among the others and passed alone; this is a bug"));
             }
             Ok(())
         }

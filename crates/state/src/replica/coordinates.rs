@@ -47,8 +47,12 @@ impl Coordinates {
         self.rows.range(from..).take_while(move |(place, _)| place.0 == *node).map(|(_, (row, _))| row)
     }
 
-    /// How far two nodes are from each other, in a segment that both are in.
+    /// How far two nodes are from each other, in a segment that both are in. Nothing is nearer to a node than the node
+    /// itself, whatever the estimate makes of it (twice its height, which may be more than to a neighbor).
     pub(crate) fn distance(&self, one: &Arc<str>, other: &Arc<str>) -> Option<Duration> {
+        if one == other {
+            return self.of_node(one).next().map(|_| Duration::ZERO);
+        }
         self.of_node(one).find_map(|here| {
             let there = self.of_node(other).find(|there| there.segment == here.segment)?;
             Some(here.coordinate.distance(&there.coordinate))

@@ -76,6 +76,16 @@ async fn instances_are_ordered_by_their_distance_from_where_the_query_says() {
 }
 
 #[tokio::test]
+async fn a_node_with_a_slow_line_is_still_nearest_to_itself() {
+    let house = with_nodes(2).await;
+    let coordinate = Coordinate { height: 0.05, ..Coordinate::default() };
+    let slow = NodeCoordinate { node: "n2".into(), coordinate, ..NodeCoordinate::default() };
+    house.writer.update_coordinates(&[slow]).await.unwrap();
+    house.writer.create_query(asking(1, "near", Question { near: "n2".into(), ..for_db() })).await.unwrap();
+    assert_eq!(house.found("near", &Execution::default()), ["n2", "n1"]);
+}
+
+#[tokio::test]
 async fn the_node_that_is_asked_from_comes_first_even_without_coordinates() {
     let house = House::new().await;
     for number in 1..=5 {
