@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use common::{LICTOR, connect, echo, echo_once, exchange, is_cut, mesh, serve, two_services, wait_path};
 use lictor_testkit::program::find;
+use lictor_testkit::wait::within;
 use lictor_testkit::{House, Program, eventually, ports, until};
 use serde_json::json;
 
@@ -172,6 +173,33 @@ fn held_kb(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn proxies_without_work_do_not_wake_up() {
+    // Sessions that wait for their next connection are looked after for half a minute; a health check, a reminder or an
+    // answer of the agent may fall into one time of five seconds or the other.
+    const WINDOW: Duration = Duration::from_secs(5);
+    let (house, entry) = mesh(echo().port());
+    exchange(&mut connect(entry).unwrap()).unwrap();
+    for (id, pid) in house.proxies() {
+        within(Duration::from_secs(120), &format!("{id} is at rest"), || {
+            let before = wakings(pid);
+            thread::sleep(WINDOW);
+            (wakings(pid) - before <= 5).then_some(())
+        });
+    }
+    exchange(&mut connect(entry).unwrap()).unwrap();
+}
+
+/// How often the threads of a process have gone to sleep.
+fn wakings(pid: u32) -> u64 {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let of_thread = |status: String| {
+        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+        line.trim().parse::<u64>().ok()
+    };
+    threads.filter_map(|thread| of_thread(fs::read_to_string(thread.ok()?.path().join("status")).ok()?)).sum()
 }
 
 #[test]

@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use lictor_task::Scope;
@@ -13,7 +12,7 @@ use tokio::net::TcpStream;
 
 use crate::balance::{Engaged, Instance};
 use crate::inbound::Inbound;
-use crate::metrics::{Flow, count};
+use crate::metrics::Flow;
 use crate::outcome::{Carried, Traffic};
 use crate::shared::Shared;
 use crate::track::Place;
@@ -71,8 +70,7 @@ pub(crate) fn carry(
         Way::Inbound { client } => Some(Arc::clone(client)),
         Way::Outbound { .. } => None,
     };
-    count(&flow.opened);
-    count(&flow.active);
+    shared.opened(flow);
     let place = shared.tracker.enter(client);
     let (id, decided_again) = (place.id(), matches!(way, Way::Inbound { .. }));
     let passage = Box::new(Passage {
@@ -154,7 +152,7 @@ impl Passage {
 
 impl Drop for Passage {
     fn drop(&mut self) {
-        self.flow.active.fetch_sub(1, Ordering::Relaxed);
+        self.shared.closed(&self.flow);
         let end = self.end.take().unwrap_or_else(|| self.place.end());
         let (outward, inward) = self.pump.as_ref().map_or(self.moved, Pump::moved);
         let traffic = Traffic { outward, inward, duration: self.started.elapsed() };

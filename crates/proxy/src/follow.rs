@@ -54,8 +54,8 @@ impl<C: ControlPlane> Follow<C> {
     pub(crate) fn new(control: Arc<C>, shared: Arc<Shared>, scope: Scope) -> Follow<C> {
         Follow {
             control,
+            agent: Arc::new(Agent::new(Arc::clone(&shared.calm))),
             shared,
-            agent: Arc::default(),
             scope,
             service: None,
             upstreams: HashMap::new(),

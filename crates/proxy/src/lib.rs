@@ -10,6 +10,7 @@
 mod app;
 mod authorize;
 mod balance;
+mod calm;
 pub mod control;
 mod copy;
 mod direct;
@@ -32,6 +33,7 @@ mod track;
 mod watch;
 mod worker;
 
+pub use calm::Calm;
 pub use control::{AgentClient, ControlPlane};
 pub use inherit::Sockets;
 pub use metrics::Metrics;

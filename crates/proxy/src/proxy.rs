@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 use crate::app::Awaited;
 use crate::authorize::{QUESTIONS, Question};
+use crate::calm::Calm;
 use crate::control::ControlPlane;
 use crate::direct::{self, receive};
 use crate::follow::Follow;
@@ -275,6 +276,11 @@ impl Proxy {
     /// What it has counted.
     pub fn metrics(&self) -> Arc<Metrics> {
         Arc::clone(&self.shared.metrics)
+    }
+
+    /// Ends when it has something to do.
+    pub fn calm(&self) -> Arc<Calm> {
+        Arc::clone(&self.shared.calm)
     }
 
     /// The sockets that listen.

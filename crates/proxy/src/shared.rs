@@ -1,15 +1,16 @@
 //! What all workers and the control side of one proxy share.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arc_swap::ArcSwapOption;
 use lictor_tls::{KeyExchange, Mesh};
 use tokio::sync::{mpsc, watch};
 
 use crate::authorize::{Policy, Question};
+use crate::calm::Calm;
 use crate::direct::Neighbors;
-use crate::metrics::Metrics;
+use crate::metrics::{Flow, Metrics, count};
 use crate::outcome::Journal;
 use crate::settings::Public;
 use crate::track::Tracker;
@@ -21,6 +22,8 @@ pub(crate) struct Shared {
     pub(crate) tracker: Arc<Tracker>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) journal: Journal,
+    /// Told of whatever begins or ends.
+    pub(crate) calm: Arc<Calm>,
     pub(crate) questions: mpsc::Sender<Question>,
     /// Peers that have connected and not yet shown who they are.
     pub(crate) unauthenticated: AtomicUsize,
@@ -48,6 +51,7 @@ impl Shared {
             tracker: Arc::default(),
             metrics: Arc::default(),
             journal: Journal::default(),
+            calm: Arc::default(),
             questions,
             unauthenticated: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
@@ -55,5 +59,18 @@ impl Shared {
             neighbors,
             public: ArcSwapOption::empty(),
         }
+    }
+
+    /// A connection begins to be carried.
+    pub(crate) fn opened(&self, flow: &Flow) {
+        count(&flow.opened);
+        count(&flow.active);
+        self.calm.disturb();
+    }
+
+    /// It ends.
+    pub(crate) fn closed(&self, flow: &Flow) {
+        flow.active.fetch_sub(1, Ordering::Relaxed);
+        self.calm.disturb();
     }
 }

@@ -8,6 +8,7 @@ use lictor_task::Backoff;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use crate::calm::Calm;
 use crate::control::{ControlError, Fresh, Seen};
 use crate::outcome::chain;
 
@@ -21,6 +22,8 @@ const UNCHANGED: Duration = Duration::from_secs(1);
 /// What the watches of one proxy know together about their agent: the first that reaches it again wakes the others.
 #[derive(Debug, Default)]
 pub(crate) struct Agent {
+    /// Told of every answer: what an answer, or its absence, means for others, they look up themselves.
+    calm: Arc<Calm>,
     away: AtomicBool,
     back: Notify,
     /// Since when it has answered nobody.
@@ -28,6 +31,10 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
+    pub(crate) fn new(calm: Arc<Calm>) -> Agent {
+        Agent { calm, ..Agent::default() }
+    }
+
     /// Since when the agent has not answered at all; `None` while it does.
     pub(crate) fn silent(&self) -> watch::Receiver<Option<Instant>> {
         self.silent.subscribe()
@@ -35,6 +42,7 @@ impl Agent {
 
     /// Takes note of whether it has answered, well or badly.
     fn answered(&self, answered: bool) {
+        self.calm.disturb();
         self.silent.send_if_modified(|since| {
             let news = since.is_some() == answered;
             *since = if answered { None } else { since.or_else(|| Some(Instant::now())) };

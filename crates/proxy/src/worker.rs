@@ -12,6 +12,7 @@ use lictor_task::Scope;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::calm::Calm;
 use crate::direct::lane::Lanes;
 use crate::direct::receive::{self, Arrival};
 use crate::pool::Pool;
@@ -200,8 +201,9 @@ async fn work(mut commands: mpsc::UnboundedReceiver<Command>, shared: Arc<Shared
                     Ok(listener) => {
                         let stop = listening.stop_signal();
                         let desk = Arc::clone(&desk);
+                        let calm = Arc::clone(&shared.calm);
                         listening.spawn("accept", async move {
-                            stop.or_stopped(accept(listener, desk, opening.serve)).await;
+                            stop.or_stopped(accept(listener, desk, opening.serve, &calm)).await;
                         });
                     }
                     Err(error) => tracing::error!("cannot listen on {}: {error}", opening.address),
@@ -222,11 +224,13 @@ async fn work(mut commands: mpsc::UnboundedReceiver<Command>, shared: Arc<Shared
     }
 }
 
-async fn accept(listener: TcpListener, desk: Arc<Desk>, serve: Arc<dyn Serve>) {
+async fn accept(listener: TcpListener, desk: Arc<Desk>, serve: Arc<dyn Serve>, calm: &Calm) {
     loop {
         match listener.accept().await {
             Ok((stream, from)) => {
                 socket::accepted(&stream, from);
+                // Also of one that will not count, as a health check's.
+                calm.disturb();
                 desk.scope.spawn("handshake", Arc::clone(&serve).serve(Arc::clone(&desk), stream, from));
                 // Of many that come at once the first shall be through before the last begins: handshakes side by side
                 // would all take as long as the last of them.

@@ -227,8 +227,7 @@ pub(crate) fn follow(
     flow: &Arc<Flow>,
     engaged: Engaged,
 ) {
-    count(&flow.opened);
-    count(&flow.active);
+    shared.opened(flow);
     let place = shared.tracker.enter(None);
     let id = place.id();
     let absence = Absence {
@@ -297,7 +296,7 @@ impl Absence {
 
 impl Drop for Absence {
     fn drop(&mut self) {
-        self.flow.active.fetch_sub(1, Ordering::Relaxed);
+        self.shared.closed(&self.flow);
         let end = self.end.take().unwrap_or_else(|| self.place.end());
         let (outward, inward) = self.moved;
         let traffic = Traffic { outward, inward, duration: self.started.elapsed() };

@@ -201,9 +201,7 @@ async fn take(shared: &Arc<Shared>, desk: &Arc<Desk>, lane: Lane, request: &[u8]
 }
 
 fn carry(shared: &Arc<Shared>, desk: &Arc<Desk>, lane: Lane, peer: TcpStream, app: TcpStream, client: Arc<Peer>) {
-    let flow = &shared.metrics.inbound;
-    count(&flow.opened);
-    count(&flow.active);
+    shared.opened(&shared.metrics.inbound);
     let place = shared.tracker.enter(Some(Arc::clone(&client)));
     let id = place.id();
     let passage = Passage {
@@ -320,7 +318,7 @@ async fn ended(lane: &UnixStream) {
 impl Drop for Passage {
     fn drop(&mut self) {
         let metrics = &self.shared.metrics;
-        metrics.inbound.active.fetch_sub(1, Ordering::Relaxed);
+        self.shared.closed(&metrics.inbound);
         let end = self.end.take().unwrap_or_else(|| self.place.end());
         if !matches!(end, Carried::Finished) {
             // What ends in the middle must not look like a regular end.

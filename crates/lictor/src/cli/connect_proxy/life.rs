@@ -9,7 +9,8 @@ use lictor_api::client::Client;
 use lictor_http::config::LogLevel;
 use lictor_proxy::register::Registration;
 use lictor_proxy::{
-    AgentClient, Config, End, Flags, Heritage, Mode as ProxyMode, Proxy, Report, Reporter, Sockets, Status, Wish,
+    AgentClient, Calm, Config, End, Flags, Heritage, Metrics, Mode as ProxyMode, Proxy, Report, Reporter, Sockets,
+    Status, Wish,
 };
 use lictor_task::Scope;
 use tokio::signal::unix::{SignalKind, signal};
@@ -18,8 +19,9 @@ use tokio::time::Instant;
 
 use super::flags::{Mode, Wanted};
 use super::heritage;
+use super::numbers::Work;
 use super::sandbox;
-use super::trim::{self, Program};
+use super::trim::Program;
 use crate::cli::{complain, print};
 use crate::notify::Notifier;
 use crate::{limits, log};
@@ -34,8 +36,9 @@ const AGENT_MISSED: u8 = 3;
 const AGENT_LOOK: Duration = Duration::from_millis(500);
 /// How often everything is told again: a message may have been lost.
 const REMINDER: Duration = Duration::from_secs(10);
-/// How often it is looked whether there is something to tell.
-const LOOK: Duration = Duration::from_millis(500);
+/// How often it is looked whether there is something to tell while the proxy works, and how long nothing must have
+/// happened until it rests.
+const LOOK: Duration = Duration::from_millis(250);
 /// How soon a supervisor that was too busy to hear something is told again.
 const RETRY: Duration = Duration::from_millis(20);
 
@@ -102,10 +105,10 @@ async fn live(wanted: Wanted, program: Program) -> Result<End> {
         ..Config::new(mode)
     };
     let proxy = Proxy::start(config, control).context("cannot start workers")?;
-    let told = scope.spawn("readiness", tell(Said::of(&proxy)));
+    let (work, worked) = watch::channel(Work::default());
+    let kept = scope.spawn("house", keep_house(Said::of(&proxy), Still { calm: proxy.calm(), work, program }));
     scope.spawn("show numbers", crate::telemetry::show_on_signal(stop.clone()));
-    scope.spawn("numbers", super::numbers::report(proxy.reporting(), proxy.metrics(), stop.clone()));
-    scope.spawn("trim", trim::when_quiet(program, proxy.status(), proxy.metrics(), stop.clone()));
+    scope.spawn("numbers", super::numbers::report(proxy.reporting(), proxy.metrics(), worked, stop.clone()));
     let registered = registration.map(|registration| {
         let (client, stop) = (Arc::clone(&client), stop.clone());
         scope.spawn("registration", async move { registration.run(&client, &stop).await })
@@ -140,7 +143,7 @@ async fn live(wanted: Wanted, program: Program) -> Result<End> {
         // Whatever comes now was asked for.
         let _ = running.await;
     }
-    told.abort();
+    kept.abort();
     Ok(end.unwrap_or(End::Wished))
 }
 
@@ -149,23 +152,36 @@ struct Said {
     status: watch::Receiver<Status>,
     sockets: watch::Receiver<Sockets>,
     reporter: Reporter,
+    metrics: Arc<Metrics>,
 }
 
 impl Said {
     fn of(proxy: &Proxy) -> Said {
-        Said { status: proxy.status(), sockets: proxy.sockets(), reporter: proxy.reporter() }
+        Said { status: proxy.status(), sockets: proxy.sockets(), reporter: proxy.reporter(), metrics: proxy.metrics() }
     }
 }
 
+/// How it is noticed that the proxy works, and what is done when it does not.
+struct Still {
+    calm: Arc<Calm>,
+    work: watch::Sender<Work>,
+    program: Program,
+}
+
 /// Tells the supervisor how the proxy is doing and which sockets listen: at every change, now and then, and all of it
-/// when the agent was restarted.
-async fn tell(mut said: Said) {
+/// when the agent was restarted. Lets go of what a proxy without work does not need.
+///
+/// All that must be done again and again is done here, and nothing while the proxy rests, but for a reminder: a proxy
+/// that does nothing shall neither wake up nor need memory for that.
+async fn keep_house(mut said: Said, mut still: Still) {
     let notifier = Notifier::from_environment();
     let mut was_ready = false;
     let mut told: (Option<(Status, Report)>, Sockets) = Default::default();
     let mut listener = notifier.listener();
     let mut reminder = Instant::now() + REMINDER;
     loop {
+        // What happens after this ends the rest that may follow.
+        still.calm.begin();
         let now = Instant::now();
         let present = notifier.listener();
         if present != listener || now >= reminder {
@@ -174,6 +190,8 @@ async fn tell(mut said: Said) {
         // Before it says that it is ready: whoever takes that for a sign has the sockets by then.
         let sockets = said.sockets.borrow_and_update().clone();
         let all_told = tell_sockets(&notifier, &mut told.1, &sockets);
+        // A start, for one, goes on after it has said that it is ready.
+        let is_news = said.status.has_changed().unwrap_or_default();
         let status = said.status.borrow_and_update().clone();
         // Ready once is ready: what is degraded later still serves what it can.
         was_ready |= status.is_ready();
@@ -191,11 +209,33 @@ async fn tell(mut said: Said) {
             ));
             told.0 = Some((status, report));
         }
-        let pause = if all_told { LOOK } else { RETRY };
+        let work = Work::of(&said.metrics);
+        let has_worked = still.work.send_if_modified(|before| std::mem::replace(before, work) != work);
+        let pause = match (all_told, has_worked || is_news) {
+            (false, _) => Some(RETRY),
+            (true, true) => Some(LOOK),
+            (true, false) => None,
+        };
+        if was_ready && pause.is_none() {
+            still.program.let_go();
+        }
         tokio::select! {
             Ok(()) = said.status.changed() => {}
             Ok(()) = said.sockets.changed() => {}
-            () = tokio::time::sleep(pause) => {}
+            () = rest(&still.calm, pause, reminder) => {}
+        }
+    }
+}
+
+/// Waits for so long; without a time until the next reminder, or a little longer than until something happens: what begins
+/// then shall be seen.
+async fn rest(calm: &Calm, pause: Option<Duration>, reminder: Instant) {
+    match pause {
+        Some(pause) => tokio::time::sleep(pause).await,
+        None => {
+            if tokio::time::timeout_at(reminder, calm.over()).await.is_ok() {
+                tokio::time::sleep(LOOK).await;
+            }
         }
     }
 }

@@ -12,8 +12,27 @@ use tokio::sync::watch;
 
 use crate::telemetry::{self, Runtime};
 
-/// Sends numbers until told to stop, anew whenever the settings change. Without settings there is nobody to send to.
-pub(super) async fn report(mut wanted: watch::Receiver<Option<Reporting>>, metrics: Arc<Metrics>, stop: Stop) {
+/// How much was done, and how many connections there are: as long as it stays, there is nothing new to say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Work {
+    done: u64,
+    connections: u64,
+}
+
+impl Work {
+    pub(super) fn of(metrics: &Metrics) -> Work {
+        Work { done: metrics.work(), connections: metrics.active() }
+    }
+}
+
+/// Sends numbers until told to stop, anew whenever the settings change. Without settings there is nobody to send to, and
+/// without sinks they are only taken, when there was work.
+pub(super) async fn report(
+    mut wanted: watch::Receiver<Option<Reporting>>,
+    metrics: Arc<Metrics>,
+    mut work: watch::Receiver<Work>,
+    stop: Stop,
+) {
     let runtime = Runtime::new();
     let mut taken = Taken::default();
     loop {
@@ -25,20 +44,24 @@ pub(super) async fn report(mut wanted: watch::Receiver<Option<Reporting>>, metri
         };
         let settings = telemetry::of_proxy(&telemetry);
         process().set_view(telemetry::view(&settings));
-        let (read_by_none, mut seen) = (!telemetry::has_sinks(&settings), None);
-        let measure = || {
-            let now = Some((metrics.work(), metrics.active()));
-            // A proxy that does nothing and tells nobody shall not need the code for it.
-            if read_by_none && seen == now {
-                return;
-            }
-            seen = now;
+        let mut measure = || {
             runtime.measure();
             taken.take(service.as_str(), &metrics);
         };
-        tokio::select! {
-            () = telemetry::run(&settings, stop.clone(), measure) => return,
-            Ok(()) = wanted.changed() => {}
+        if telemetry::has_sinks(&settings) {
+            tokio::select! {
+                () = telemetry::run(&settings, stop.clone(), measure) => return,
+                Ok(()) = wanted.changed() => continue,
+            }
+        }
+        loop {
+            tokio::select! {
+                worked = stop.or_stopped(work.changed()) => match worked {
+                    Some(Ok(())) => measure(),
+                    Some(Err(_)) | None => return,
+                },
+                Ok(()) = wanted.changed() => break,
+            }
         }
     }
 }

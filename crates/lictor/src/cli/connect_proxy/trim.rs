@@ -4,27 +4,14 @@
 //! start an idle proxy holds some 14 MB of a program whose data path is a few hundred kilobytes. They are clean pages of
 //! a file that all proxies share, so letting go of them costs nothing but a page fault for each that is used again.
 //!
-//! Done when the proxy has become ready, and after every time of work that has ended: what a burst has touched is not
-//! held through the quiet that follows.
+//! Done when the proxy has become ready, and after everything that happens in the quiet: what a burst, a health check or a
+//! reminder has touched is not held until the next one.
 
 use std::fs::File;
 use std::io::Read;
 use std::ops::Range;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use lictor_proxy::{Metrics, Status};
-use lictor_task::Stop;
 use rustix::mm::{Advice, madvise};
-use tokio::sync::watch;
-
-/// How long nothing must have happened. What follows pays for a hundred page faults at most: a tenth of a millisecond.
-const QUIET: Duration = Duration::from_millis(250);
-/// How often it is looked whether there was work, once the pages are gone.
-const LOOK: Duration = Duration::from_millis(500);
-
-/// How often it is done through a long quiet, because of what is done now and then even so.
-const AGAIN: Duration = Duration::from_secs(3);
 
 /// The mappings of the program and its libraries that hold nothing but what is in their files.
 pub(super) struct Program {
@@ -47,9 +34,10 @@ impl Program {
         }
     }
 
-    /// Lets go of their pages, and of what is free of the heap.
+    /// Lets go of their pages, and of what is free of the heap. What follows pays for a hundred page faults at most: a
+    /// tenth of a millisecond.
     #[expect(unsafe_code, reason = "madvise(2) and malloc_trim(3) have no safe form")]
-    fn let_go(&mut self) {
+    pub(super) fn let_go(&mut self) {
         self.look_up();
         for range in &self.mappings {
             let start = std::ptr::without_provenance_mut(range.start);
@@ -89,31 +77,6 @@ fn clean(smaps: &str) -> Vec<Range<usize>> {
 fn range(addresses: &str) -> Option<Range<usize>> {
     let (start, end) = addresses.split_once('-')?;
     Some(usize::from_str_radix(start, 16).ok()?..usize::from_str_radix(end, 16).ok()?)
-}
-
-/// Lets go whenever the proxy is ready and has been quiet after something has happened.
-pub(super) async fn when_quiet(
-    mut program: Program,
-    mut status: watch::Receiver<Status>,
-    metrics: Arc<Metrics>,
-    stop: Stop,
-) {
-    if !matches!(stop.or_stopped(status.wait_for(Status::is_ready)).await, Some(Ok(_))) {
-        return;
-    }
-    let (mut before, mut let_go_at, mut let_go) = (None, None, Instant::now());
-    loop {
-        let now = Some(metrics.work());
-        if now == before && (now != let_go_at || let_go.elapsed() >= AGAIN) {
-            program.let_go();
-            (let_go_at, let_go) = (now, Instant::now());
-        }
-        before = now;
-        let pause = if now == let_go_at { LOOK } else { QUIET };
-        if stop.or_stopped(tokio::time::sleep(pause)).await.is_none() {
-            return;
-        }
-    }
 }
 
 #[cfg(test)]
