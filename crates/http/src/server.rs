@@ -54,6 +54,9 @@ const HEAD_SIZE: usize = 1024 * 1024;
 const HTTP2_HEAD_SIZE: u32 = 128 * 1024;
 /// A TLS handshake takes a few round trips.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+/// A client over the network that has not taken anything of its answer for so long is given up. One on this machine's
+/// Unix sockets was let in by the operator.
+const UNREAD_LIMIT: Duration = Duration::from_secs(120);
 /// Between probes of a silent connection.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 /// Connections that may wait to be accepted.
@@ -164,13 +167,13 @@ fn listen(listener: &Listener) -> Result<(Address, ListenSocket), Error> {
     match listener {
         Listener::Tcp(address) => {
             let failed = |source| Error::Listen { address: address.to_string(), source };
-            let socket = listen_tcp(*address).map_err(failed)?;
+            let socket = listen_tcp(*address, UNREAD_LIMIT).map_err(failed)?;
             let taken = socket.local_addr().map_err(failed)?;
             Ok((Address::Tcp(taken), ListenSocket::Tcp(socket)))
         }
         Listener::Tls(address, acceptor) => {
             let failed = |source| Error::Listen { address: address.to_string(), source };
-            let socket = listen_tcp(*address).map_err(failed)?;
+            let socket = listen_tcp(*address, UNREAD_LIMIT).map_err(failed)?;
             let taken = socket.local_addr().map_err(failed)?;
             Ok((Address::Tls(taken), ListenSocket::Tls(socket, Arc::clone(acceptor))))
         }
@@ -192,7 +195,7 @@ fn listen(listener: &Listener) -> Result<(Address, ListenSocket), Error> {
 }
 
 /// Connections inherit the options of their listener, so they are set once.
-fn listen_tcp(address: SocketAddr) -> std::io::Result<TcpListener> {
+fn listen_tcp(address: SocketAddr, unread_limit: Duration) -> std::io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
@@ -201,6 +204,8 @@ fn listen_tcp(address: SocketAddr) -> std::io::Result<TcpListener> {
     }
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE))?;
+    // Kept by the kernel, which knows what the peer has taken: no timer of ours on the way of an answer.
+    socket.set_tcp_user_timeout(Some(unread_limit))?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -518,3 +523,21 @@ impl Server {
 
 /// Public routes give everyone the same; a caller without any right cannot make them show more.
 const NOTHING: lictor_model::intention::Action = lictor_model::intention::Action::Deny;
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_client_that_does_not_take_its_answer_is_given_up() {
+        let listener = listen_tcp(([127, 0, 0, 1], 0).into(), Duration::from_secs(1)).unwrap();
+        let idle = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let answer = vec![7; 1 << 20];
+        let stuck = async { while stream.write_all(&answer).await.is_ok() {} };
+        tokio::time::timeout(Duration::from_secs(60), stuck).await.expect("it is served for ever");
+        drop(idle);
+    }
+}
