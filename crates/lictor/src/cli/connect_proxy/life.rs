@@ -153,11 +153,19 @@ struct Said {
     sockets: watch::Receiver<Sockets>,
     reporter: Reporter,
     metrics: Arc<Metrics>,
+    /// Since when the agent has not answered.
+    silent: watch::Receiver<Option<Instant>>,
 }
 
 impl Said {
     fn of(proxy: &Proxy) -> Said {
-        Said { status: proxy.status(), sockets: proxy.sockets(), reporter: proxy.reporter(), metrics: proxy.metrics() }
+        Said {
+            status: proxy.status(),
+            sockets: proxy.sockets(),
+            reporter: proxy.reporter(),
+            metrics: proxy.metrics(),
+            silent: proxy.silent(),
+        }
     }
 }
 
@@ -211,7 +219,9 @@ async fn keep_house(mut said: Said, mut still: Still) {
         }
         let work = Work::of(&said.metrics);
         let has_worked = still.work.send_if_modified(|before| std::mem::replace(before, work) != work);
-        let pause = match (all_told, has_worked || is_news) {
+        // An agent that comes back shall have everything at once.
+        let is_awaited = said.silent.borrow().is_some();
+        let pause = match (all_told, has_worked || is_news || is_awaited) {
             (false, _) => Some(RETRY),
             (true, true) => Some(LOOK),
             (true, false) => None,
