@@ -5,12 +5,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
-use lictor_task::Scope;
 use lictor_tls::pump::{Broken, Side};
 use lictor_tls::{Peer, Pump, Session};
 use tokio::net::TcpStream;
+use tokio::runtime::Handle;
 
 use crate::balance::{Engaged, Instance};
+use crate::bulk::{Pace, Seat};
 use crate::inbound::Inbound;
 use crate::metrics::Flow;
 use crate::outcome::{Carried, Traffic};
@@ -40,15 +41,11 @@ pub(crate) enum After {
     Wait {
         /// Who serves it.
         inbound: Arc<Inbound>,
-        /// Where its tasks run.
-        desk: Arc<Desk>,
         /// Where it came from.
         from: SocketAddr,
     },
     /// We dialled it: it is kept for the next one to the same instance.
     Keep {
-        /// Where it is kept.
-        desk: Arc<Desk>,
         /// Where it leads.
         instance: Arc<Instance>,
         /// [`Instance::losses`] before it was made.
@@ -58,7 +55,7 @@ pub(crate) enum After {
 
 /// Joins both sides and lets a task of its own carry them, so that what the handshake needed is free again.
 pub(crate) fn carry(
-    scope: &Scope,
+    desk: &Arc<Desk>,
     shared: &Arc<Shared>,
     session: Session,
     app: TcpStream,
@@ -73,6 +70,7 @@ pub(crate) fn carry(
     shared.opened(flow);
     let place = shared.tracker.enter(client);
     let (id, decided_again) = (place.id(), matches!(way, Way::Inbound { .. }));
+    let started = Instant::now();
     let passage = Box::new(Passage {
         pump: Some(session.join(app, Arc::clone(&flow.meter))),
         moved: (0, 0),
@@ -80,12 +78,14 @@ pub(crate) fn carry(
         way,
         flow: Arc::clone(flow),
         shared: Arc::clone(shared),
-        started: Instant::now(),
+        started,
         end: None,
         after,
+        desk: Arc::clone(desk),
+        pace: Pace::new(started),
+        seat: None,
     });
-    let task = scope.spawn("connection", passage.run());
-    shared.tracker.carried_by(id, task.abort_handle());
+    passage.go_on(&desk.home);
     if decided_again {
         // Intentions may have changed between the decision and the entry in the table.
         shared.tracker.cut_if_denied(id, &shared.policy);
@@ -104,16 +104,81 @@ struct Passage {
     started: Instant,
     end: Option<Carried>,
     after: Option<After>,
+    desk: Arc<Desk>,
+    pace: Pace,
+    /// Of one that is carried beside its worker.
+    seat: Option<Seat>,
 }
 
 impl Passage {
+    /// Lets a task carry the connection on an event loop that watches its sockets.
+    fn go_on(self: Box<Self>, runtime: &Handle) {
+        let (id, shared, desk) = (self.place.id(), Arc::clone(&self.shared), Arc::clone(&self.desk));
+        // A cut that comes before the task is known reaches it then.
+        let task = desk.scope.spawn_on(runtime, "connection", self.run());
+        shared.tracker.carried_by(id, task.abort_handle());
+    }
+
+    /// Lets the bulk thread carry the connection, if it can.
+    fn leave(mut self: Box<Self>) -> Option<Box<Self>> {
+        match self.desk.bulk.seat(&self.shared.metrics) {
+            Ok(seat) => {
+                let runtime = seat.runtime.clone();
+                if self.settle_at(&runtime) {
+                    self.seat = Some(seat);
+                    self.go_on(&runtime);
+                    return None;
+                }
+            }
+            Err(error) => tracing::debug!("no thread for what moves much: {error}"),
+        }
+        Some(self)
+    }
+
+    /// Lets its worker carry the connection again, if it can.
+    fn come_back(mut self: Box<Self>) -> Option<Box<Self>> {
+        let home = self.desk.home.clone();
+        if !self.settle_at(&home) {
+            return Some(self);
+        }
+        // The thread may end now: nothing of the connection is there any more.
+        self.seat = None;
+        self.go_on(&home);
+        None
+    }
+
+    fn settle_at(&mut self, runtime: &Handle) -> bool {
+        let _entered = runtime.enter();
+        match self.pump.as_mut().map(Pump::settle_here) {
+            Some(Ok(())) => true,
+            Some(Err(error)) => {
+                tracing::debug!("{} stays where it is: {error}", self.name());
+                false
+            }
+            None => false,
+        }
+    }
+
     // In a box, because a future holds what it is given and what it makes of it side by side.
     async fn run(mut self: Box<Self>) {
-        let Some(pump) = &mut self.pump else { return };
-        self.end = Some(match pump.run().await {
+        let outcome = loop {
+            let Some(pump) = &mut self.pump else { return };
+            let (pace, away) = (&mut self.pace, self.seat.is_some());
+            let stays = |moved| if away { pace.is_bulk(moved) } else { pace.is_ordinary(moved) };
+            if let Some(outcome) = pump.run_while(stays).await {
+                break outcome;
+            }
+            let stayed = if away { self.come_back() } else { self.leave() };
+            self = match stayed {
+                Some(passage) => passage,
+                None => return,
+            };
+        };
+        self.end = Some(match outcome {
             Ok(()) => Carried::Finished,
             Err(broken) => Carried::Broken(broken),
         });
+        let Some(pump) = &mut self.pump else { return };
         self.moved = pump.moved();
         // Before the application's connection is closed: it may come back at once.
         if let (Some(Carried::Broken(Broken::Io { side: Side::Peer, .. })), Some(After::Keep { instance, .. })) =
@@ -121,24 +186,50 @@ impl Passage {
         {
             instance.lost();
         }
+        if self.seat.is_some() && matches!(self.end, Some(Carried::Finished)) && self.after.is_some() {
+            return self.end_at_home();
+        }
         if let Some(next) = self.over() {
             next.await;
         }
+    }
+
+    /// Lets its worker do what is still to be done, because that is where its session belongs.
+    fn end_at_home(mut self: Box<Self>) {
+        let home = self.desk.home.clone();
+        if self.settle_at(&home) {
+            self.seat = None;
+        } else {
+            // Where it is it cannot wait.
+            self.after = None;
+        }
+        let desk = Arc::clone(&self.desk);
+        let end = async move {
+            if let Some(next) = self.over() {
+                next.await;
+            }
+        };
+        // Nothing of it can be cut any more.
+        drop(desk.scope.spawn_on(&home, "connection", end));
     }
 
     /// The connection is over; what is still to be done with its session, if there is one to wait with. Not a part of
     /// `run`, whose future would hold room for the session all the time.
     fn over(mut self: Box<Self>) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
         let session = self.pump.take().and_then(Pump::into_session);
-        let after = self.after.take();
+        let (after, desk) = (self.after.take(), Arc::clone(&self.desk));
         // Whatever becomes of its session.
         drop(self);
-        match (session?, after?) {
-            (session, After::Keep { desk, instance, losses }) => {
+        match (session?, after) {
+            (session, None) => {
+                session.close_now();
+                None
+            }
+            (session, Some(After::Keep { instance, losses })) => {
                 desk.pool.put(&instance, session, losses);
                 None
             }
-            (session, After::Wait { inbound, desk, from }) => Some(inbound.wait(desk, session, from)),
+            (session, Some(After::Wait { inbound, from })) => Some(inbound.wait(desk, session, from)),
         }
     }
 

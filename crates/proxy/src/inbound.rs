@@ -110,9 +110,8 @@ impl Inbound {
             }
         };
         let way = Way::Inbound { client: Arc::clone(session.peer()) };
-        let after =
-            session.carries_many().then(|| After::Wait { inbound: Arc::clone(&self), desk: Arc::clone(&desk), from });
-        carry(&desk.scope, &self.shared, session, app, &self.shared.metrics.inbound, way, after);
+        let after = session.carries_many().then(|| After::Wait { inbound: Arc::clone(&self), from });
+        carry(&desk, &self.shared, session, app, &self.shared.metrics.inbound, way, after);
         Ok(())
     }
 

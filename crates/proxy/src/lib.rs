@@ -10,6 +10,7 @@
 mod app;
 mod authorize;
 mod balance;
+mod bulk;
 mod calm;
 pub mod control;
 mod copy;

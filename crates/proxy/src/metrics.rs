@@ -79,6 +79,8 @@ pub struct Metrics {
     pub direct: AtomicU64,
     /// Connections that could have and went with TLS.
     pub direct_fallbacks: AtomicU64,
+    /// Connections that are being carried beside their workers now, because they move much.
+    pub aside: AtomicU64,
     upstreams: Mutex<BTreeMap<String, Arc<Flow>>>,
 }
 

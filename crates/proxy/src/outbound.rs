@@ -179,9 +179,8 @@ impl Serve for Outbound {
                 Ok((Reached::Session { session, losses }, instance, engaged)) => {
                     self.shared.metrics.secured(&session);
                     let way = Way::Outbound { upstream: Arc::clone(&upstream.name), _engaged: engaged };
-                    let keep = || After::Keep { desk: Arc::clone(&desk), instance, losses };
-                    let after = session.carries_many().then(keep);
-                    carry(&desk.scope, &self.shared, session, stream, &upstream.flow, way, after);
+                    let after = session.carries_many().then(|| After::Keep { instance, losses });
+                    carry(&desk, &self.shared, session, stream, &upstream.flow, way, after);
                 }
                 Err(outcome) => {
                     self.shared.journal.outbound(&self.shared.metrics, &upstream.flow, &upstream.name, &outcome);

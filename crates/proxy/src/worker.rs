@@ -10,8 +10,10 @@ use std::time::Duration;
 
 use lictor_task::Scope;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::bulk::Bulk;
 use crate::calm::Calm;
 use crate::direct::lane::Lanes;
 use crate::direct::receive::{self, Arrival};
@@ -27,6 +29,10 @@ pub(crate) struct Desk {
     pub(crate) pool: Pool,
     /// Lanes to other proxies of our agent that can be used again.
     pub(crate) lanes: Lanes,
+    /// The worker's event loop.
+    pub(crate) home: Handle,
+    /// Where connections go that move much.
+    pub(crate) bulk: Arc<Bulk>,
 }
 
 /// What is done with a connection.
@@ -167,7 +173,7 @@ impl Worker {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new()
             .name(format!("worker-{index}"))
-            .spawn(move || runtime.block_on(work(received, shared)))?;
+            .spawn(move || runtime.block_on(work(index, received, shared)))?;
         Ok(Worker { commands, thread: Some(thread) })
     }
 
@@ -177,9 +183,14 @@ impl Worker {
     }
 }
 
-async fn work(mut commands: mpsc::UnboundedReceiver<Command>, shared: Arc<Shared>) {
-    let desk =
-        Arc::new(Desk { scope: Scope::new("worker"), pool: Pool::new(Arc::clone(&shared)), lanes: Lanes::default() });
+async fn work(index: usize, mut commands: mpsc::UnboundedReceiver<Command>, shared: Arc<Shared>) {
+    let desk = Arc::new(Desk {
+        scope: Scope::new("worker"),
+        pool: Pool::new(Arc::clone(&shared)),
+        lanes: Lanes::default(),
+        home: Handle::current(),
+        bulk: Bulk::beside(index),
+    });
     let mut open: Vec<(SocketAddr, Scope)> = Vec::new();
     loop {
         let command = tokio::select! {
@@ -222,6 +233,7 @@ async fn work(mut commands: mpsc::UnboundedReceiver<Command>, shared: Arc<Shared
             None => break,
         }
     }
+    desk.bulk.end();
 }
 
 async fn accept(listener: TcpListener, desk: Arc<Desk>, serve: Arc<dyn Serve>, calm: &Calm) {

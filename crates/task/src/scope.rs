@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -68,11 +69,20 @@ impl Scope {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
+        self.spawn_on(&Handle::current(), task, work)
+    }
+
+    /// The same on a runtime that need not be the current one.
+    pub fn spawn_on<F>(&self, runtime: &Handle, task: &'static str, work: F) -> JoinHandle<Option<F::Output>>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
         let scope = self.name;
         let token = self.tasks.token();
         // Boxed out here: moved into the task, the work would take its room twice, once as what is boxed later.
         let work = Box::pin(work);
-        tokio::spawn(async move {
+        runtime.spawn(async move {
             let outcome = CatchPanic(AssertUnwindSafe(work)).await;
             drop(token);
             match outcome {

@@ -32,6 +32,7 @@ mod weigh;
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
@@ -248,8 +249,27 @@ impl<S: Socket> Pump<S> {
     /// the pump afterwards resets both connections; the future itself can be dropped and made again.
     pub async fn run(&mut self) -> Result<(), Broken> {
         loop {
-            match poll_fn(|context| self.poll_turn(context)).await {
-                Turn::Over(outcome) => return outcome,
+            if let Some(outcome) = self.run_while(|_| true).await {
+                return outcome;
+            }
+        }
+    }
+
+    /// The same for as long as `stays` says so, which is asked after every turn and told the bytes moved so far, both
+    /// directions together; `None` when it said no. Can be called again.
+    pub async fn run_while(&mut self, mut stays: impl FnMut(u64) -> bool) -> Option<Result<(), Broken>> {
+        loop {
+            let turn = poll_fn(|context| {
+                let turn = self.poll_turn(context);
+                let (outward, inward) = self.moved();
+                match turn {
+                    Poll::Ready(Turn::Over(_)) => turn.map(Some),
+                    _ if !stays(outward + inward) => Poll::Ready(None),
+                    _ => turn.map(Some),
+                }
+            });
+            match turn.await? {
+                Turn::Over(outcome) => return Some(outcome),
                 // Not a plain wake-up: this comes back only after the sockets have been asked.
                 Turn::Yield => tokio::task::yield_now().await,
             }
@@ -313,10 +333,24 @@ impl<S: Socket> Pump<S> {
 }
 
 impl Pump<TcpStream> {
+    /// Lets the event loop of the runtime that is entered watch both sockets from now on; the pump is to be run there.
+    /// After an error everything is as it was.
+    pub fn settle_here(&mut self) -> io::Result<()> {
+        let app = settled_here(&self.app.socket)?;
+        let peer = settled_here(&self.line.peer.socket)?;
+        (self.app.socket, self.line.peer.socket) = (app, peer);
+        Ok(())
+    }
+
     /// The session, when its connection has ended cleanly and it may carry another.
     pub fn into_session(self) -> Option<Session> {
         let Pump { app: _, line, about, finished, .. } = self;
         let reusable = finished && line.outward.parted() && line.inward.parted();
         about.filter(|_| reusable).map(|about| Session::again(line, about))
     }
+}
+
+/// The same socket by another descriptor, watched by the event loop of the runtime that is entered.
+fn settled_here(socket: &TcpStream) -> io::Result<TcpStream> {
+    TcpStream::from_std(socket.as_fd().try_clone_to_owned()?.into())
 }

@@ -9,9 +9,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use forge::{Authority, Issued};
-use lictor_tls::{Bundle, Error, Gate, KeyExchange, Leaf, Mesh, Meter, Next, Peer, Refusal, Reuse, Session, Target};
+use lictor_tls::pump::Broken;
+use lictor_tls::{
+    Bundle, Error, Gate, KeyExchange, Leaf, Mesh, Meter, Next, Peer, Pump, Refusal, Reuse, Session, Target,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Builder, Handle};
+use tokio::task::JoinHandle;
 
 fn mesh_with(authority: &Authority, issued: &Issued, gate: Arc<dyn Gate>) -> Mesh {
     let mesh = Mesh::new(KeyExchange::Classical, gate);
@@ -409,4 +415,101 @@ async fn a_session_is_vouched_for_while_its_roots_are_trusted() {
     let other = Authority::new("other root");
     install(&db, &other, &other.leaf("db"));
     assert!(!server.is_vouched_for(&db.credentials().unwrap()));
+}
+
+/// Runs a pump on two event loops of a thread in turn; it changes after every few turns. In the end this one has it,
+/// unless it broke.
+fn wander(mut pump: Pump<TcpStream>, mut chance: u64) -> JoinHandle<Result<Pump<TcpStream>, Broken>> {
+    let home = Handle::current();
+    tokio::task::spawn_blocking(move || {
+        let loops = [(); 2].map(|()| Builder::new_current_thread().enable_all().build().unwrap());
+        for at in [0, 1].into_iter().cycle() {
+            {
+                let _entered = loops[at].enter();
+                pump.settle_here().unwrap();
+            }
+            chance = chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let mut turns = chance >> 61;
+            let stays = |_| {
+                turns = turns.saturating_sub(1);
+                turns > 0
+            };
+            if let Some(outcome) = loops[at].block_on(pump.run_while(stays)) {
+                let _entered = home.enter();
+                pump.settle_here().unwrap();
+                return outcome.map(|()| pump);
+            }
+        }
+        unreachable!("the loop has no end of its own")
+    })
+}
+
+/// Sends so many bytes of a sequence in pieces of all sizes, and ends its direction.
+async fn send(mut stream: OwnedWriteHalf, salt: usize, len: usize) {
+    let (mut at, mut size) = (0, 1);
+    while at < len {
+        size = (size * 7 + salt) % 300_001 + 1;
+        let piece: Vec<u8> = (at..(at + size).min(len)).map(|at| (at * 31 + (at >> 11) + salt) as u8).collect();
+        stream.write_all(&piece).await.unwrap();
+        at += piece.len();
+    }
+    stream.shutdown().await.unwrap();
+}
+
+/// Takes that sequence from the other end.
+async fn receive(mut stream: OwnedReadHalf, salt: usize, len: usize) {
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).await.unwrap();
+    assert_eq!(bytes.len(), len);
+    assert!(bytes.iter().enumerate().all(|(at, byte)| *byte == (at * 31 + (at >> 11) + salt) as u8));
+}
+
+#[tokio::test]
+async fn pumps_that_change_event_loops_lose_no_byte_and_keep_their_sessions() {
+    let authority = Authority::new("root");
+    let (web, db) = (mesh(&authority, "web"), mesh(&authority, "db"));
+    let (mut client, mut server) = meet_to_stay(&web, &db).await;
+    for (salt, out_len, back_len) in [(1, 9_000_000, 3_000_000), (2, 0, 5_000_000), (3, 2_000_001, 7)] {
+        let ((near_app, near), (far_app, far)) = (sockets().await, sockets().await);
+        let out = wander(client.join(near, Arc::default()), salt);
+        assert!(matches!(server.next().await, Ok(Next::Opened)));
+        let back = wander(server.join(far, Arc::default()), salt + 10);
+        let ((near_read, near_write), (far_read, far_write)) = (near_app.into_split(), far_app.into_split());
+        let salt = salt as usize;
+        tokio::join!(
+            send(near_write, salt, out_len),
+            receive(far_read, salt, out_len),
+            send(far_write, salt + 1, back_len),
+            receive(near_read, salt + 1, back_len)
+        );
+        let (out, back) = (out.await.unwrap().unwrap(), back.await.unwrap().unwrap());
+        assert_eq!(out.moved(), (out_len as u64, back_len as u64));
+        assert_eq!(back.moved(), (back_len as u64, out_len as u64));
+        (client, server) = (out.into_session().unwrap(), back.into_session().unwrap());
+    }
+    let (near, far) = exchange(client, server, 9).await;
+    assert!(near.is_some() && far.is_some());
+}
+
+#[tokio::test]
+async fn a_reset_reaches_the_other_end_through_pumps_that_change_event_loops() {
+    let authority = Authority::new("root");
+    let (web, db) = (mesh(&authority, "web"), mesh(&authority, "db"));
+    for round in 0..5 {
+        let (client, mut server) = meet_to_stay(&web, &db).await;
+        let ((mut near_app, near), (mut far_app, far)) = (sockets().await, sockets().await);
+        let out = wander(client.join(near, Arc::default()), round);
+        assert!(matches!(server.next().await, Ok(Next::Opened)));
+        let back = wander(server.join(far, Arc::default()), round + 20);
+        let mut some = vec![0; 1_000_000];
+        let (wrote, read) = tokio::join!(near_app.write_all(&[1; 3_000_000]), far_app.read_exact(&mut some));
+        assert!(wrote.is_ok() && read.is_ok());
+        // What it has not read makes closing it a reset.
+        drop(far_app);
+        let ended = tokio::time::timeout(Duration::from_secs(20), async {
+            while near_app.write_all(&[1; 100_000]).await.is_ok() {}
+        });
+        ended.await.unwrap();
+        assert!(out.await.unwrap().is_err() && back.await.unwrap().is_err());
+    }
 }

@@ -561,15 +561,14 @@ async fn a_session_that_is_used_again_is_authorised_again() {
         far.reuses.load(Ordering::Relaxed) > 0
     })
     .await;
-    let before = pair.app.connections();
     pair.db.agent.deny(Some("web"));
     eventually("the denial", async || !pair.works().await).await;
-    let after = pair.app.connections();
+    let allowed = far.allowed.load(Ordering::Relaxed);
     for _ in 0..10 {
         assert!(!pair.works().await);
     }
-    assert!(after >= before);
-    assert_eq!(pair.app.connections(), after);
+    assert_eq!(far.allowed.load(Ordering::Relaxed), allowed);
+    assert!(pair.app.connections() as u64 <= allowed);
 }
 
 #[tokio::test]
@@ -661,4 +660,152 @@ async fn half_closes_and_banners_work_on_sessions_that_were_used_before() {
         near.reuses.load(Ordering::Relaxed) >= 12
     })
     .await;
+}
+
+/// An application that sends back what it gets as it gets it.
+async fn mirror() -> Echo {
+    Echo::serving("127.0.0.1:0", |stream| async move {
+        let (mut reader, mut writer) = stream.into_split();
+        let _ = tokio::io::copy(&mut reader, &mut writer).await;
+    })
+    .await
+}
+
+/// Sends without an end until it is told to, and checks what comes back. Says how much it was.
+struct Flood {
+    enough: watch::Sender<bool>,
+    task: tokio::task::JoinHandle<std::io::Result<u64>>,
+}
+
+impl Flood {
+    fn of(stream: TcpStream) -> Flood {
+        let (enough, told) = watch::channel(false);
+        let (mut reader, mut writer) = stream.into_split();
+        let byte = |at: u64| (at.wrapping_mul(31) + (at >> 13)) as u8;
+        let task = tokio::spawn(async move {
+            let send = async {
+                let (mut at, mut size) = (0, 1);
+                while !*told.borrow() {
+                    size = (size * 5 + 3) % 400_009 + 1;
+                    let piece: Vec<u8> = (at..at + size).map(byte).collect();
+                    writer.write_all(&piece).await?;
+                    at += size;
+                }
+                writer.shutdown().await?;
+                std::io::Result::Ok(at)
+            };
+            let receive = async {
+                let (mut at, mut buffer) = (0, vec![0; 200_000]);
+                loop {
+                    let len = reader.read(&mut buffer).await?;
+                    if len == 0 {
+                        return Ok(at);
+                    }
+                    assert!(buffer[..len].iter().zip(at..).all(|(got, at)| *got == byte(at)), "after {at} bytes");
+                    at += len as u64;
+                }
+            };
+            let (sent, received) = tokio::try_join!(send, receive)?;
+            assert_eq!(sent, received);
+            Ok(received)
+        });
+        Flood { enough, task }
+    }
+
+    async fn end(self) -> std::io::Result<u64> {
+        self.enough.send_replace(true);
+        tokio::time::timeout(LIMIT, self.task).await.unwrap().unwrap()
+    }
+}
+
+/// Waits until both proxies carry what moves much beside their workers.
+async fn aside(pair: &Pair, count: u64) {
+    eventually("the move of what moves much", async || {
+        [&pair.web, &pair.db].iter().all(|one| one.proxy().metrics().aside.load(Ordering::Relaxed) == count)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_moves_much_is_carried_beside_its_worker_and_its_session_comes_back() {
+    let pair = Pair::with(mirror().await, json!({}), json!({})).await;
+    let mut total = 0;
+    for _ in 0..3 {
+        let (one, other) = (Flood::of(pair.connect().await), Flood::of(pair.connect().await));
+        aside(&pair, 2).await;
+        assert!(pair.works().await);
+        total += one.end().await.unwrap() + other.end().await.unwrap() + 1;
+        aside(&pair, 0).await;
+    }
+    let near = pair.web.proxy().metrics();
+    eventually("the sessions that were aside", async || {
+        let before = near.reuses.load(Ordering::Relaxed);
+        assert!(pair.works().await);
+        total += 1;
+        near.reuses.load(Ordering::Relaxed) > before
+    })
+    .await;
+    let metrics = [near, pair.db.proxy().metrics()];
+    eventually("the end of all", async || metrics.iter().all(|one| one.active() == 0)).await;
+    let upstream = metrics[0].upstreams().remove(0).1;
+    for meter in [&upstream.meter, &metrics[1].inbound.meter] {
+        assert_eq!(meter.outward.load(Ordering::Relaxed), total);
+        assert_eq!(meter.inward.load(Ordering::Relaxed), total);
+    }
+    assert_eq!(metrics[1].inbound.opened.load(Ordering::Relaxed), upstream.opened.load(Ordering::Relaxed));
+    for one in [&pair.web, &pair.db] {
+        assert_eq!(one.proxy().connections().count(), 0);
+    }
+}
+
+#[tokio::test]
+async fn what_is_slow_again_goes_back_to_its_worker() {
+    let pair = Pair::with(mirror().await, json!({}), json!({})).await;
+    let mut stream = pair.connect().await;
+    let (mut reader, mut writer) = stream.split();
+    let mut answer = vec![0; 300_000];
+    eventually("the move of what moves much", async || {
+        let (wrote, read) = tokio::join!(writer.write_all(&[5; 300_000]), reader.read_exact(&mut answer));
+        assert!(wrote.is_ok() && read.is_ok());
+        [&pair.web, &pair.db].iter().all(|one| one.proxy().metrics().aside.load(Ordering::Relaxed) == 1)
+    })
+    .await;
+    eventually("the way back", async || {
+        assert!(echoes(&mut stream).await);
+        [&pair.web, &pair.db].iter().all(|one| one.proxy().metrics().aside.load(Ordering::Relaxed) == 0)
+    })
+    .await;
+    assert!(echoes(&mut stream).await);
+}
+
+#[tokio::test]
+async fn a_denial_cuts_what_is_carried_beside_its_worker() {
+    let pair = Pair::with(mirror().await, json!({}), json!({})).await;
+    let flood = Flood::of(pair.connect().await);
+    aside(&pair, 1).await;
+    pair.db.agent.deny(Some("web"));
+    tokio::time::timeout(LIMIT, flood.task).await.unwrap().unwrap().unwrap_err();
+    aside(&pair, 0).await;
+    assert_eq!(pair.db.proxy().metrics().cut.load(Ordering::Relaxed), 1);
+    assert_eq!(pair.db.proxy().metrics().active(), 0);
+}
+
+#[tokio::test]
+async fn a_proxy_that_drains_waits_for_what_is_carried_beside_its_workers_and_a_stop_ends_it() {
+    for stop in [false, true] {
+        let mut pair = Pair::with(mirror().await, json!({}), json!({})).await;
+        let flood = Flood::of(pair.connect().await);
+        aside(&pair, 1).await;
+        let (wish, wishes) = watch::channel(Wish::Drain);
+        let db = tokio::spawn(pair.db.proxy.take().unwrap().run(wishes));
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!(!db.is_finished() && !flood.task.is_finished());
+        if stop {
+            wish.send_replace(Wish::Stop(Duration::ZERO));
+            tokio::time::timeout(LIMIT, flood.task).await.unwrap().unwrap().unwrap_err();
+        } else {
+            assert!(flood.end().await.unwrap() > 0);
+        }
+        tokio::time::timeout(LIMIT, db).await.unwrap().unwrap();
+    }
 }
