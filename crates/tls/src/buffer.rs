@@ -9,7 +9,8 @@ use crate::record::{MAX_OVERHEAD, MAX_PAYLOAD};
 /// lost in the cost of its copy, and leave a buffer and what it is copied from in a second-level cache.
 pub(crate) const RECORDS: usize = 8;
 
-const LEN: usize = RECORDS * (MAX_PAYLOAD + MAX_OVERHEAD);
+/// Bytes of one buffer.
+pub(crate) const LEN: usize = RECORDS * (MAX_PAYLOAD + MAX_OVERHEAD);
 
 /// Buffers that a thread keeps for the next borrower. A worker needs two at a time unless peers stall; the rest goes
 /// back to the allocator, so that a burst does not stay in memory.

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::task::{Context, Poll};
 
 use super::{Broken, Side, Step, TURN, Wishes};
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, LEN};
 use crate::frame::{Framing, Order, Sender};
 use crate::record::{MAX_PAYLOAD, Opener, alert, content, record_len};
 use crate::secrets::Secrets;
@@ -253,7 +253,7 @@ impl Inward {
     fn set_aside(&mut self) {
         if let Some(buffer) = &self.buffer {
             for range in self.pieces.waiting() {
-                self.early.extend_from_slice(&buffer[range.clone()]);
+                self.early.extend_from_slice(&buffer[range]);
             }
         }
         self.pieces = Pieces::default();
@@ -271,10 +271,11 @@ impl Inward {
         let Some(buffer) = &self.buffer else { return Poll::Ready(Ok(())) };
         let mut slices = [IoSlice::new(&[]); PIECES];
         let ranges = self.pieces.waiting();
+        let count = ranges.len();
         for (slice, range) in slices.iter_mut().zip(ranges) {
-            *slice = IoSlice::new(&buffer[range.clone()]);
+            *slice = IoSlice::new(&buffer[range]);
         }
-        match app.poll_write(context, &slices[..ranges.len()]) {
+        match app.poll_write(context, &slices[..count]) {
             Poll::Ready(Ok(count)) => {
                 self.moved += count as u64;
                 self.pieces.written(count);
@@ -442,13 +443,17 @@ impl Inward {
     }
 }
 
-/// Ranges of the buffer that hold opened payloads, in order.
+/// Ranges of the buffer that hold opened payloads, in order. Small, because every idle connection has one.
 #[derive(Default)]
 struct Pieces {
-    ranges: [Range<usize>; PIECES],
-    first: usize,
-    end: usize,
+    /// Where each begins and ends.
+    ranges: [(u32, u32); PIECES],
+    first: u8,
+    end: u8,
 }
+
+// A buffer's length fits where a range is kept, and a number of pieces where that is.
+const _: () = assert!(LEN <= u32::MAX as usize && PIECES <= u8::MAX as usize);
 
 impl Pieces {
     fn is_empty(&self) -> bool {
@@ -456,35 +461,35 @@ impl Pieces {
     }
 
     fn is_full(&self) -> bool {
-        self.end == PIECES
+        usize::from(self.end) == PIECES
     }
 
-    fn waiting(&self) -> &[Range<usize>] {
-        &self.ranges[self.first..self.end]
+    fn waiting(&self) -> impl ExactSizeIterator<Item = Range<usize>> {
+        self.ranges[self.first.into()..self.end.into()].iter().map(|(start, end)| *start as usize..*end as usize)
     }
 
     fn push(&mut self, buffer: &mut [u8], payload: Range<usize>) {
         if !self.is_empty()
             && payload.len() <= SMALL
-            && let Some(last) = self.ranges[..self.end].last_mut()
+            && let Some((_, end)) = self.ranges[..self.end.into()].last_mut()
         {
             // The payload lies behind the last piece with only framing between them.
             let len = payload.len();
-            buffer.copy_within(payload, last.end);
-            last.end += len;
+            buffer.copy_within(payload, *end as usize);
+            *end += len as u32;
         } else {
-            self.ranges[self.end] = payload;
+            self.ranges[usize::from(self.end)] = (payload.start as u32, payload.end as u32);
             self.end += 1;
         }
     }
 
     fn written(&mut self, mut count: usize) {
         while count > 0 && !self.is_empty() {
-            let range = &mut self.ranges[self.first];
-            let taken = count.min(range.len());
-            range.start += taken;
+            let (start, end) = &mut self.ranges[usize::from(self.first)];
+            let taken = count.min((*end - *start) as usize);
+            *start += taken as u32;
             count -= taken;
-            if range.start == range.end {
+            if start == end {
                 self.first += 1;
             }
         }
