@@ -120,7 +120,8 @@ fn build(root: &Path) -> Result<PathBuf> {
     Ok(folder.join(triple).join("release"))
 }
 
-fn host() -> Result<String> {
+/// What the compiler calls this machine.
+pub(crate) fn host() -> Result<String> {
     let output = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()))
         .arg("-vV")
         .output()

@@ -9,6 +9,7 @@ mod deb;
 mod fuzz;
 mod layers;
 mod reference;
+mod sanitize;
 mod servers;
 mod steps;
 mod unsteady;
@@ -31,6 +32,7 @@ Usage: cargo xtask <task>
              the figures of one instead, in some six minutes
   histories twenty random histories of five clients against three servers with faults, each checked
   fuzz      looks for inputs that break a promise, for a minute a target: [TARGET] [--minutes N]
+  sanitize  the tests that reach unsafe code, with AddressSanitizer
   bench     instructions of fixed workloads against the baseline; proxies beside those of others and an agent by itself,
              as tables and plots in target/bench (see `bench --help`)
   servers   only what the tests need from the system: what is there, what was installed, what is missing
@@ -107,6 +109,7 @@ fn run(task: &str, words: &[String]) -> Result<()> {
         "reference" => reference::write(),
         "deb" => deb::build(words),
         "fuzz" => fuzz::run(words),
+        "sanitize" => sanitize::run(),
         "servers" => {
             for server in servers::ensure().into_iter().chain(clients::ensure()) {
                 say(&format!("missing: {server}"));
