@@ -128,9 +128,8 @@ fn ask(port: u16, path: &str) -> Option<Value> {
 fn targets(port: u16) -> Option<Vec<Target>> {
     let all = ask(port, "/api/v1/targets?state=active")?;
     let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let target = |target: &Value| {
-        (word(&target["labels"]["job"]), word(&target["labels"]["service"]), word(&target["health"]))
-    };
+    let target =
+        |target: &Value| (word(&target["labels"]["job"]), word(&target["labels"]["service"]), word(&target["health"]));
     Some(all["data"]["activeTargets"].as_array()?.iter().map(target).collect())
 }
 
