@@ -53,7 +53,7 @@ pub(crate) enum Packing {
 pub(crate) async fn read_tail(mut body: Incoming, packing: Packing) -> Tail {
     let mut unpacker = match packing {
         Packing::Plain => Unpacker::Plain(Tail::default()),
-        Packing::Gzip => Unpacker::Gzip(GzDecoder::new(Tail::default())),
+        Packing::Gzip => Unpacker::Gzip(Box::new(GzDecoder::new(Tail::default()))),
     };
     while let Some(Ok(frame)) = body.frame().await {
         if let Some(data) = frame.data_ref()
@@ -68,7 +68,7 @@ pub(crate) async fn read_tail(mut body: Incoming, packing: Packing) -> Tail {
 /// What becomes of a body as it comes; no more of it is kept than the end.
 enum Unpacker {
     Plain(Tail),
-    Gzip(GzDecoder<Tail>),
+    Gzip(Box<GzDecoder<Tail>>),
 }
 
 impl Unpacker {

@@ -406,7 +406,7 @@ fn http(
         listeners,
         datacenter: node.datacenter.clone(),
         node_name: node.name.clone(),
-        node_id: node_id.clone(),
+        node_id,
         advertise_addr: network.advertise,
         advertise_addr_wan: network.advertise_wan,
         ports: Ports {
