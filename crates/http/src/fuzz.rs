@@ -14,7 +14,10 @@ pub fn body(bytes: &[u8]) {
     let _ = json::decode_first(bytes);
     if let Ok(mut read) = definition::service_from_http(bytes) {
         // An object without a word says as much as none, and is not written.
-        read.service.proxy = read.service.proxy.filter(|proxy| *proxy != ProxySpec::default());
+        for service in [Some(&mut read.service), read.sidecar.as_mut().map(|sidecar| &mut sidecar.service)] {
+            let Some(service) = service else { continue };
+            service.proxy = service.proxy.take().filter(|proxy| *proxy != ProxySpec::default());
+        }
         let written = definition::service_to_http(&read).to_string();
         let again = definition::service_from_http(written.as_bytes());
         assert_eq!(again.as_ref(), Ok(&read), "{written}");
