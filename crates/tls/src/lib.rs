@@ -10,6 +10,7 @@ mod bundle;
 mod credentials;
 pub mod dialer;
 mod error;
+mod expanded;
 mod frame;
 mod handshake;
 mod hello;

@@ -7,8 +7,10 @@
 
 use std::ops::Range;
 
-use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, Nonce};
 use rustls::{ConnectionTrafficSecrets, ProtocolVersion, SupportedCipherSuite};
+
+use crate::expanded::Key;
 
 /// Most payload bytes of one record.
 pub(crate) const MAX_PAYLOAD: usize = 16_384;
@@ -59,7 +61,7 @@ pub(crate) struct Bad(pub(crate) u8);
 
 /// The keys of one direction.
 struct Keys {
-    key: LessSafeKey,
+    key: Key,
     iv: [u8; 12],
     sequence: u64,
     form: Form,
@@ -78,7 +80,7 @@ impl Keys {
             (_, true) => Form::Outer,
             (_, false) => Form::Explicit,
         };
-        let key = LessSafeKey::new(UnboundKey::new(algorithm, key.as_ref()).ok()?);
+        let key = Key::new(algorithm, key.as_ref())?;
         Some(Keys { key, iv: iv.as_ref().try_into().ok()?, sequence, form })
     }
 
@@ -177,12 +179,12 @@ impl Sealer {
         let tag = if inner {
             record[end] = kind;
             let (header, rest) = record.split_at_mut(HEADER);
-            self.keys.key.seal_in_place_separate_tag(nonce, Aad::from(&*header), &mut rest[..=payload])
+            self.keys.key.with(|key| key.seal_in_place_separate_tag(nonce, Aad::from(&*header), &mut rest[..=payload]))
         } else {
             let aad = Aad::from(self.keys.outer_aad(kind, payload));
-            self.keys.key.seal_in_place_separate_tag(nonce, aad, &mut record[prefix..end])
+            self.keys.key.with(|key| key.seal_in_place_separate_tag(nonce, aad, &mut record[prefix..end]))
         };
-        let tag = tag.map_err(|_| Bad(alert::INTERNAL_ERROR))?;
+        let tag = tag.and_then(Result::ok).ok_or(Bad(alert::INTERNAL_ERROR))?;
         let start = record.len() - TAG;
         record[start..].copy_from_slice(tag.as_ref());
         self.keys.sequence += 1;
@@ -258,9 +260,10 @@ impl Opener {
         }
         let nonce = Nonce::assume_unique_for_key(self.keys.nonce());
         let (header, sealed) = record.split_at_mut(HEADER);
-        let opened =
-            self.keys.key.open_in_place(nonce, Aad::from(&*header), sealed).map_err(|_| Bad(alert::BAD_RECORD_MAC))?;
+        let opened = self.keys.key.with(|key| Some(key.open_in_place(nonce, Aad::from(&*header), sealed).ok()?.len()));
+        let opened = opened.flatten().ok_or(Bad(alert::BAD_RECORD_MAC))?;
         // Behind the payload: its type, then padding of zeroes.
+        let opened = &sealed[..opened];
         let kind_at = opened.iter().rposition(|byte| *byte != 0).ok_or(Bad(alert::UNEXPECTED_MESSAGE))?;
         Ok((opened[kind_at], HEADER..HEADER + kind_at))
     }
@@ -274,10 +277,11 @@ impl Opener {
             nonce[4..].copy_from_slice(&record[HEADER..start]);
         }
         let aad = Aad::from(self.keys.outer_aad(kind, payload));
-        self.keys
-            .key
-            .open_in_place(Nonce::assume_unique_for_key(nonce), aad, &mut record[start..])
-            .map_err(|_| Bad(alert::BAD_RECORD_MAC))?;
+        let nonce = Nonce::assume_unique_for_key(nonce);
+        let opened = self.keys.key.with(|key| key.open_in_place(nonce, aad, &mut record[start..]).is_ok());
+        if opened != Some(true) {
+            return Err(Bad(alert::BAD_RECORD_MAC));
+        }
         Ok((kind, start..start + payload))
     }
 }

@@ -5,7 +5,6 @@
 mod common;
 mod patroni;
 mod traefik;
-mod victoria;
 
 use std::collections::BTreeSet;
 use std::fs;
