@@ -4,7 +4,7 @@
 //! code without `unsafe` cannot make.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
@@ -86,6 +86,22 @@ fn read(words: &[String]) -> Result<Wanted> {
         }
     }
     Ok(wanted)
+}
+
+/// The targets are a workspace of their own, whose lock file follows the manifests of our crates by hand.
+pub(crate) fn locked() -> Result<()> {
+    crate::say("xtask: lock file of the fuzz targets");
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/Cargo.toml");
+    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args(["metadata", "--locked", "--format-version", "1", "--manifest-path"])
+        .arg(&manifest)
+        .stdout(Stdio::null())
+        .status()
+        .context("cannot run cargo")?;
+    if !status.success() {
+        bail!("fuzz/Cargo.lock does not fit our manifests: `cargo update --workspace --manifest-path fuzz/Cargo.toml`");
+    }
+    Ok(())
 }
 
 /// The names of the targets: one file each.

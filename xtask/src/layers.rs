@@ -37,7 +37,7 @@ const WALLS: [(&str, &[&str]); 12] = [
     ("tokio-rustls", &["tls"]),
     ("rustls-webpki", &["tls", "ca"]),
     ("hickory-proto", &["dns"]),
-    ("flate2", &["http"]),
+    ("flate2", &["http", "check"]),
     ("tar", &["http"]),
     ("tracing-subscriber", &[]),
 ];

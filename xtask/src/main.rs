@@ -58,6 +58,7 @@ fn run(task: &str, words: &[String]) -> Result<()> {
         "test" => {
             steps::format()?;
             layers::check()?;
+            fuzz::locked()?;
             steps::lints()?;
             steps::docs()?;
             let mut missing = servers::ensure();
@@ -74,6 +75,7 @@ fn run(task: &str, words: &[String]) -> Result<()> {
         "check" => {
             steps::format()?;
             layers::check()?;
+            fuzz::locked()?;
             steps::lints()
         }
         "soak" => {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 /// A program that tests and benches use, and the Debian packages it comes in.
-const PROGRAMS: [(&str, &str); 20] = [
+const PROGRAMS: [(&str, &str); 21] = [
     ("redis-server", "redis-server"),
     ("redis-cli", "redis-tools"),
     ("redis-benchmark", "redis-tools"),
@@ -15,6 +15,7 @@ const PROGRAMS: [(&str, &str); 20] = [
     ("kdig", "knot-dnsutils"),
     ("haproxy", "haproxy"),
     ("prometheus", "prometheus"),
+    ("victoria-metrics", "victoria-metrics"),
     ("python3", "python3"),
     ("faketime", "faketime"),
     ("node", "nodejs"),

@@ -269,6 +269,11 @@ impl Agent {
             .collect()
     }
 
+    /// How many checks of a kind are registered here.
+    pub fn checks_of(&self, kind: CheckKind) -> usize {
+        self.inner.registry.lock().checks.values().filter(|entry| entry.spec.kind() == kind).count()
+    }
+
     /// Waits until anything registered here changes after `seen` (see [`Agent::local_version`]). Cancel safe.
     pub async fn local_changed(&self, seen: u64) {
         // The sender lives as long as this handle.

@@ -15,6 +15,7 @@ use lictor_model::health::{CheckSpec, Status};
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
 
+use crate::connection::Packing;
 use crate::tail::Tail;
 use crate::{Outcome, connection, dial, limit};
 
@@ -170,7 +171,7 @@ async fn answer(response: Response<Incoming>) -> Result<Value, String> {
 /// What the program prints, until it ends.
 async fn output(response: Response<Incoming>) -> Result<Tail, String> {
     if response.status().is_success() {
-        return Ok(connection::read_tail(response.into_body()).await);
+        return Ok(connection::read_tail(response.into_body(), Packing::Plain).await);
     }
     let (status, body) = whole(response).await?;
     Err(refusal(status, &body))

@@ -3,12 +3,15 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, ACCEPT_ENCODING, CONNECTION, HOST, HeaderName, HeaderValue, LOCATION, USER_AGENT};
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, CONNECTION, CONTENT_ENCODING, HOST, HeaderName, HeaderValue, LOCATION, USER_AGENT,
+};
 use http::{Method, Request, StatusCode, Uri};
 use http_body_util::Full;
 use lictor_model::health::CheckSpec;
 use lictor_tls::dialer::Verify;
 
+use crate::connection::Packing;
 use crate::trust::Trust;
 use crate::{Outcome, connection, dial, limit};
 
@@ -23,6 +26,15 @@ pub(crate) struct Http {
     verify: Verify,
     trust: Trust,
     limit: Duration,
+}
+
+/// Who asked for the packing that an answer may have.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    /// The definition of the check.
+    ByDefinition,
+    /// We, because every check does.
+    ByUs,
 }
 
 /// What one exchange gave.
@@ -90,14 +102,16 @@ impl Http {
         let host = uri.host().ok_or_else(|| failed("no host in request URL".into()))?;
         let port = uri.port_u16().unwrap_or(if encrypted { 443 } else { 80 });
         let request = self.message(&uri).map_err(&failed)?;
+        let is_theirs = self.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case(ACCEPT_ENCODING.as_str()));
+        let asked = if is_theirs { Asked::ByDefinition } else { Asked::ByUs };
         let stream = dial::tcp(&format!("{host}:{port}")).await.map_err(|refused| failed(refused.to_string()))?;
         let exchanged = if encrypted {
             let dialer = self.trust.dialer(self.verify).map_err(|error| failed(error.to_string()))?;
             let name = host.trim_matches(['[', ']']);
             let stream = dialer.connect(stream, name).await.map_err(|error| failed(error.to_string()))?;
-            connection::exchange(stream, request, answered).await
+            connection::exchange(stream, request, |response| answered(response, asked)).await
         } else {
-            connection::exchange(stream, request, answered).await
+            connection::exchange(stream, request, |response| answered(response, asked)).await
         };
         exchanged.map_err(|error| failed(error.to_string()))
     }
@@ -128,10 +142,13 @@ impl Http {
     }
 }
 
-async fn answered(response: http::Response<hyper::body::Incoming>) -> Answered {
+/// Who asks for a packing in the definition of the check gets what comes, as in the original.
+async fn answered(response: http::Response<hyper::body::Incoming>, asked: Asked) -> Answered {
     let status = response.status();
     let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok()).map(str::to_owned);
-    let body = connection::read_tail(response.into_body()).await.text();
+    let is_packed = response.headers().get(CONTENT_ENCODING).is_some_and(|value| value.as_bytes() == b"gzip");
+    let packing = if is_packed && asked == Asked::ByUs { Packing::Gzip } else { Packing::Plain };
+    let body = connection::read_tail(response.into_body(), packing).await.text();
     Answered { status, location, body }
 }
 

@@ -109,6 +109,8 @@ pub enum Listener {
         user: Option<u32>,
         /// Its group, as a numeric id.
         group: Option<u32>,
+        /// What speaks TLS there, if anything.
+        acceptor: Option<Arc<Acceptor>>,
     },
     /// A Unix socket for managed proxies of this agent alone: the kernel says which process asks, and no secret is
     /// needed or looked at. A file that is there already is replaced.
@@ -151,6 +153,16 @@ pub struct Network {
 }
 
 impl Network {
+    /// The address it was written with.
+    pub fn base(self) -> IpAddr {
+        self.base
+    }
+
+    /// How many leading bits of an address are those of the network.
+    pub fn prefix(self) -> u8 {
+        self.prefix
+    }
+
     /// Whether an address lies in it. An IPv4 address written as IPv6 counts as the IPv4 one.
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.base, address.to_canonical()) {

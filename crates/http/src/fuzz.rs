@@ -2,7 +2,7 @@
 
 use http::Uri;
 use lictor_api::definition;
-use lictor_model::service::ProxySpec;
+use lictor_model::service::{Definition, ProxySpec};
 use lictor_notation::duration::GoDuration;
 use lictor_notation::json;
 
@@ -13,8 +13,7 @@ use crate::{decode, path};
 pub fn body(bytes: &[u8]) {
     let _ = json::decode_first(bytes);
     if let Ok(mut read) = definition::service_from_http(bytes) {
-        // An object without a word says as much as none, and is not written.
-        read.service.proxy = read.service.proxy.filter(|proxy| *proxy != ProxySpec::default());
+        leave_out_what_says_nothing(&mut read);
         let written = definition::service_to_http(&read).to_string();
         let again = definition::service_from_http(written.as_bytes());
         assert_eq!(again.as_ref(), Ok(&read), "{written}");
@@ -36,6 +35,15 @@ pub fn body(bytes: &[u8]) {
     let _ = decode::legacy_token(bytes);
     let _ = decode::query(bytes);
     let _ = decode::transaction(bytes);
+}
+
+/// An object without a word says as much as none, and is not written.
+fn leave_out_what_says_nothing(definition: &mut Definition) {
+    definition.service.proxy = definition.service.proxy.take().filter(|proxy| *proxy != ProxySpec::default());
+    definition.check = definition.check.take().filter(|check| !check.is_empty());
+    if let Some(sidecar) = &mut definition.sidecar {
+        leave_out_what_says_nothing(sidecar);
+    }
 }
 
 /// What stands for a secret in a log.

@@ -100,13 +100,14 @@ impl Gate {
             let text = "Endpoint is blocked by agent configuration";
             return Admission::Answered(respond::text(StatusCode::FORBIDDEN, text));
         }
-        let Some((_, handler)) = route.methods.iter().find(|(known, _)| known == method) else {
+        let argument = &path[argument_at..];
+        let Some((_, handler)) = route.methods_on(argument).find(|(known, _)| known == method) else {
             let mut response = if method == Method::OPTIONS {
                 respond::empty(StatusCode::OK)
             } else {
                 respond::text(StatusCode::METHOD_NOT_ALLOWED, format!("method {method} not allowed"))
             };
-            respond::allow(&mut response, route.methods.iter().map(|(method, _)| method));
+            respond::allow(&mut response, route.methods_on(argument).map(|(method, _)| method));
             return Admission::Answered(response);
         };
         if let Some(refusal) = self.refuses_write(method, peer) {

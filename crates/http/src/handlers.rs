@@ -18,6 +18,7 @@ pub(crate) mod process;
 pub(crate) mod query;
 pub(crate) mod session;
 pub(crate) mod snapshot;
+mod stats;
 pub(crate) mod status;
 pub(crate) mod txn;
 pub(crate) mod ui;

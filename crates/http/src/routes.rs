@@ -23,6 +23,16 @@ pub(crate) struct Route {
     pub(crate) pattern: &'static str,
     pub(crate) access: Access,
     pub(crate) methods: &'static [(Method, Handler)],
+    /// Ends of paths below it that can only be read.
+    only_read: &'static [&'static str],
+}
+
+impl Route {
+    /// Its methods on a path with that argument.
+    pub(crate) fn methods_on(&self, argument: &str) -> impl Iterator<Item = &'static (Method, Handler)> {
+        let only_read = self.only_read.iter().any(|end| argument.ends_with(end));
+        self.methods.iter().filter(move |(method, _)| !only_read || method == GET)
+    }
 }
 
 /// Whether it matters who asks.
@@ -76,8 +86,13 @@ const POST: Method = Method::POST;
 const DELETE: Method = Method::DELETE;
 
 macro_rules! route {
-    ($access:ident $pattern:literal: $($method:ident $handler:expr),+) => {
-        Route { pattern: $pattern, access: Access::$access, methods: &[$(($method, $handler)),+] }
+    ($access:ident $pattern:literal $(only read [$($end:literal),+])?: $($method:ident $handler:expr),+) => {
+        Route {
+            pattern: $pattern,
+            access: Access::$access,
+            methods: &[$(($method, $handler)),+],
+            only_read: &[$($($end),+)?],
+        }
     };
 }
 
@@ -180,7 +195,8 @@ static ROUTES: &[Route] = &[
     route!(Acl "/v1/acl/list": GET Blocking(acl::LEGACY_TOKENS)),
     // Prepared queries.
     route!(Caller "/v1/query": GET Blocking(query::LIST), POST Act(query::create)),
-    route!(Caller "/v1/query/": GET Act(query::get), PUT Act(query::update), DELETE Act(query::delete)),
+    route!(Caller "/v1/query/" only read ["/execute", "/explain"]:
+        GET Act(query::get), PUT Act(query::update), DELETE Act(query::delete)),
     route!(Caller "/v1/txn": PUT Act(txn::carry_out)),
     // Events and distances.
     route!(Caller "/v1/event/fire/": PUT Act(event::fire)),

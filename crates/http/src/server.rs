@@ -24,7 +24,7 @@ use lictor_task::{Backoff, Scope, Stop};
 use lictor_tls::listener::Acceptor;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::time::Instant;
 
 use crate::blocking::{self, SeenBefore};
@@ -95,6 +95,8 @@ pub enum Address {
     Tls(SocketAddr),
     /// A Unix socket.
     Unix(PathBuf),
+    /// The same for TLS.
+    UnixTls(PathBuf),
     /// The same for managed proxies only.
     Proxies(PathBuf),
 }
@@ -105,6 +107,7 @@ impl fmt::Display for Address {
             Address::Tcp(address) => write!(f, "HTTP server on {address} (tcp)"),
             Address::Tls(address) => write!(f, "HTTPS server on {address} (tcp)"),
             Address::Unix(path) => write!(f, "HTTP server on {} (unix)", path.display()),
+            Address::UnixTls(path) => write!(f, "HTTPS server on {} (unix)", path.display()),
             Address::Proxies(path) => write!(f, "HTTP server for managed proxies on {} (unix)", path.display()),
         }
     }
@@ -114,6 +117,7 @@ enum ListenSocket {
     Tcp(TcpListener),
     Tls(TcpListener, Arc<Acceptor>),
     Unix(UnixListener),
+    UnixTls(UnixListener, Arc<Acceptor>),
     Proxies(UnixListener),
 }
 
@@ -151,7 +155,7 @@ impl Bound {
             let accepting = accept(Arc::clone(&server), scope.clone(), socket);
             scope.spawn("accept", async move {
                 accepting.await;
-                if let Address::Unix(path) | Address::Proxies(path) = address {
+                if let Address::Unix(path) | Address::UnixTls(path) | Address::Proxies(path) = address {
                     // Gone already is as good as gone.
                     let _ = std::fs::remove_file(path);
                 }
@@ -177,11 +181,14 @@ fn listen(listener: &Listener) -> Result<(Address, ListenSocket), Error> {
             let taken = socket.local_addr().map_err(failed)?;
             Ok((Address::Tls(taken), ListenSocket::Tls(socket, Arc::clone(acceptor))))
         }
-        Listener::Unix { path, mode, user, group } => {
+        Listener::Unix { path, mode, user, group, acceptor } => {
             let failed = |source| Error::Listen { address: path.display().to_string(), source };
             let socket = listen_unix(path).map_err(failed)?;
             set_owner(path, *mode, *user, *group).map_err(|source| Error::SocketFile { path: path.clone(), source })?;
-            Ok((Address::Unix(path.clone()), ListenSocket::Unix(socket)))
+            Ok(match acceptor {
+                None => (Address::Unix(path.clone()), ListenSocket::Unix(socket)),
+                Some(acceptor) => (Address::UnixTls(path.clone()), ListenSocket::UnixTls(socket, Arc::clone(acceptor))),
+            })
         }
         Listener::Proxies { path, open } => {
             let failed = |source| Error::Listen { address: path.display().to_string(), source };
@@ -245,11 +252,17 @@ async fn accept(server: Arc<Server>, scope: Scope, socket: ListenSocket) {
             ListenSocket::Tls(listener, acceptor) => {
                 let Some(accepted) = stop.or_stopped(listener.accept()).await else { return };
                 let acceptor = Arc::clone(acceptor);
-                accepted.map(|(stream, peer)| scope.spawn("connection", serve.secure(stream, acceptor, peer)))
+                accepted
+                    .map(|(stream, peer)| scope.spawn("connection", serve.secure(stream, acceptor, Peer::Tcp(peer))))
             }
             ListenSocket::Unix(listener) => {
                 let Some(accepted) = stop.or_stopped(listener.accept()).await else { return };
                 accepted.map(|(stream, _)| scope.spawn("connection", serve.plain(stream, Peer::Unix)))
+            }
+            ListenSocket::UnixTls(listener, acceptor) => {
+                let Some(accepted) = stop.or_stopped(listener.accept()).await else { return };
+                let acceptor = Arc::clone(acceptor);
+                accepted.map(|(stream, _)| scope.spawn("connection", serve.secure(stream, acceptor, Peer::Unix)))
             }
             ListenSocket::Proxies(listener) => {
                 let Some(accepted) = stop.or_stopped(listener.accept()).await else { return };
@@ -328,22 +341,29 @@ impl Serve {
         finish(connection, &server.stop, |connection| connection.graceful_shutdown()).await;
     }
 
-    async fn secure(self, stream: TcpStream, acceptor: Arc<Acceptor>, peer: SocketAddr) {
+    async fn secure<S>(self, stream: S, acceptor: Arc<Acceptor>, peer: Peer)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let stop = self.server.stop.clone();
         let handshake = tokio::time::timeout(HANDSHAKE_LIMIT, acceptor.accept(stream));
         let stream = match stop.or_stopped(handshake).await {
             Some(Ok(Ok(stream))) => stream,
             Some(Ok(Err(error))) => {
-                tracing::debug!("http: TLS handshake error from {peer}: {error}");
+                let from = match peer {
+                    Peer::Tcp(address) => address.to_string(),
+                    Peer::Unix => "a unix socket".to_owned(),
+                };
+                tracing::debug!("http: TLS handshake error from {from}: {error}");
                 return;
             }
             Some(Err(_)) | None => return,
         };
         if !stream.is_http2() {
-            return self.whole(stream, Peer::Tcp(peer)).await;
+            return self.whole(stream, peer).await;
         }
         let server = Arc::clone(&self.server);
-        let service = service_fn(move |request| respond(Arc::clone(&server), request, Peer::Tcp(peer), None));
+        let service = service_fn(move |request| respond(Arc::clone(&server), request, peer, None));
         let connection = http2::Builder::new(InScope(self.scope))
             .timer(TokioTimer::new())
             .keep_alive_interval(KEEPALIVE)

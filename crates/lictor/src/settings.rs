@@ -29,6 +29,7 @@ use crate::config::check::{AgentConfig, Role};
 use crate::config::watch::Watch;
 use crate::config::{self, Loaded, Settings};
 use crate::storage::StoreChoice;
+use crate::users;
 
 /// Below this, `deregister_critical_service_after` is raised to it, as in the original.
 const MINIMUM_DEREGISTER_AFTER: Duration = Duration::from_secs(60);
@@ -110,6 +111,7 @@ fn plan(sources: &Sources, loaded: Loaded) -> Result<Plan, String> {
                 .into(),
         );
     }
+    let watches: Vec<Watch> = watches.into_iter().map(|declared| declared.value).collect();
     let log_level = match config.log.level {
         config::check::output::Level::Trace => LogLevel::Trace,
         config::check::output::Level::Debug => LogLevel::Debug,
@@ -128,15 +130,14 @@ fn plan(sources: &Sources, loaded: Loaded) -> Result<Plan, String> {
     };
     Ok(Plan {
         sources: sources.clone(),
-        settings,
         banner: banner(&config, &node_id),
         agent: agent(&config, node_id.clone())?,
         state: lictor_state::Config { datacenter: config.node.datacenter.clone(), acl: acl(&config) },
-        http: http(&config, node_id)?,
+        http: http(&config, &settings, &reloadable, &watches, node_id)?,
         dns: dns(&config)?,
         dns_addresses: config.network.dns.clone(),
         reloadable,
-        watches: watches.into_iter().map(|declared| declared.value).collect(),
+        watches,
         watching,
         store,
         store_config: config.store.clone(),
@@ -150,6 +151,7 @@ fn plan(sources: &Sources, loaded: Loaded) -> Result<Plan, String> {
         },
         warnings,
         notices: informed,
+        settings,
     })
 }
 
@@ -302,7 +304,8 @@ pub(crate) fn is_runtime_dir(name: &str) -> bool {
 fn client_environment(config: &AgentConfig) -> Vec<(String, String)> {
     let AgentConfig { network, tls, .. } = config;
     // Without a certificate there is no HTTPS listener.
-    let https = network.https.first().filter(|_| tls.certificate.is_some());
+    let is_dialled = |address: &&ListenAddr| matches!(address, ListenAddr::Ip(_));
+    let https = network.https.iter().find(is_dialled).filter(|_| tls.certificate.is_some());
     let address = match (https, network.http.first()) {
         (Some(https), _) => reachable(https),
         (None, Some(http)) => reachable(http),
@@ -346,21 +349,24 @@ fn reachable(listen: &ListenAddr) -> String {
     }
 }
 
-fn http(config: &AgentConfig, node_id: String) -> Result<lictor_http::Config, String> {
+fn http(
+    config: &AgentConfig,
+    settings: &Settings,
+    declared: &Reloadable,
+    watches: &[Watch],
+    node_id: String,
+) -> Result<lictor_http::Config, String> {
     let AgentConfig { node, network, http, tls, .. } = config;
     let sockets = &network.unix_sockets;
-    let id = |what: &str, text: &str| match text {
-        "" => Ok(None),
-        text => text.parse().map(Some).map_err(|_| {
-            format!("unix_sockets.{what}: {text:?} is not a numeric id. Give the number, as `id {text}` shows it")
-        }),
-    };
-    let (user, group) = (id("user", &sockets.user)?, id("group", &sockets.group)?);
+    let user = users::user_id("unix_sockets.user", &sockets.user)?;
+    let group = users::group_id("unix_sockets.group", &sockets.group)?;
+    let unix =
+        |path: &Path, acceptor| Listener::Unix { path: path.to_owned(), mode: sockets.mode, user, group, acceptor };
     let mut listeners = Vec::new();
     for address in &network.http {
         listeners.push(match address {
             ListenAddr::Ip(address) => Listener::Tcp(*address),
-            ListenAddr::Unix(path) => Listener::Unix { path: path.clone(), mode: sockets.mode, user, group },
+            ListenAddr::Unix(path) => unix(path, None),
         });
     }
     if !network.https.is_empty() {
@@ -381,9 +387,10 @@ fn http(config: &AgentConfig, node_id: String) -> Result<lictor_http::Config, St
                 let acceptor = Acceptor::load(files).map_err(|error| lictor_agent::error::chain(&error))?;
                 let acceptor = std::sync::Arc::new(acceptor);
                 for address in &network.https {
-                    if let ListenAddr::Ip(address) = address {
-                        listeners.push(Listener::Tls(*address, acceptor.clone()));
-                    }
+                    listeners.push(match address {
+                        ListenAddr::Ip(address) => Listener::Tls(*address, acceptor.clone()),
+                        ListenAddr::Unix(path) => unix(path, Some(acceptor.clone())),
+                    });
                 }
             }
         }
@@ -392,12 +399,14 @@ fn http(config: &AgentConfig, node_id: String) -> Result<lictor_http::Config, St
         .allow_write_from
         .iter()
         .map(|network| network.to_string().parse::<Network>().map_err(|error| error.to_string()))
-        .collect::<Result<_, _>>()?;
+        .collect::<Result<Vec<_>, _>>()?;
+    let declarations = debug::Declarations { services: &declared.services, checks: &declared.checks, watches };
+    let debug_config = debug::shown(settings, config, &allow_write_from, &declarations, &node_id);
     Ok(lictor_http::Config {
         listeners,
         datacenter: node.datacenter.clone(),
         node_name: node.name.clone(),
-        node_id: node_id.clone(),
+        node_id,
         advertise_addr: network.advertise,
         advertise_addr_wan: network.advertise_wan,
         ports: Ports {
@@ -417,7 +426,7 @@ fn http(config: &AgentConfig, node_id: String) -> Result<lictor_http::Config, St
         discovery_max_stale: http.discovery_max_stale,
         mesh: if config.mesh.enabled { Mesh::Enabled } else { Mesh::Disabled },
         key_lists: if config.acl.enable_key_list_policy { KeyLists::NeedRight } else { KeyLists::Filtered },
-        debug_config: debug::shown(config, &node_id),
+        debug_config,
     })
 }
 

@@ -46,9 +46,49 @@ pub(crate) fn run_as(text: &str) -> Result<RunAs, String> {
     Ok(RunAs { name, uid, gid, home })
 }
 
+/// The number of a user, or of none if `text` is empty; `key` is where the name stands.
+pub(crate) fn user_id(key: &str, text: &str) -> Result<Option<u32>, String> {
+    id(key, "user", text, |name| Ok(User::from_name(name)?.map(|user| user.uid.as_raw())))
+}
+
+/// The same of a group.
+pub(crate) fn group_id(key: &str, text: &str) -> Result<Option<u32>, String> {
+    id(key, "group", text, |name| Ok(Group::from_name(name)?.map(|group| group.gid.as_raw())))
+}
+
+fn id(
+    key: &str,
+    what: &str,
+    text: &str,
+    find: impl FnOnce(&str) -> nix::Result<Option<u32>>,
+) -> Result<Option<u32>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    if let Ok(number) = text.parse() {
+        return Ok(Some(number));
+    }
+    match find(text) {
+        Ok(Some(number)) => Ok(Some(number)),
+        Ok(None) => Err(format!("{key}: there is no {what} {text:?}; create it, correct the name, or give a number")),
+        Err(error) => Err(format!("{key}: cannot look up {text}: {error}; give a number")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn owners_of_sockets_have_names_or_numbers() {
+        let nobody = run_as("nobody").unwrap();
+        assert_eq!(user_id("k", "nobody"), Ok(Some(nobody.uid)));
+        assert_eq!(user_id("k", "4711"), Ok(Some(4711)));
+        assert_eq!(user_id("k", ""), Ok(None));
+        assert_eq!(group_id("k", "root"), Ok(Some(0)));
+        let error = group_id("unix_sockets.group", "no-such-group").unwrap_err();
+        assert!(error.starts_with("unix_sockets.group: there is no group \"no-such-group\""), "{error}");
+    }
 
     #[test]
     fn users_are_found_by_name_and_number_and_root_is_none_of_them() {

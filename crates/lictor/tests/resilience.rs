@@ -5,9 +5,8 @@ mod common;
 
 use std::time::Duration;
 
-use common::{LICTOR, Load, echo, echo_once, mesh, root_key, rotate, two_services, wait_path};
+use common::{LICTOR, Load, echo, echo_once, mesh, two_services, wait_path};
 use lictor_testkit::house::{is_running, send};
-use lictor_testkit::wait::within;
 use lictor_testkit::{House, until};
 use rustix::process::Signal;
 use serde_json::json;
@@ -159,51 +158,4 @@ fn root_starts_no_proxy_unless_allowed() {
     assert!(!house.get("/v1/agent/services").json()["db-proxy"].is_null(), "the service is registered all the same");
     std::thread::sleep(Duration::from_millis(300));
     assert!(house.proxies().is_empty());
-}
-
-/// Rotates the roots under load, three times waiting for the leaf of the new root and three times without a pause, so that
-/// nobody has renewed anything.
-fn rotate_under_load(reuse: &str, waiting: usize) {
-    let Some(keys) = (0..waiting + 3).map(|_| root_key()).collect::<Option<Vec<String>>>() else { return };
-    let entry = lictor_testkit::ports::one();
-    let proxy = json!({"config": {"reuse": reuse}});
-    let mut web = proxy.clone();
-    web["upstreams"] = json!([{"destination_name": "db", "local_bind_port": entry}]);
-    let house = House::start(
-        LICTOR,
-        json!({"services": [
-            {"name": "db", "port": echo().port(), "connect": {"proxy": proxy}},
-            {"name": "web", "port": 8080, "connect": {"proxy": web}},
-        ]}),
-    );
-    wait_path(&house, entry);
-    let signer = || house.get("/v1/agent/connect/ca/leaf/web").json()["CertPEM"].as_str().unwrap().to_owned();
-    let load = Load::start(entry, 2, 2);
-    load.wait_for(200);
-    for key in &keys[..waiting] {
-        let before = signer();
-        rotate(&house, key);
-        load.wait_for(200);
-        // Renewals of a mesh are spread over half a minute.
-        within(Duration::from_secs(90), "the leaf is signed by the new root", || (signer() != before).then_some(()));
-        load.wait_for(200);
-    }
-    for key in &keys[waiting..] {
-        rotate(&house, key);
-    }
-    load.wait_for(500);
-    let (sent, failures) = load.stop();
-    assert!(failures.is_empty(), "{} of {sent} requests failed: {:?}", failures.len(), &failures[0]);
-    let roots = house.get("/v1/connect/ca/roots").json()["Roots"].clone();
-    assert_eq!(roots.as_array().map(Vec::len), Some(keys.len() + 1), "{roots}");
-}
-
-#[test]
-fn the_first_second_and_third_rotation_of_roots_fail_no_connection() {
-    rotate_under_load("none", 3);
-}
-
-#[test]
-fn rotations_fail_no_connection_on_sessions_that_are_reused() {
-    rotate_under_load("connections", 0);
 }

@@ -9,7 +9,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::version::{TLS12, TLS13};
 use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 
 use crate::error::Error;
@@ -89,7 +89,10 @@ impl Acceptor {
     }
 
     /// Shakes hands as the server. The caller sets the time limit.
-    pub async fn accept(&self, stream: TcpStream) -> std::io::Result<SecureStream> {
+    pub async fn accept<S>(&self, stream: S) -> std::io::Result<SecureStream<S>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         let stream = TlsAcceptor::from(self.current.load_full()).accept(stream).await?;
         Ok(SecureStream::from(tokio_rustls::TlsStream::Server(stream)))
     }

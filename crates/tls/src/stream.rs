@@ -9,11 +9,11 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
 /// A TLS connection as a plain byte stream.
-pub struct SecureStream(Box<TlsStream<TcpStream>>);
+pub struct SecureStream<S = TcpStream>(Box<TlsStream<S>>);
 
-impl SecureStream {
+impl<S> SecureStream<S> {
     /// The socket below, for its addresses.
-    pub fn socket(&self) -> &TcpStream {
+    pub fn socket(&self) -> &S {
         self.0.get_ref().0
     }
 
@@ -23,19 +23,19 @@ impl SecureStream {
     }
 }
 
-impl From<TlsStream<TcpStream>> for SecureStream {
-    fn from(stream: TlsStream<TcpStream>) -> SecureStream {
+impl<S> From<TlsStream<S>> for SecureStream<S> {
+    fn from(stream: TlsStream<S>) -> SecureStream<S> {
         SecureStream(Box::new(stream))
     }
 }
 
-impl AsyncRead for SecureStream {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for SecureStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut *self.0).poll_read(context, into)
     }
 }
 
-impl AsyncWrite for SecureStream {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for SecureStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut *self.0).poll_write(context, from)
     }

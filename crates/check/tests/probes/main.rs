@@ -6,6 +6,8 @@ mod docker;
 #[cfg(test)]
 mod grpc;
 #[cfg(test)]
+mod http;
+#[cfg(test)]
 mod many;
 #[cfg(test)]
 mod once;

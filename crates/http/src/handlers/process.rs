@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 
 use lictor_agent::tokens::TokenName;
 use lictor_api::agent::{Config as StableConfig, Description, Member};
-use lictor_model::acl::{Access, Caller};
+use lictor_model::acl::Access;
 
-use super::status::leader_address;
+use super::stats;
 use crate::body::RequestBody;
 use crate::call::{Answered, Call};
 use crate::config::{LogLevel, Pending};
@@ -34,7 +34,7 @@ pub(crate) fn description(call: &Call<'_>) -> Answered {
         debug_config: Cow::Borrowed(&config.debug_config),
         coord: call.agent().coordinate().as_ref().map(super::coordinate::point),
         member: member(call, Pool::Lan),
-        stats: stats(call),
+        stats: stats::of(call),
         meta: Cow::Owned(node.meta.unwrap_or_default()),
     })
 }
@@ -95,50 +95,8 @@ fn member<'a>(call: &'a Call<'_>, pool: Pool) -> Member<'a> {
 }
 
 /// The first digits of a source revision.
-fn short(revision: &str) -> &str {
+pub(super) fn short(revision: &str) -> &str {
     revision.get(..8).unwrap_or(revision)
-}
-
-fn stats<'a>(call: &'a Call<'_>) -> BTreeMap<Cow<'a, str>, BTreeMap<Cow<'a, str>, Cow<'a, str>>> {
-    fn group<'a, const N: usize>(pairs: [(&'a str, Cow<'a, str>); N]) -> BTreeMap<Cow<'a, str>, Cow<'a, str>> {
-        pairs.into_iter().map(|(key, value)| (key.into(), value)).collect()
-    }
-    let config = call.config();
-    let everything = Caller::management("");
-    let checks = call.agent().checks(&everything).len();
-    let services = call.agent().services(&everything).len();
-    let processors = std::thread::available_parallelism().map_or(1, usize::from).to_string();
-    BTreeMap::from([
-        ("agent".into(), group([("checks", checks.to_string().into()), ("services", services.to_string().into())])),
-        (
-            "build".into(),
-            group([
-                ("prerelease", "".into()),
-                ("revision", short(&config.revision).into()),
-                ("version", (&config.version).into()),
-            ]),
-        ),
-        (
-            "consul".into(),
-            group([
-                ("acl", if call.agent().acls_enabled() { "enabled" } else { "disabled" }.into()),
-                ("bootstrap", "true".into()),
-                ("known_datacenters", "1".into()),
-                ("leader", "true".into()),
-                ("leader_addr", leader_address(call).into()),
-                ("server", "true".into()),
-            ]),
-        ),
-        (
-            "runtime".into(),
-            group([
-                ("arch", std::env::consts::ARCH.into()),
-                ("cpu_count", processors.clone().into()),
-                ("max_procs", processors.into()),
-                ("os", std::env::consts::OS.into()),
-            ]),
-        ),
-    ])
 }
 
 pub(crate) fn members(call: &Call<'_>) -> Answered {

@@ -80,7 +80,7 @@ impl House {
         let mut config = config();
         if let Some(name) = wishes.unix_socket {
             let path = folder.path().join(name);
-            config.listeners.push(Listener::Unix { path, mode: Some(0o600), user: None, group: None });
+            config.listeners.push(Listener::Unix { path, mode: Some(0o600), user: None, group: None, acceptor: None });
         }
         config.listeners.extend(wishes.listeners);
         if let Some(change) = wishes.change {
@@ -93,7 +93,7 @@ impl House {
         };
         let tls_port = bound.addresses().find_map(|address| match address {
             Address::Tls(address) => Some(address.port()),
-            Address::Tcp(_) | Address::Unix(_) | Address::Proxies(_) => None,
+            Address::Tcp(_) | Address::Unix(_) | Address::UnixTls(_) | Address::Proxies(_) => None,
         });
         let server = scope.spawn("http", bound.run(scope.stop_signal()));
         House { port, tls_port, folder, scope, server }

@@ -371,6 +371,23 @@ async fn a_managed_proxy_may_only_do_what_a_proxy_must() {
 }
 
 #[tokio::test]
+async fn what_a_query_finds_can_only_be_read() {
+    let house = House::new().await;
+    for (path, allowed) in [
+        ("/v1/query/q", "OPTIONS,GET,PUT,DELETE"),
+        ("/v1/query/q/execute", "OPTIONS,GET"),
+        ("/v1/query/a/b/explain", "OPTIONS,GET"),
+    ] {
+        let answer = house.ask("OPTIONS", path, &[], b"").await;
+        assert_eq!((answer.status, answer.header("Allow")), (200, Some(allowed)), "{path}");
+        for method in ["POST", "PUT", "DELETE"].into_iter().filter(|method| !allowed.contains(method)) {
+            let answer = house.ask(method, path, &[], b"{}").await;
+            assert_eq!((answer.status, answer.header("Allow")), (405, Some(allowed)), "{method} {path}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn https_speaks_both_versions() {
     let Ok(curl) = which("curl") else {
         eprintln!("SKIPPED: no curl to speak HTTP/2 with");
@@ -383,21 +400,27 @@ async fn https_speaks_both_versions() {
     std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
     let files = Files { certificate: certificate.clone(), key, ..Files::default() };
     let acceptor = Arc::new(Acceptor::load(files).unwrap());
-    let listener = Listener::Tls(([127, 0, 0, 1], 0).into(), acceptor);
-    let house = House::with(Wishes { listeners: vec![listener], ..Wishes::default() }).await;
+    let listener = Listener::Tls(([127, 0, 0, 1], 0).into(), Arc::clone(&acceptor));
+    let socket = folder.path().join("api.sock");
+    let unix = Listener::Unix { path: socket.clone(), mode: None, user: None, group: None, acceptor: Some(acceptor) };
+    let house = House::with(Wishes { listeners: vec![listener, unix], ..Wishes::default() }).await;
     let port = house.tls_port.unwrap();
+    let over_tcp = ["--resolve".to_owned(), format!("localhost:{port}:127.0.0.1")];
+    let over_unix = ["--unix-socket".to_owned(), socket.display().to_string()];
     for (version, head) in [("--http1.1", "HTTP/1.1 200 OK"), ("--http2", "HTTP/2 200")] {
-        let output = tokio::process::Command::new(&curl)
-            .args(["-sS", "-i", version, "--cacert", certificate.to_str().unwrap(), "--resolve"])
-            .arg(format!("localhost:{port}:127.0.0.1"))
-            .arg(format!("https://localhost:{port}/v1/catalog/services"))
-            .output()
-            .await
-            .unwrap();
-        let text = String::from_utf8_lossy(&output.stdout);
-        assert!(text.starts_with(head), "{version}: {text} {}", String::from_utf8_lossy(&output.stderr));
-        let index = if version == "--http2" { "x-consul-index: " } else { "X-Consul-Index: " };
-        assert!(text.contains(index) && text.ends_with(r#"{"consul":[]}"#), "{version}: {text}");
+        for way in [&over_tcp, &over_unix] {
+            let output = tokio::process::Command::new(&curl)
+                .args(["-sS", "-i", version, "--cacert", certificate.to_str().unwrap()])
+                .args(way)
+                .arg(format!("https://localhost:{port}/v1/catalog/services"))
+                .output()
+                .await
+                .unwrap();
+            let text = String::from_utf8_lossy(&output.stdout);
+            assert!(text.starts_with(head), "{version} {way:?}: {text} {}", String::from_utf8_lossy(&output.stderr));
+            let index = if version == "--http2" { "x-consul-index: " } else { "X-Consul-Index: " };
+            assert!(text.contains(index) && text.ends_with(r#"{"consul":[]}"#), "{version} {way:?}: {text}");
+        }
     }
     house.stop().await;
 }

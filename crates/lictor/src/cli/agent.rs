@@ -14,8 +14,8 @@ pub(crate) const COMMANDS: &[Command] =
 fn run(words: &[String]) -> ExitCode {
     let sources = match settings::Sources::from_flags(words) {
         Ok(sources) => sources,
-        Err(settings::FlagProblem::Help(usage)) => {
-            print(&usage);
+        Err(settings::FlagProblem::Help(options)) => {
+            print(&format!("Usage: lictor agent [options]\n\n  Runs an agent.\n\nOptions:\n\n{options}"));
             return ExitCode::SUCCESS;
         }
         Err(settings::FlagProblem::Wrong(text)) => {

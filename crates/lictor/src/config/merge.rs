@@ -8,7 +8,7 @@ use lictor_model::service::Definition;
 use lictor_notation::duration::GoDuration;
 use serde_json::{Map, Value};
 
-use super::keys::{self, Disposition, KEYS, Reload};
+use super::keys::{self, Disposition, KEYS, Kind, Reason, Reload};
 use super::layer::{Declared, Layer, Setting, Written};
 use super::report::Origin;
 use super::watch::Watch;
@@ -134,6 +134,31 @@ impl Settings {
             .collect()
     }
 
+    /// A key as it counts, in JSON; what nobody can change shows what it is.
+    pub(crate) fn shown(&self, path: &str) -> Value {
+        let Some(key) = keys::find(path) else { return Value::Null };
+        let built_in = super::layer::built_in(key.kind, key.default);
+        let is_constant = key.disposition == Disposition::NoEffect(Reason::Constant);
+        match self.value(path).filter(|_| !is_constant).unwrap_or(&built_in) {
+            Written::Flag(flag) => (*flag).into(),
+            Written::Int(value) => (*value).into(),
+            Written::Float(value) => shown_number(*value),
+            Written::Duration(duration) => duration.to_string().into(),
+            Written::Texts(texts) => texts.clone().into(),
+            Written::TextMap(map) => map.iter().map(|(name, text)| (name.clone(), text.clone())).collect(),
+            Written::DurationMap(map) => map.iter().map(|(name, time)| (name.clone(), time.to_string())).collect(),
+            Written::Opaque(map) => Value::Object(map.clone()),
+            Written::Objects(all) => Value::Array(all.clone()),
+            // Nothing of a kind that has no default.
+            Written::Text(text) if text.is_empty() => match key.kind {
+                Kind::Texts | Kind::Objects => Value::Array(Vec::new()),
+                Kind::TextMap | Kind::DurationMap | Kind::Opaque => Value::Object(Map::new()),
+                _ => text.as_str().into(),
+            },
+            Written::Text(text) => text.as_str().into(),
+        }
+    }
+
     fn value(&self, path: &str) -> Option<&Written> {
         debug_assert!(keys::find(path).is_some(), "no key {path}");
         self.values.get(path).map(|setting| &setting.value)
@@ -215,6 +240,11 @@ impl Settings {
             _ => &[],
         }
     }
+}
+
+/// A number without a fraction is shown as a whole one.
+fn shown_number(value: f64) -> Value {
+    if value.fract() == 0.0 && value.abs() < 1e15 { (value as i64).into() } else { value.into() }
 }
 
 fn is_default(key: &keys::Key, value: &Written) -> bool {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use lictor_notation::Tree;
 use lictor_notation::decode::Fields;
 use lictor_notation::duration::GoDuration;
+use serde_json::{Map, Value, json};
 
 /// A watch as written.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -68,6 +69,27 @@ const PARAMETERS: &[(&str, &[&str])] = &[
 ];
 
 impl Watch {
+    /// The watch as it may be shown to people.
+    pub(crate) fn shown(&self) -> Value {
+        let mut shown = Map::new();
+        shown.insert("type".into(), self.kind.as_str().into());
+        shown.insert("datacenter".into(), self.datacenter.as_str().into());
+        shown.insert("token".into(), "hidden".into());
+        shown.insert("stale".into(), self.stale.into());
+        shown.extend(self.parameters.iter().map(|(name, value)| ((*name).to_owned(), value.as_str().into())));
+        match &self.handler {
+            Handler::None => {}
+            Handler::Shell(line) => drop(shown.insert("handler".into(), line.as_str().into())),
+            Handler::Program(words) => drop(shown.insert("args".into(), words.clone().into())),
+            // Its headers may hold secrets.
+            Handler::Http(handler) => {
+                let method_and_path = json!({"method": handler.method, "path": handler.path});
+                shown.insert("http_handler_config".into(), method_and_path);
+            }
+        }
+        Value::Object(shown)
+    }
+
     /// Reads the fields of a watch; mistakes in its sense are kept for [`Watch::problem`].
     pub(crate) fn read(fields: &mut Fields<'_, '_>) -> Watch {
         let mut watch = Watch {

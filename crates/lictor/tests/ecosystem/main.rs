@@ -5,6 +5,7 @@
 mod common;
 mod patroni;
 mod traefik;
+mod victoria;
 
 use std::collections::BTreeSet;
 use std::fs;

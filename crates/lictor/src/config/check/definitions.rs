@@ -9,6 +9,7 @@ use lictor_model::meta;
 use lictor_model::service::{Definition, Kind};
 
 use super::Check;
+use crate::config::Purpose;
 use crate::config::layer::Declared;
 use crate::config::report::{Group, Origin, Problem, Stage};
 
@@ -191,7 +192,16 @@ fn one_check<T>(check: &mut Check<'_>, declared: &Declared<T>, field: &str, spec
     if matches!(spec.kind(), CheckKind::Script | CheckKind::Docker) && !scripts {
         let text = "Scripts are disabled on this agent; to enable, configure 'enable_script_checks' or \
                     'enable_local_script_checks' to true";
-        report(check, declared, field, text, "add enable_local_script_checks = true, or remove the check", None);
+        // A flag of the command line may allow them, and whoever validates a directory does not see it.
+        match check.purpose {
+            Purpose::Run => {
+                report(check, declared, field, text, "add enable_local_script_checks = true, or remove the check", None);
+            }
+            Purpose::Validate => check.warn(format!(
+                "config: {field}: scripts are disabled here: the agent will not start without -enable-local-script-checks, \
+                 or enable_local_script_checks = true"
+            )),
+        }
     }
 }
 

@@ -174,7 +174,7 @@ fn authority(check: &mut Check<'_>, config: &Opaque) {
         && !id.is_empty()
         && !is_uuid(id)
     {
-        let text = format!("connect.ca_config.cluster_id: {id:?} is not a UUID");
+        let text = format!("cluster_id was supplied but was not a valid UUID: {id:?}");
         check.refuse(Stage::Rules, KEY, text, "write a UUID, or leave cluster_id out to have one made");
     }
 }

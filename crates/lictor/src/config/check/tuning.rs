@@ -27,8 +27,6 @@ pub(crate) struct Lifecycle {
     pub(crate) leave_on_terminate: bool,
     /// SIGINT stops at once.
     pub(crate) skip_leave_on_interrupt: bool,
-    /// How long a leaving server keeps answering.
-    pub(crate) leave_drain_time: Duration,
     /// Lowest time to live of a session.
     pub(crate) session_ttl_min: Duration,
     /// How long a lost node stays in the catalog; for ever if zero.
@@ -128,7 +126,8 @@ fn host_and_port(word: &str) -> Option<(&str, Option<u16>)> {
     }
 }
 
-fn without_secrets(text: &str) -> String {
+/// A join address without the secrets that one of a cloud may hold.
+pub(crate) fn without_secrets(text: &str) -> String {
     let words = text.split_whitespace().map(|word| match word.split_once('=') {
         Some((name, _)) if ["key", "token", "secret"].iter().any(|part| name.to_lowercase().contains(part)) => {
             format!("{name}=hidden")
@@ -146,7 +145,6 @@ pub(crate) fn lifecycle(check: &mut Check<'_>, role: Role) -> Lifecycle {
     Lifecycle {
         leave_on_terminate: settings.flag_if_set("leave_on_terminate").unwrap_or(!is_server),
         skip_leave_on_interrupt: settings.flag_if_set("skip_leave_on_interrupt").unwrap_or(is_server),
-        leave_drain_time: settings.duration("performance.leave_drain_time").or_zero(),
         session_ttl_min: match settings.duration("session_ttl_min").or_zero() {
             Duration::ZERO => Duration::from_secs(10),
             ttl => ttl,

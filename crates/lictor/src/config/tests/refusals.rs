@@ -161,6 +161,17 @@ fn sidecars_have_rules_of_their_own() {
 }
 
 #[test]
+fn scripts_that_a_flag_may_allow_are_no_mistake_of_a_directory() {
+    let file = ("a.hcl", "data_dir = \"/d\" check { name = \"c\" args = [\"x\"] interval = \"1s\" }");
+    let loaded = load_for(Purpose::Validate, &[], &[file]).unwrap();
+    let warned = loaded.notices.iter().any(|notice| notice.text.contains("-enable-local-script-checks"));
+    assert!(warned, "{:?}", loaded.notices);
+    let loaded = load_for(Purpose::Run, &["-enable-local-script-checks"], &[file]).unwrap();
+    assert!(loaded.notices.iter().all(|notice| !notice.text.contains("script")), "{:?}", loaded.notices);
+    assert!(load_for(Purpose::Run, &[], &[file]).is_err());
+}
+
+#[test]
 fn checks_that_make_no_sense_are_refused() {
     let check = |inner: &str| problems(&format!("check {{ name = \"c\" {inner} }}")).headline();
     assert_eq!(check(""), "Invalid check: TTL must be > 0 for TTL checks");

@@ -1,0 +1,79 @@
+//! HTTP checks on the wire: what they say of themselves, and answers that come packed.
+
+use std::io::Write;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use lictor_check::Config;
+use lictor_model::health::{CheckSpec, Status};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use crate::once::run;
+
+/// Answers one request with these bytes; the request, and what the check made of the answer.
+async fn exchange(answer: Vec<u8>, spec: CheckSpec) -> (String, lictor_check::Outcome) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            let mut piece = [0; 1024];
+            let read = stream.read(&mut piece).await.unwrap();
+            assert_ne!(read, 0, "the check went away");
+            request.extend(&piece[..read]);
+        }
+        stream.write_all(&answer).await.unwrap();
+        String::from_utf8(request).unwrap()
+    });
+    let outcome = run(CheckSpec { http: format!("http://{address}/health"), ..spec }, Config::default()).await;
+    (server.await.unwrap(), outcome)
+}
+
+fn packed(text: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(text).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn answer(body: &[u8]) -> Vec<u8> {
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {}\r\n\r\n", body.len());
+    [head.as_bytes(), body].concat()
+}
+
+#[tokio::test]
+async fn the_head_of_a_request_is_spelled_as_the_original_spells_it() {
+    let header = [("x-team".to_owned(), vec!["a".to_owned(), "b".to_owned()])].into();
+    let plain = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec();
+    let (request, outcome) = exchange(plain, CheckSpec { header, ..CheckSpec::default() }).await;
+    assert!(outcome.output.ends_with("/health: 200 OK Output: ok"), "{}", outcome.output);
+    for line in [
+        "GET /health HTTP/1.1\r\n",
+        "\r\nHost: 127.0.0.1:",
+        "\r\nUser-Agent: Consul Health Check\r\n",
+        "\r\nAccept: text/plain, text/*, */*\r\n",
+        "\r\nAccept-Encoding: gzip\r\n",
+        "\r\nConnection: close\r\n",
+        "\r\nX-Team: a\r\n",
+        "\r\nX-Team: b\r\n",
+    ] {
+        assert!(request.contains(line), "{line:?} is not in {request}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_packed_is_shown_unpacked() {
+    let long = format!("{}the end", "x".repeat(9000));
+    let (_, outcome) = exchange(answer(&packed(long.as_bytes())), CheckSpec::default()).await;
+    assert_eq!(outcome.status, Status::Passing);
+    let (_, body) = outcome.output.split_once("Output: ").unwrap();
+    assert_eq!(body, &long[long.len() - 4096..]);
+    // One that is no gzip, or breaks off, does not change what the status says.
+    let (_, outcome) = exchange(answer(b"no gzip at all"), CheckSpec::default()).await;
+    assert_eq!(outcome.status, Status::Passing);
+    // Who asks for a packing in the definition gets what comes.
+    let header = [("accept-encoding".to_owned(), vec!["gzip".to_owned()])].into();
+    let (_, outcome) = exchange(answer(&packed(b"hello")), CheckSpec { header, ..CheckSpec::default() }).await;
+    assert!(!outcome.output.contains("hello"), "{}", outcome.output);
+}
