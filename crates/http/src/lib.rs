@@ -25,7 +25,6 @@ mod lean;
 mod measure;
 mod pages;
 mod path;
-mod peer;
 mod query;
 mod respond;
 mod routes;

@@ -38,7 +38,6 @@ use crate::gate::{Admission, Admitted, Gate};
 use crate::lean::{self, Left, Line, Rewound};
 use crate::measure::{self, Measure};
 use crate::pages;
-use crate::peer;
 use crate::query;
 use crate::respond::{self, Common, Response};
 use crate::routes::{Access, Handler, Route};
@@ -294,10 +293,10 @@ struct Serve {
 impl Serve {
     /// A connection of a managed proxy; whoever else connects is told nothing.
     async fn proxy(mut self, stream: UnixStream) {
-        let process = peer::Process::of_peer(&stream);
+        let process = lictor_task::Peer::of(&stream).ok();
         self.proxy = match &process {
             Some(process) => {
-                let proxy = self.server.agent.proxy_of_process(process.pid).await;
+                let proxy = self.server.agent.proxy_of_process(process.pid()).await;
                 proxy.filter(|_| process.is_there())
             }
             None => None,
@@ -305,7 +304,7 @@ impl Serve {
         match (&self.proxy, process) {
             (Some(_), _) => self.plain(stream, Peer::Unix).await,
             (None, Some(process)) => {
-                tracing::warn!("http: process {} is no managed proxy and gets no answer", process.pid);
+                tracing::warn!("http: process {} is no managed proxy and gets no answer", process.pid());
             }
             (None, None) => tracing::warn!("http: a process that is gone, or not of this machine's, gets no answer"),
         }

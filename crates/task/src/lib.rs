@@ -1,15 +1,18 @@
 //! How long-lived work starts, repeats, is told to stop and is waited for.
 //!
 //! Every task of the house belongs to a [`Scope`]: it has a name, its panic is reported by that name, and the scope is
-//! not over before its last task is. Nothing is detached. This room knows no nouns of the mesh.
+//! not over before its last task is. Nothing is detached. Two questions that any room may have are answered here, too: what
+//! time it is ([`clock`]), and which process is at the other end of a socket ([`peer`]). This room knows no nouns of the mesh.
 //!
 //! Start reading at [`scope`].
 
 pub mod backoff;
 pub mod clock;
 pub mod drain;
+pub mod peer;
 pub mod scope;
 
 pub use backoff::Backoff;
 pub use drain::{Drain, DrainWatch};
+pub use peer::Peer;
 pub use scope::{Scope, Stop};

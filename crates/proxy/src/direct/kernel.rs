@@ -2,10 +2,9 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::time::Duration;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use lictor_task::Peer;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, ipproto, sockopt,
@@ -16,7 +15,7 @@ use tokio::net::{TcpStream, UnixStream};
 #[derive(Debug)]
 pub(crate) struct Process {
     pub(crate) pid: u32,
-    handle: OwnedFd,
+    peer: Peer,
 }
 
 impl Process {
@@ -24,39 +23,17 @@ impl Process {
     /// the kernel is too old to give a handle (before 6.5), where the process is gone, and where it is not of our pid
     /// namespace.
     pub(crate) fn of_peer(socket: &UnixStream) -> io::Result<Process> {
-        let handle = handle_of_peer(socket.as_fd())?;
-        let pid = socket.peer_cred()?.pid().and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid != 0);
-        Ok(Process { pid: pid.ok_or(io::ErrorKind::NotFound)?, handle })
+        let peer = Peer::of(socket)?;
+        if !peer.is_held() {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        Ok(Process { pid: u32::try_from(peer.pid()).map_err(|_| io::ErrorKind::NotFound)?, peer })
     }
 
     /// Whether it has not ended. Two processes with one pid that are both alive are the same.
     pub(crate) fn is_alive(&self) -> bool {
-        let now = Timespec::try_from(Duration::ZERO).ok();
-        // Readable once it has ended.
-        matches!(poll(&mut [PollFd::new(&self.handle, PollFlags::IN)], now.as_ref()), Ok(0))
+        self.peer.is_there()
     }
-}
-
-/// `SO_PEERPIDFD` of asm-generic.
-const SO_PEERPIDFD: libc::c_int = 77;
-
-#[expect(unsafe_code, reason = "no crate has a safe call for this socket option")]
-fn handle_of_peer(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    let mut handle: libc::c_int = -1;
-    let mut length = libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or_default();
-    // SAFETY: both pointers lead to locals that outlive the call, and `length` is the size of the first one, which the
-    // kernel does not exceed.
-    let outcome = unsafe {
-        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_PEERPIDFD, (&raw mut handle).cast(), &raw mut length)
-    };
-    if outcome != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    if handle < 0 {
-        return Err(io::ErrorKind::Unsupported.into());
-    }
-    // SAFETY: the kernel has just made this descriptor for us, so it is open and nothing else owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(handle) })
 }
 
 /// Connects to an abstract socket. A listener whose queue is full is an error instead of a wait.
@@ -116,6 +93,7 @@ pub(crate) fn connection(descriptor: OwnedFd) -> io::Result<TcpStream> {
 #[cfg(test)]
 mod tests {
     use std::io::Read;
+    use std::os::fd::AsFd;
     use std::os::unix::net::UnixDatagram;
 
     use super::*;

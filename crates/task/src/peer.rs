@@ -2,7 +2,7 @@
 //!
 //! A pid alone may have been given to another process since the connection was made: its maker can end and leave the
 //! connection to a child. Where the kernel has a handle of the process (`SO_PEERPIDFD`, Linux 6.5) the pid counts only
-//! while that process lives. On older kernels the pid must do.
+//! while that process lives. On older kernels there is the pid alone, and who asks decides whether that must do.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -10,36 +10,41 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::net::UnixStream;
 
-/// The process that connected.
+/// The process that connected or, to who connected, the one that listens.
 #[derive(Debug)]
-pub(crate) struct Process {
-    pub(crate) pid: i32,
-    handle: Handle,
+pub struct Peer {
+    pid: i32,
+    /// `None` where the kernel knows no such thing.
+    handle: Option<OwnedFd>,
 }
 
-#[derive(Debug)]
-enum Handle {
-    Held(OwnedFd),
-    /// The kernel knows no such thing.
-    None,
-}
-
-impl Process {
-    /// `None` where the kernel does not say, or the process is gone already.
-    pub(crate) fn of_peer(stream: &UnixStream) -> Option<Process> {
-        let pid = stream.peer_cred().ok()?.pid()?;
+impl Peer {
+    /// The process at the other end. An error where the kernel does not say, where the process is gone already, and where
+    /// it is not of our pid namespace.
+    pub fn of(stream: &UnixStream) -> io::Result<Peer> {
         let handle = match handle(stream.as_fd()) {
-            Ok(handle) => Handle::Held(handle),
-            // The option is not known: `ENOPROTOOPT`. Any other error is about this process.
-            Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Handle::None,
-            Err(_) => return None,
+            Ok(handle) => Some(handle),
+            // The option is not known. Any other error is about this process.
+            Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => None,
+            Err(error) => return Err(error),
         };
-        Some(Process { pid, handle })
+        let pid = stream.peer_cred()?.pid().filter(|pid| *pid > 0);
+        Ok(Peer { pid: pid.ok_or(io::ErrorKind::NotFound)?, handle })
     }
 
-    /// Whether the pid still names the process that connected. To be asked after whatever the pid was used for.
-    pub(crate) fn is_there(&self) -> bool {
-        let Handle::Held(handle) = &self.handle else { return true };
+    /// Its number. It means this process only while [`Peer::is_there`], to be asked after whatever it was used for.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Whether the process is held by a handle, so that its number cannot be taken for another one's.
+    pub fn is_held(&self) -> bool {
+        self.handle.is_some()
+    }
+
+    /// Whether the pid still names the process: it has not ended, as far as the kernel can tell.
+    pub fn is_there(&self) -> bool {
+        let Some(handle) = &self.handle else { return true };
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         // Readable once it has ended.
         matches!(poll(&mut [PollFd::new(handle, PollFlags::IN)], Some(&now)), Ok(0))
@@ -69,6 +74,7 @@ fn handle(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 }
 
 #[cfg(test)]
+#[allow(clippy::print_stderr, reason = "a skipped test must be seen")]
 mod tests {
     use std::process::Stdio;
 
@@ -83,13 +89,14 @@ mod tests {
         let listener = UnixListener::bind(&path).unwrap();
         let _ours = UnixStream::connect(&path).await.unwrap();
         let (accepted, _) = listener.accept().await.unwrap();
-        let process = Process::of_peer(&accepted).unwrap();
-        assert_eq!(u32::try_from(process.pid).unwrap(), std::process::id());
+        let process = Peer::of(&accepted).unwrap();
+        assert_eq!(u32::try_from(process.pid()).unwrap(), std::process::id());
         assert!(process.is_there());
 
         let Some(program) =
             ["/usr/bin/python3", "/usr/local/bin/python3"].into_iter().find(|path| std::fs::metadata(path).is_ok())
         else {
+            eprintln!("SKIPPED: there is no python3 to leave a connection to its child");
             return;
         };
         // One that connects and leaves the connection to its child.
@@ -103,14 +110,14 @@ mod tests {
             .spawn()
             .unwrap();
         let (accepted, _) = listener.accept().await.unwrap();
-        let process = Process::of_peer(&accepted).unwrap();
-        assert_eq!(Some(process.pid), child.id().and_then(|pid| i32::try_from(pid).ok()));
+        let process = Peer::of(&accepted).unwrap();
+        assert_eq!(Some(process.pid()), child.id().and_then(|pid| i32::try_from(pid).ok()));
         assert!(process.is_there());
         drop(child.stdin.take());
         child.wait().await.unwrap();
-        if matches!(process.handle, Handle::Held(_)) {
+        if process.is_held() {
             assert!(!process.is_there(), "its number is free for others");
-            assert!(Process::of_peer(&accepted).is_none_or(|again| !again.is_there()));
+            assert!(!Peer::of(&accepted).is_ok_and(|again| again.is_there()));
         }
         // Its child ends with the connection.
         drop(accepted);
