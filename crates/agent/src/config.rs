@@ -123,8 +123,12 @@ pub struct Connect {
     pub kill_on_agent_exit: bool,
     /// Who managed proxies run as, if not as the agent does.
     pub run_as: Option<RunAs>,
-    /// How many files each managed proxy may open; as many as the agent without it.
-    pub open_files: Option<u64>,
+    /// Users that the definitions of files may name for their proxies, by the words that they use.
+    pub users: BTreeMap<String, RunAs>,
+    /// What each managed proxy may use of the machine, where its service does not say.
+    pub limits: lictor_supervisor::Limits,
+    /// What programs that are not the built-in proxy may do.
+    pub command_privileges: lictor_supervisor::Privileges,
     /// How long a built-in proxy may go on while its agent does not answer; for ever without it.
     pub agent_lease: Option<Duration>,
     /// How built-in proxies of this agent reach each other.
@@ -135,6 +139,13 @@ pub struct Connect {
     pub log_limits: lictor_supervisor::output::Limits,
     /// How long log files of managed proxies that are no more are kept.
     pub log_retention: Duration,
+}
+
+impl Connect {
+    /// Whether proxies may run as other users than the agent.
+    pub fn has_other_users(&self) -> bool {
+        self.run_as.is_some() || !self.users.is_empty()
+    }
 }
 
 /// A user of the machine as whom processes run.

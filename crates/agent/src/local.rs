@@ -3,7 +3,7 @@
 use lictor_model::Opaque;
 use lictor_model::health::{Check, Status};
 use lictor_model::name::ServiceId;
-use lictor_model::service::{Service, Upstream};
+use lictor_model::service::{ProxyLimits, Service, Upstream};
 
 /// A service registered here.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,6 +25,10 @@ pub struct ManagedProxyView {
     pub config: Option<Opaque>,
     /// Services reached through it.
     pub upstreams: Vec<Upstream>,
+    /// The service's own user for it; empty where it names none.
+    pub run_as: String,
+    /// The service's own limits for it.
+    pub limits: ProxyLimits,
 }
 
 /// All that a managed proxy must know, with every default filled in.

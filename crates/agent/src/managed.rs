@@ -53,6 +53,8 @@ pub fn view(config: &Config, proxy: &ManagedProxy) -> Result<ManagedProxyView, S
         command: command(config, mode, &proxy.command),
         config: own.filter(|map| !map.is_empty()),
         upstreams,
+        run_as: proxy.run_as.clone(),
+        limits: proxy.limits,
     })
 }
 
@@ -335,6 +337,7 @@ pub fn content_hash(parts: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lictor_model::service::ProxyLimits;
     use serde_json::json;
 
     fn map(value: Value) -> Opaque {
@@ -356,6 +359,8 @@ mod tests {
             command: vec!["p".into()],
             config: Some(map(config)),
             upstreams: Vec::new(),
+            run_as: String::new(),
+            limits: ProxyLimits::default(),
         };
         let told = json!({
             "db_password": "p", "ApiKey": "k", "auth-token": 7, "use_token": true, "token": "", "bind_port": 1,

@@ -9,11 +9,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use lictor_model::name::{CheckId, ServiceId};
-use lictor_supervisor::{Replacement, Spec, Supervisor, User};
+use lictor_model::service::{ManagedProxy, ProxyLimits};
+use lictor_supervisor::{Limits, Privileges, Replacement, Spec, Supervisor, User};
 use lictor_task::clock;
 
 use crate::agent::{Agent, Inner};
-use crate::config::{SameNode, Sandbox};
+use crate::config::{RunAs, SameNode, Sandbox};
 use crate::managed::{self, ExecMode};
 
 /// Variables of the agent's own environment that every managed proxy inherits. The original handed over all of them,
@@ -52,17 +53,17 @@ impl Inner {
                     self.warn_once(format!("agent/proxy: {id}: unsupported managed proxy type: \"script\""));
                     return None;
                 }
-                Some(self.spec(id, view.command, &entry.token))
+                Some(self.spec(id, &entry.definition, view.command, &entry.token))
             })
             .collect()
     }
 
-    fn spec(&self, id: &ServiceId, command: Vec<String>, token: &str) -> Spec {
+    fn spec(&self, id: &ServiceId, definition: &ManagedProxy, command: Vec<String>, token: &str) -> Spec {
         let names = INHERITED.iter().copied().chain(self.config.connect.pass_env.iter().map(String::as_str));
         let mut ambient: BTreeMap<String, String> = names
             .filter_map(|name| Some((name.to_owned(), std::env::var_os(name)?.to_string_lossy().into_owned())))
             .collect();
-        let run_as = self.config.connect.run_as.as_ref();
+        let run_as = self.user_of(definition);
         if let Some(user) = run_as {
             // The agent's own would lead to what is not theirs.
             ambient.insert("HOME".into(), user.home.display().to_string());
@@ -77,7 +78,7 @@ impl Inner {
         environment.extend(self.config.client_environment.iter().cloned());
         environment.insert("CONNECT_PROXY_ID".into(), id.to_string());
         let built_in = self.is_built_in(&command);
-        match self.proxy_socket() {
+        match self.proxy_socket(run_as) {
             // It needs no secret, so it gets none.
             Some(path) if built_in => {
                 if self.config.connect.same_node == SameNode::Direct {
@@ -109,7 +110,9 @@ impl Inner {
                 Replacement::StopThenStart
             },
             user: run_as.map(|user| User { uid: user.uid, gid: user.gid }),
-            open_files: self.config.connect.open_files,
+            limits: limits(definition.limits, self.config.connect.limits),
+            // The built-in proxy gives up all that and more by itself, when it has read what it needs.
+            privileges: if built_in { Privileges::default() } else { self.config.connect.command_privileges },
             stdout: Some(stdout),
             stderr: Some(stderr),
             logs: Some(self.logs.clone()),
@@ -118,9 +121,16 @@ impl Inner {
         }
     }
 
-    /// Where proxies ask this agent without a token.
-    fn proxy_socket(&self) -> Option<&PathBuf> {
-        match self.config.connect.run_as {
+    /// Who a proxy runs as, if not as the agent does.
+    fn user_of(&self, definition: &ManagedProxy) -> Option<&RunAs> {
+        // One that the agent does not know is refused when it is registered.
+        let own = self.config.connect.users.get(&definition.run_as);
+        own.or(self.config.connect.run_as.as_ref())
+    }
+
+    /// Where proxies of a user ask this agent without a token.
+    fn proxy_socket(&self, user: Option<&RunAs>) -> Option<&PathBuf> {
+        match user {
             Some(_) => self.config.open_proxy_socket.as_ref(),
             None => self.config.proxy_socket.as_ref(),
         }
@@ -135,8 +145,12 @@ impl Inner {
     pub(crate) async fn renew_token(&self, supervisor: &Supervisor, id: &ServiceId) -> bool {
         let effects = {
             let mut registry = self.registry.lock();
-            let view = registry.proxies.get(id).and_then(|entry| managed::view(&self.config, &entry.definition).ok());
-            let shows_none = view.is_none_or(|view| self.proxy_socket().is_some() && self.is_built_in(&view.command));
+            let definition = registry.proxies.get(id).map(|entry| &entry.definition);
+            let shows_none = definition.is_none_or(|definition| {
+                let socket = self.proxy_socket(self.user_of(definition));
+                let view = managed::view(&self.config, definition);
+                view.is_ok_and(|view| socket.is_some() && self.is_built_in(&view.command))
+            });
             if shows_none || self.held.stops(id) {
                 return false;
             }
@@ -182,6 +196,16 @@ impl Inner {
                 () = self.stop.requested() => return,
             }
         }
+    }
+}
+
+/// What a service says of its proxy's limits, and the agent's word where it says nothing.
+fn limits(own: ProxyLimits, defaults: Limits) -> Limits {
+    let given = |number: i64| u64::try_from(number).ok().filter(|number| *number > 0);
+    Limits {
+        open_files: given(own.open_files).or(defaults.open_files),
+        memory: given(own.memory).or(defaults.memory),
+        cpu_weight: u16::try_from(own.cpu_weight).ok().filter(|weight| *weight > 0).or(defaults.cpu_weight),
     }
 }
 

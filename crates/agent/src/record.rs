@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use lictor_model::Opaque;
 use lictor_model::health::{Check, CheckDefinition, CheckSpec, Status};
-use lictor_model::service::{Kind, ManagedProxy, ProxySpec, Service, Upstream, Weights};
+use lictor_model::service::{Kind, ManagedProxy, ProxyLimits, ProxySpec, Service, Upstream, Weights};
 use serde::{Deserialize, Serialize};
 
 /// A file below `services/`.
@@ -459,6 +459,13 @@ pub struct ManagedProxyShape {
     pub proxy_service: Option<ServiceShape>,
     #[serde(rename = "TargetServiceID")]
     pub target_service_id: String,
+    /// What the original does not have is left out where it is not used.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub limit_open_files: i64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub limit_memory: i64,
+    #[serde(rename = "CPUWeight", skip_serializing_if = "is_zero")]
+    pub cpu_weight: i64,
 }
 
 impl ProxyRecord {
@@ -470,7 +477,8 @@ impl ProxyRecord {
         generated: &Service,
         from_file: bool,
     ) -> ProxyRecord {
-        let ManagedProxy { exec_mode, command, config, upstreams } = definition;
+        // Users are named by files alone, which are read again.
+        let ManagedProxy { exec_mode, command, config, upstreams, run_as: _, limits } = definition;
         ProxyRecord {
             proxy_token: token.to_owned(),
             proxy: ManagedProxyShape {
@@ -484,6 +492,9 @@ impl ProxyRecord {
                 upstreams: Some(upstreams.iter().map(UpstreamShape::from).collect()),
                 proxy_service: Some(generated.into()),
                 target_service_id: target.to_owned(),
+                limit_open_files: limits.open_files,
+                limit_memory: limits.memory,
+                cpu_weight: limits.cpu_weight,
             },
             from_file,
         }
@@ -500,6 +511,12 @@ impl ProxyRecord {
             command: self.proxy.command.clone().unwrap_or_default(),
             config: self.proxy.config.clone(),
             upstreams: self.proxy.upstreams.iter().flatten().cloned().map(Upstream::from).collect(),
+            run_as: String::new(),
+            limits: ProxyLimits {
+                open_files: self.proxy.limit_open_files,
+                memory: self.proxy.limit_memory,
+                cpu_weight: self.proxy.cpu_weight,
+            },
         }
     }
 

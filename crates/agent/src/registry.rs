@@ -443,6 +443,14 @@ impl Registry {
                 parent.id.as_str()
             )));
         }
+        let user = definition.run_as.as_str();
+        if !user.is_empty() && !config.connect.users.contains_key(user) {
+            return Err(Error::Refused(format!(
+                "service {:?}: connect.proxy.run_as: this agent was not started with {user:?} in \
+                 connect.proxy.allowed_users",
+                parent.id.as_str()
+            )));
+        }
         let mut definition = definition.clone();
         settle_upstreams(&mut definition.upstreams);
         managed::view(config, &definition).map_err(Error::BadRequest)?;

@@ -25,6 +25,21 @@ pub fn definition(definition: &Definition) -> Result<(), Error> {
     if let Some(meta) = &service.meta {
         meta::validate(meta).map_err(|why| Error::BadRequest(format!("Invalid Service Meta: {why}")))?;
     }
+    if let Some(proxy) = &definition.managed_proxy {
+        if !proxy.run_as.is_empty() {
+            // Whoever may register a proxy may choose its program; as whom that runs is not theirs to say.
+            let text = "Invalid managed proxy: RunAs is allowed in configuration files only";
+            return Err(Error::BadRequest(text.into()));
+        }
+        let spelled = |name| match name {
+            "limit_open_files" => "LimitOpenFiles",
+            "limit_memory" => "LimitMemory",
+            _ => "CPUWeight",
+        };
+        let validated = proxy.limits.validate();
+        validated
+            .map_err(|(name, why)| Error::BadRequest(format!("Invalid managed proxy: {} {why}", spelled(name))))?;
+    }
     let mut problems = structure(service);
     if let Some(sidecar) = &definition.sidecar {
         if !sidecar.service.id.is_empty() {

@@ -237,17 +237,33 @@ pub struct ManagedProxy<'a> {
     /// Services reached through it.
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "nullable")]
     pub upstreams: Vec<Upstream<'a>>,
+    /// The user that it runs as, where the service names one.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub run_as: Cow<'a, str>,
+    /// Files that it may open, where the service says so.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub limit_open_files: i64,
+    /// Bytes of memory that it may use, where the service says so.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub limit_memory: i64,
+    /// Its share of the processor, where the service says so.
+    #[serde(rename = "CPUWeight", skip_serializing_if = "is_zero")]
+    pub cpu_weight: i64,
 }
 
 impl<'a> ManagedProxy<'a> {
     /// What the definition says, with the execution mode and command that are in effect.
     pub fn in_effect(proxy: &'a service::ManagedProxy, exec_mode: &'a str, command: &'a [String]) -> ManagedProxy<'a> {
-        let service::ManagedProxy { exec_mode: _, command: _, config, upstreams } = proxy;
+        let service::ManagedProxy { exec_mode: _, command: _, config, upstreams, run_as, limits } = proxy;
         ManagedProxy {
             exec_mode: exec_mode.into(),
             command: command.into(),
             config: config.as_ref().filter(|config| !config.is_empty()).map(Cow::Borrowed),
             upstreams: upstreams.iter().map(Upstream::from).collect(),
+            run_as: run_as.as_str().into(),
+            limit_open_files: limits.open_files,
+            limit_memory: limits.memory,
+            cpu_weight: limits.cpu_weight,
         }
     }
 }

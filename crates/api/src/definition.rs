@@ -7,7 +7,7 @@
 mod written;
 
 use lictor_model::health::{CheckSpec, Status};
-use lictor_model::service::{Definition, Kind, ManagedProxy, ProxySpec, Service, Upstream, Weights};
+use lictor_model::service::{Definition, Kind, ManagedProxy, ProxyLimits, ProxySpec, Service, Upstream, Weights};
 use lictor_notation::decode::{self, Fields, Mistake, Problem, Problems, Rules, Spelling, UnknownKeys};
 use lictor_notation::{Tree, json};
 use serde_json::Value;
@@ -77,6 +77,7 @@ pub fn http_spelling(name: &'static str) -> Spelling {
         "checks" => ("Checks", &[]),
         "command" => ("Command", &[]),
         "config" => ("Config", &[]),
+        "cpu_weight" => ("CPUWeight", &["cpu_weight"]),
         "connect" => ("Connect", &[]),
         "datacenter" => ("Datacenter", &[]),
         "deregister_critical_service_after" => {
@@ -97,6 +98,8 @@ pub fn http_spelling(name: &'static str) -> Spelling {
         "id" => ("ID", &[]),
         "interval" => ("Interval", &[]),
         "kind" => ("Kind", &[]),
+        "limit_memory" => ("LimitMemory", &["limit_memory"]),
+        "limit_open_files" => ("LimitOpenFiles", &["limit_open_files"]),
         "local_bind_address" => ("LocalBindAddress", &["local_bind_address"]),
         "local_bind_port" => ("LocalBindPort", &["local_bind_port"]),
         "local_service_address" => ("LocalServiceAddress", &["local_service_address"]),
@@ -110,6 +113,7 @@ pub fn http_spelling(name: &'static str) -> Spelling {
         "port" => ("Port", &[]),
         "proxy" => ("Proxy", &[]),
         "proxy_destination" => ("ProxyDestination", &[]),
+        "run_as" => ("RunAs", &["run_as"]),
         "service_id" => ("ServiceID", &["service_id"]),
         "shell" => ("Shell", &[]),
         "sidecar_service" => ("SidecarService", &["sidecar_service"]),
@@ -253,6 +257,12 @@ fn managed_proxy(fields: &mut Fields<'_, '_>) -> ManagedProxy {
         command: fields.texts("command").unwrap_or_default(),
         config: fields.opaque_with_lists("config", &["upstreams"]),
         upstreams: fields.objects("upstreams", upstream).unwrap_or_default(),
+        run_as: fields.text("run_as").unwrap_or_default(),
+        limits: ProxyLimits {
+            open_files: fields.int("limit_open_files").unwrap_or_default(),
+            memory: fields.int("limit_memory").unwrap_or_default(),
+            cpu_weight: fields.int("cpu_weight").unwrap_or_default(),
+        },
     };
     adopt_old_upstreams(&mut proxy);
     proxy

@@ -51,8 +51,14 @@ pub struct Process<'a> {
     pub held: bool,
     /// While it is being drained: when that is over at the latest.
     pub drain_until: Option<Time>,
-    /// Memory, in bytes.
+    /// Memory of its process, in bytes.
     pub memory_bytes: Option<u64>,
+    /// Memory of its control group, with all that it started; absent where it has none of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group_memory_bytes: Option<u64>,
+    /// The limit of that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_limit_bytes: Option<u64>,
     /// Processor time it has used.
     #[serde(rename = "CPUSeconds")]
     pub cpu_seconds: Option<f64>,

@@ -69,7 +69,7 @@ pub(crate) async fn run(plan: Plan, log: &'static Log) -> Result<ExitCode> {
     if !config.client_environment.is_empty() {
         config.proxy_socket = proxy_socket(&config)?;
         http.listeners.extend(config.proxy_socket.clone().map(|path| Listener::Proxies { path, open: false }));
-        if config.connect.run_as.is_some() {
+        if config.connect.has_other_users() {
             let path = open_folder(&config)?.join("agent.sock");
             config.open_proxy_socket = Some(path.clone());
             http.listeners.push(Listener::Proxies { path, open: true });
@@ -317,14 +317,18 @@ fn supervise(config: &Config, agent: &Agent, scope: &Scope, processes: &Scope) -
         return Ok(None);
     }
     let is_root = rustix::process::geteuid().is_root();
-    if let Some(user) = config.connect.run_as.as_ref().filter(|_| !is_root) {
-        tracing::error!(
-            "agent/proxy: connect.proxy_defaults.run_as: only an agent that runs as root can start proxies as {}: none is \
-             started",
-            user.name
-        );
+    for (key, user) in [("connect.proxy_defaults.run_as", config.connect.run_as.as_ref())]
+        .into_iter()
+        .chain(config.connect.users.values().map(|user| ("connect.proxy.allowed_users", Some(user))))
+    {
+        if let Some(user) = user.filter(|_| !is_root) {
+            tracing::error!(
+                "agent/proxy: {key}: only an agent that runs as root can start proxies as {}: none is started",
+                user.name
+            );
+        }
     }
-    warn_of_open_files(config.connect.open_files);
+    warn_of_open_files(config.connect.limits.open_files);
     let root_refused = is_root && !config.connect.allow_managed_root;
     let gate =
         if root_refused { Gate::Refused("running as root, will not start managed proxies".into()) } else { Gate::Open };
@@ -334,7 +338,7 @@ fn supervise(config: &Config, agent: &Agent, scope: &Scope, processes: &Scope) -
         (Some(_), false) => Lifetime::Persistent,
     };
     let folder = proxy_folder(config)?;
-    let open_directory = config.connect.run_as.as_ref().map(|_| open_folder(config)).transpose()?;
+    let open_directory = config.connect.has_other_users().then(|| open_folder(config)).transpose()?;
     let config = lictor_supervisor::Config { directory: folder.join("supervisor"), lifetime, gate, open_directory };
     let supervisor = Supervisor::open(config, processes)?;
     agent.supervise(supervisor.clone(), scope);

@@ -2,6 +2,7 @@
 
 mod debug;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -9,7 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use lictor_agent::config::{Connect, Reloadable, Sandbox};
+use lictor_agent::config::{Connect, Reloadable, RunAs, Sandbox};
 use lictor_agent::tokens::{Persistence, Tokens};
 use lictor_api::json::Layout;
 use lictor_http::config::{KeyLists, Listener, LogLevel, Mesh, Network, Ports, Unprintable};
@@ -236,9 +237,11 @@ fn agent(config: &AgentConfig, node_id: String) -> Result<lictor_agent::Config, 
             drain_time: mesh.proxy_defaults.drain_time,
             run_as: match mesh.proxy_defaults.run_as.as_str() {
                 "" => None,
-                text => Some(crate::users::run_as(text)?),
+                text => Some(crate::users::run_as("connect.proxy_defaults.run_as", text)?),
             },
-            open_files: Some(mesh.proxy_defaults.limit_open_files).filter(|limit| *limit > 0),
+            users: allowed_users(&mesh.allowed_users)?,
+            limits: mesh.proxy_defaults.limits,
+            command_privileges: mesh.proxy_defaults.command_privileges,
             kill_on_agent_exit: mesh.proxy_defaults.kill_on_agent_exit,
             agent_lease: Some(mesh.proxy_defaults.agent_lease).filter(|lease| !lease.is_zero()),
             same_node: mesh.same_node,
@@ -283,6 +286,12 @@ fn trust_of_checks(tls: &crate::config::check::Tls) -> lictor_check::Trust {
         certificate: tls.certificate.clone(),
         ..dialer::Settings::default()
     })
+}
+
+/// Users by the words that definitions use for them.
+fn allowed_users(texts: &[String]) -> Result<BTreeMap<String, RunAs>, String> {
+    let found = |text: &String| Ok((text.clone(), crate::users::run_as("connect.proxy.allowed_users", text)?));
+    texts.iter().map(found).collect()
 }
 
 /// A folder of this process alone, below the system's folder for such things.

@@ -5,16 +5,14 @@ use std::path::PathBuf;
 use lictor_agent::config::RunAs;
 use nix::unistd::{Gid, Group, Uid, User};
 
-const KEY: &str = "connect.proxy_defaults.run_as";
-
 /// The user that `text` means: `name`, `name:group`, or numbers instead of either. One that is not known, or that is root,
-/// is an error.
-pub(crate) fn run_as(text: &str) -> Result<RunAs, String> {
+/// is an error, which names the key that the text is of.
+pub(crate) fn run_as(key: &str, text: &str) -> Result<RunAs, String> {
     let (user, group) = match text.split_once(':') {
         Some((user, group)) => (user, Some(group)),
         None => (text, None),
     };
-    let failed = |what: &str, error| format!("{KEY}: cannot look up {what}: {error}");
+    let failed = |what: &str, error| format!("{key}: cannot look up {what}: {error}");
     let found = match user.parse::<u32>() {
         Ok(uid) => User::from_uid(Uid::from_raw(uid)).map_err(|error| failed(user, error))?,
         Err(_) => User::from_name(user).map_err(|error| failed(user, error))?,
@@ -23,23 +21,23 @@ pub(crate) fn run_as(text: &str) -> Result<RunAs, String> {
         (Some(found), _) => (found.name, found.uid.as_raw(), Some(found.gid.as_raw()), found.dir),
         // A number needs no name, but then nobody says which group it is in.
         (None, Ok(uid)) => (uid.to_string(), uid, None, PathBuf::from("/")),
-        (None, Err(_)) => return Err(format!("{KEY}: there is no user {user:?}; create it, or correct the name")),
+        (None, Err(_)) => return Err(format!("{key}: there is no user {user:?}; create it, or correct the name")),
     };
     let gid = match group {
         None => {
-            own_group.ok_or_else(|| format!("{KEY}: user {uid} has no name; write its group, too: \"{uid}:group\""))?
+            own_group.ok_or_else(|| format!("{key}: user {uid} has no name; write its group, too: \"{uid}:group\""))?
         }
         Some(group) => match group.parse::<u32>() {
             Ok(gid) => Gid::from_raw(gid).as_raw(),
             Err(_) => match Group::from_name(group).map_err(|error| failed(group, error))? {
                 Some(found) => found.gid.as_raw(),
-                None => return Err(format!("{KEY}: there is no group {group:?}; create it, or correct the name")),
+                None => return Err(format!("{key}: there is no group {group:?}; create it, or correct the name")),
             },
         },
     };
     if uid == 0 || gid == 0 || uid == u32::MAX || gid == u32::MAX {
         return Err(format!(
-            "{KEY}: {text:?} is root, or no user at all; name an unprivileged one, or leave it out and set \
+            "{key}: {text:?} is root, or no user at all; name an unprivileged one, or leave it out and set \
              connect.proxy.allow_managed_root"
         ));
     }
@@ -79,9 +77,11 @@ fn id(
 mod tests {
     use super::*;
 
+    const KEY: &str = "connect.proxy_defaults.run_as";
+
     #[test]
     fn owners_of_sockets_have_names_or_numbers() {
-        let nobody = run_as("nobody").unwrap();
+        let nobody = run_as(KEY, "nobody").unwrap();
         assert_eq!(user_id("k", "nobody"), Ok(Some(nobody.uid)));
         assert_eq!(user_id("k", "4711"), Ok(Some(4711)));
         assert_eq!(user_id("k", ""), Ok(None));
@@ -92,12 +92,12 @@ mod tests {
 
     #[test]
     fn users_are_found_by_name_and_number_and_root_is_none_of_them() {
-        let nobody = run_as("nobody").unwrap();
+        let nobody = run_as(KEY, "nobody").unwrap();
         assert!(nobody.name == "nobody" && nobody.uid != 0);
-        assert_eq!(run_as(&nobody.uid.to_string()).unwrap(), nobody);
-        let own = run_as(&format!("{}:4711", nobody.uid)).unwrap();
+        assert_eq!(run_as(KEY, &nobody.uid.to_string()).unwrap(), nobody);
+        let own = run_as(KEY, &format!("{}:4711", nobody.uid)).unwrap();
         assert_eq!((own.uid, own.gid), (nobody.uid, 4711));
-        let unnamed = run_as("3999999:3999998").unwrap();
+        let unnamed = run_as(KEY, "3999999:3999998").unwrap();
         assert_eq!((unnamed.name.as_str(), unnamed.uid, unnamed.gid), ("3999999", 3_999_999, 3_999_998));
         for (text, part) in [
             ("no-such-user", "there is no user \"no-such-user\""),
@@ -109,7 +109,7 @@ mod tests {
             ("nobody:root", "is root"),
             ("", "there is no user \"\""),
         ] {
-            let error = run_as(text).unwrap_err();
+            let error = run_as(KEY, text).unwrap_err();
             assert!(error.contains(part) && error.starts_with(KEY), "{text}: {error}");
         }
     }

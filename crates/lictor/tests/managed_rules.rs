@@ -71,15 +71,21 @@ fn w7_root_without_leave_neither_adopts_nor_restarts_what_runs_and_says_so_once_
     let before = house.log().len();
     house.start_agent();
     house.wait_ready();
-    until("it is said", || house.log()[before..].matches("not adopting pid").count() == 2);
+    let said = |what: &str| house.log()[before..].matches(what).count();
+    until("it is said", || said("not adopting pid") == 2);
     assert!(is_running(pid), "what runs is left alone");
     echo_once(entry).unwrap();
     send(pid, Signal::KILL);
     until("it is gone", || !is_running(pid));
     reload(&house);
+    let state = || house.get("/v1/agent/connect/process/db-proxy").json();
+    until("its start is refused", || state()["State"] == "failed" && state()["Refused"].is_string());
+    // Whoever asks for a start by hand gets none either.
+    house.request("PUT", "/v1/agent/connect/restart/db-proxy", b"");
+    until("it is refused again", || state()["State"] == "failed");
     assert!(house.proxies().iter().all(|(id, _)| id != "db-proxy"), "it is not started as root");
-    let said = house.log()[before..].matches("db-proxy: not starting it: running as root").count();
-    assert!(said <= 1, "{said} times");
+    assert_eq!(said("db-proxy: not starting it: running as root"), 1, "{}", house.log());
+    assert_eq!(said("web-proxy: not starting it: running as root"), 1, "{}", house.log());
 }
 
 #[test]
@@ -178,7 +184,15 @@ fn w13_a_leftover_or_broken_file_of_a_registration_keeps_no_agent_from_starting(
     house.wait_ready();
     wait_path(&house, entry);
     assert!(!services(&house)["kept"].is_null());
-    assert!(house.log().contains("WARN"), "{}", house.log());
+    let log = house.log();
+    for folder in ["proxies", "services", "checks"] {
+        let path = |name: &str| house.data_dir().join(folder).join(name);
+        let (leftover, broken) = (path("x.tmp"), path("0123456789abcdef0123456789abcdef"));
+        let aside = broken.with_extension("unreadable");
+        assert!(log.contains(&format!("ignoring leftover file {}", leftover.display())), "{log}");
+        assert!(log.contains(&format!("cannot read {}, left aside as {}", broken.display(), aside.display())), "{log}");
+        assert!(!broken.exists() && fs::read_to_string(aside).unwrap() == "no JSON", "what was in it is not lost");
+    }
 }
 
 #[test]
@@ -258,14 +272,30 @@ fn w17_what_can_never_work_is_accepted_named_in_the_log_and_in_the_output_of_the
 }
 
 #[test]
-fn w18_the_content_hash_covers_the_port_of_the_service() {
-    let (house, _) = mesh(echo().port());
-    let hash = || house.get("/v1/agent/connect/proxy/web-proxy").json()["ContentHash"].as_str().unwrap().to_owned();
-    let before = hash();
-    assert_eq!(before, hash());
+fn w18_the_content_hash_covers_all_that_the_proxy_is_told() {
+    let (mut house, _) = mesh(echo().port());
+    fn hash(house: &House) -> String {
+        let shown = house.get("/v1/agent/connect/proxy/web-proxy").json();
+        shown["ContentHash"].as_str().unwrap().to_owned()
+    }
+    let first = hash(&house);
+    assert_eq!(first, hash(&house));
     house.reconfigure(|config| config["services"][1]["port"] = 8081.into());
     reload(&house);
-    assert_ne!(before, hash());
+    let other_application = hash(&house);
+    assert_ne!(first, other_application, "the port of the service");
+    let port = ports::one();
+    house.reconfigure(|config| config["services"][1]["connect"]["proxy"]["config"] = json!({"bind_port": port}));
+    reload(&house);
+    let other_port = hash(&house);
+    assert_ne!(other_application, other_port, "the port of the proxy");
+    house.kill_agent();
+    house.reconfigure(|config| {
+        config["connect"]["proxy_defaults"] = json!({"config": {"local_connect_timeout_ms": 700}});
+    });
+    house.start_agent();
+    house.wait_ready();
+    assert_ne!(other_port, hash(&house), "the agent's defaults");
 }
 
 #[test]

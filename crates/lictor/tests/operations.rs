@@ -338,3 +338,274 @@ fn a_user_who_is_not_there_keeps_the_agent_from_starting() {
     let said = house.log();
     assert!(said.contains("connect.proxy_defaults.run_as: there is no user \"no-such-user\""), "{said}");
 }
+
+/// A free group of version 2 for one agent, gone with its owner.
+struct Delegated(std::path::PathBuf);
+
+impl Delegated {
+    /// One with the controllers that this machine's hierarchy has to give; tells why there is none.
+    fn make(title: &str) -> Result<Delegated, String> {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(|error| error.to_string())?;
+        let line = mounts.lines().find(|line| line.contains(" - cgroup2 ")).ok_or("no control groups of version 2")?;
+        let root = std::path::PathBuf::from(line.split(' ').nth(4).unwrap_or_default());
+        let available = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
+        let usable: Vec<&str> = available.split_whitespace().filter(|name| matches!(*name, "memory" | "cpu")).collect();
+        if usable.is_empty() {
+            return Err(format!("neither memory nor cpu is a controller of {}", root.display()));
+        }
+        for controller in usable {
+            let control = root.join("cgroup.subtree_control");
+            fs::write(&control, format!("+{controller}")).map_err(|error| format!("{}: {error}", control.display()))?;
+        }
+        let folder = root.join(format!("test-of-lictor-{title}-{}.scope", std::process::id()));
+        fs::create_dir(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+        Ok(Delegated(folder))
+    }
+
+    /// Lets the agent of `house` be started into the group and, as with `DelegateSubgroup=`, the next one into the agent's
+    /// place below it.
+    fn starts(&self, house: &mut House) {
+        let starter = house.folder().join("starter");
+        let script = format!(
+            "#!/bin/sh\ncd {}\nif [ -d lictor-agent ]; then cd lictor-agent; fi\n\
+             echo $$ > cgroup.procs && cd {} && exec {LICTOR} \"$@\"\n",
+            self.0.display(),
+            house.folder().display()
+        );
+        fs::write(&starter, script).unwrap();
+        fs::set_permissions(&starter, fs::Permissions::from_mode(0o755)).unwrap();
+        house.use_binary(&starter);
+    }
+
+    /// The groups below it.
+    fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.0).unwrap().flatten().filter(|entry| entry.path().is_dir());
+        entries.map(|entry| entry.file_name().into_string().unwrap()).collect()
+    }
+}
+
+impl Drop for Delegated {
+    fn drop(&mut self) {
+        let _ = fs::write(self.0.join("cgroup.kill"), "1");
+        let limit = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while self.0.exists() && std::time::Instant::now() < limit {
+            for name in self.names() {
+                let _ = fs::remove_dir(self.0.join(name));
+            }
+            let _ = fs::remove_dir(&self.0);
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
+}
+
+#[test]
+fn limits_of_memory_and_processor_hold_where_a_group_is_delegated_and_are_named_where_none_is() {
+    let (mut config, entry) = two_services(echo().port());
+    config["connect"] = json!({"enabled": true, "proxy_defaults": {"limit_memory": 268_435_456, "cpu_weight": 50}});
+    config["services"][0]["connect"]["proxy"]["cpu_weight"] = 200.into();
+    let first = format!("{}-proxy", config["services"][0]["name"].as_str().unwrap());
+    let other = if first == "db-proxy" { "web-proxy" } else { "db-proxy" };
+    let mut house = House::build(LICTOR, config);
+    let delegated = match Delegated::make("limits") {
+        Ok(delegated) => delegated,
+        Err(why) => {
+            eprintln!("SKIPPED for the most part: {why}");
+            house.start_agent();
+            house.wait_ready();
+            wait_path(&house, entry);
+            let said = "supervisor: limits of memory and processor are not in force:";
+            assert_eq!(house.log().matches(said).count(), 1, "{}", house.log());
+            return;
+        }
+    };
+    delegated.starts(&mut house);
+    house.start_agent();
+    house.wait_ready();
+    wait_path(&house, entry);
+    let group_of = |pid: u32| {
+        let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+        let path = text.lines().find_map(|line| line.strip_prefix("0::")).unwrap().to_owned();
+        delegated.0.join(path.rsplit('/').next().unwrap())
+    };
+    let value =
+        |pid: u32, file: &str| fs::read_to_string(group_of(pid).join(file)).ok().map(|text| text.trim().to_owned());
+    assert!(group_of(house.agent_pid()).ends_with("lictor-agent"), "the agent made room");
+    let (heavy, light) = (house.proxy_pid(&first), house.proxy_pid(other));
+    assert_ne!(group_of(heavy), group_of(light), "each has a group of its own");
+    let expect = |pid: u32, file: &str, wanted: &str| match value(pid, file) {
+        Some(found) => assert_eq!(found, wanted, "{file} of {pid}"),
+        None => eprintln!("SKIPPED: this machine has no {file}"),
+    };
+    expect(heavy, "cpu.weight", "200");
+    expect(light, "cpu.weight", "50");
+    expect(light, "memory.max", "268435456");
+
+    // A reload with another limit reaches the running process.
+    house.reconfigure(|config| config["services"][0]["connect"]["proxy"]["cpu_weight"] = 300.into());
+    assert_eq!(house.put("/v1/agent/reload", Value::Null).status, 200);
+    if value(heavy, "cpu.weight").is_some() {
+        until("the new weight", || value(heavy, "cpu.weight").as_deref() == Some("300"));
+    }
+    assert_eq!(house.proxy_pid(&first), heavy, "nothing was started anew");
+
+    // The next agent finds them in their groups, and gives them its own limits.
+    house.kill_agent();
+    house.reconfigure(|config| config["connect"]["proxy_defaults"]["cpu_weight"] = 70.into());
+    house.start_agent();
+    house.wait_ready();
+    until("both are adopted", || done(&house, "ps").matches("ready").count() == 2);
+    assert_eq!([house.proxy_pid(&first), house.proxy_pid(other)], [heavy, light]);
+    if value(light, "cpu.weight").is_some() {
+        until("the weight of the next agent", || value(light, "cpu.weight").as_deref() == Some("70"));
+    }
+    echo_once(entry).unwrap();
+
+    // A replaced process leaves no group behind, and neither does one that is gone for good.
+    let before = group_of(light);
+    done(&house, "restart-proxies");
+    until("the group of the former process is removed", || !before.exists());
+    assert_ne!(group_of(house.proxy_pid(other)), before);
+    house.reconfigure(|config| config["services"] = json!([]));
+    assert_eq!(house.put("/v1/agent/reload", Value::Null).status, 200);
+    until("only the agent's own group is left", || delegated.names() == ["lictor-agent"]);
+}
+
+#[test]
+fn a_proxy_that_needs_more_memory_than_its_limit_is_ended_with_all_it_started_and_that_is_said() {
+    let delegated = match Delegated::make("memory") {
+        Ok(delegated) if delegated.0.join("memory.current").exists() => delegated,
+        Ok(delegated) => {
+            eprintln!("SKIPPED: {} has no memory controller", delegated.0.display());
+            return;
+        }
+        Err(why) => {
+            eprintln!("SKIPPED: {why}");
+            return;
+        }
+    };
+    // It leaves a child in a session of its own, and doubles what it holds until it may not.
+    let script = "setsid sleep 1000 & x=a; while true; do x=$x$x; done";
+    let mut house = House::build(
+        LICTOR,
+        json!({"services": [{"name": "hog", "port": 1, "connect": {"proxy": {"limit_memory": 16_777_216,
+            "command": ["/bin/sh", "-c", script], "config": {"disable_tcp_check": true}}}}]}),
+    );
+    delegated.starts(&mut house);
+    house.start_agent();
+    house.wait_ready();
+    let said = "was ended by the kernel because it needed more memory than its limit";
+    until("it is said where the crash is reported", || house.log().contains(said));
+    until("it is said in the list", || done(&house, "ps").contains(said));
+    done(&house, "stop hog");
+    until("nothing of it is left", || delegated.names() == ["lictor-agent"]);
+}
+
+#[test]
+fn a_service_may_name_the_user_of_its_proxy_where_the_agent_allows_that_user() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: this test needs to be root");
+        return;
+    }
+    let (mut config, entry) = two_services(echo().port());
+    let allow = |users: Value| {
+        json!({"enabled": true, "proxy": {"allow_managed_root": false, "allow_managed_api_registration": true,
+            "allowed_users": users}})
+    };
+    config["connect"] = allow(json!(["65533:65532"]));
+    let names = [0, 1].map(|at| format!("{}-proxy", config["services"][at]["name"].as_str().unwrap()));
+    config["services"][0]["connect"]["proxy"]["run_as"] = "65533:65532".into();
+    config["services"][1]["connect"]["proxy"]["run_as"] = "65531:65530".into();
+    let mut house = House::build(LICTOR, config);
+    fs::set_permissions(house.folder(), fs::Permissions::from_mode(0o755)).unwrap();
+    let binary = house.folder().join("lictor");
+    fs::copy(LICTOR, &binary).unwrap();
+    house.use_binary(&binary);
+    let runtime = house.folder().to_owned();
+    let environment = [("RUNTIME_DIRECTORY", runtime.to_str().unwrap())];
+
+    // A user that the agent was not told of is a mistake, not a wish.
+    house.start_agent_with(&environment);
+    until("it ends", || house.ended().is_some());
+    assert!(house.log().contains("user \"65531:65530\" is not among connect.proxy.allowed_users"), "{}", house.log());
+
+    house.reconfigure(|config| config["connect"] = allow(json!(["65533:65532", "65531:65530"])));
+    house.start_agent_with(&environment);
+    house.wait_ready();
+    wait_path(&house, entry);
+    let pids = names.clone().map(|id| house.proxy_pid(&id));
+    let user = |pid: u32| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            line.split_whitespace().next().unwrap().to_owned()
+        };
+        format!("{}:{}", field("Uid:"), field("Gid:"))
+    };
+    assert_eq!(pids.map(user), ["65533:65532", "65531:65530"]);
+
+    // They are adopted as what they are.
+    house.kill_agent();
+    echo_once(entry).unwrap();
+    house.start_agent_with(&environment);
+    house.wait_ready();
+    until("both report to the next agent", || done(&house, "ps").matches("ready").count() == 2);
+    assert_eq!(names.clone().map(|id| house.proxy_pid(&id)), pids);
+
+    // Over HTTP nobody chooses a user, not even an allowed one.
+    let mut body = json!({"Name": "third", "Port": 1, "Connect": {"Proxy": {"RunAs": "65533:65532"}}});
+    let answer = house.request("PUT", "/v1/agent/service/register", body.to_string().as_bytes());
+    assert_eq!(answer.status, 400);
+    assert!(answer.text().contains("RunAs is allowed in configuration files only"), "{}", answer.text());
+    // And without one it would be root, which stays refused.
+    body["Connect"]["Proxy"] = json!({});
+    assert_eq!(house.request("PUT", "/v1/agent/service/register", body.to_string().as_bytes()).status, 200);
+    until("it is refused", || lictor(&house, "why third").stdout.contains("running as root"));
+
+    // Another user is another process; one that is not allowed is a reload that changes nothing.
+    house.reconfigure(|config| config["services"][1]["connect"]["proxy"]["run_as"] = "nobody".into());
+    let answer = house.request("PUT", "/v1/agent/reload", b"");
+    assert_eq!(answer.status, 500);
+    assert_eq!(names.clone().map(|id| house.proxy_pid(&id)), pids);
+    house.reconfigure(|config| config["services"][1]["connect"]["proxy"]["run_as"] = "65533:65532".into());
+    assert_eq!(house.put("/v1/agent/reload", Value::Null).status, 200);
+    until("it runs as the other user", || {
+        let now = house.proxies().into_iter().find(|(id, _)| *id == names[1]).map(|(_, pid)| pid);
+        now.is_some_and(|pid| pid != pids[1] && is_running(pid) && user(pid) == "65533:65532")
+    });
+    assert_eq!(house.proxy_pid(&names[0]), pids[0], "the other one was left alone");
+    until("traffic flows again", || echo_once(entry).is_ok());
+}
+
+#[test]
+fn a_custom_command_gains_no_privileges_and_has_the_capabilities_that_are_configured() {
+    let script = "cat /proc/self/status; echo core=$(ulimit -c); exec sleep 1000";
+    let mut config = json!({"services": [{"name": "web", "port": 1, "connect": {"proxy": {
+        "command": ["/bin/sh", "-c", script], "config": {"disable_tcp_check": true}}}}]});
+    config["connect"] = json!({"enabled": true, "proxy_defaults": {"command_capabilities": "none"}});
+    let mut house = House::start(LICTOR, config);
+    let log = house.data_dir().join("proxy/logs/web-proxy-stdout.log");
+    let said = |wanted: &str| {
+        until("the command speaks", || fs::read_to_string(&log).unwrap_or_default().matches("core=").count() > 0);
+        let text = fs::read_to_string(&log).unwrap();
+        assert!(text.contains(wanted), "{wanted} is not in {text}");
+    };
+    said("NoNewPrivs:\t1");
+    said("core=0");
+    for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+        said(&format!("{set}:\t0000000000000000"));
+    }
+
+    // Where programs need it, it can be as without us.
+    house.kill_agent();
+    house.reconfigure(|config| {
+        config["connect"]["proxy_defaults"] =
+            json!({"command_capabilities": "inherit", "command_new_privileges": "yes"});
+    });
+    house.start_agent();
+    house.wait_ready();
+    let before = house.proxy_pid("web-proxy");
+    fs::write(&log, "").unwrap();
+    done(&house, "restart web-proxy");
+    assert_ne!(house.proxy_pid("web-proxy"), before, "such a change waits for the next start of the proxy");
+    said("NoNewPrivs:\t0");
+}

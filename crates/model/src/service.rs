@@ -156,6 +156,44 @@ pub struct ManagedProxy {
     pub config: Option<Opaque>,
     /// Services the application reaches through its proxy.
     pub upstreams: Vec<Upstream>,
+    /// The user that it runs as, as the agent's `allowed_users` has it; empty means the agent's default.
+    pub run_as: String,
+    /// What it may use of the machine.
+    pub limits: ProxyLimits,
+}
+
+/// What a managed proxy may use of the machine. 0 means the agent's default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProxyLimits {
+    /// Files that it may open.
+    pub open_files: i64,
+    /// Bytes of memory.
+    pub memory: i64,
+    /// Its share of the processor; the usual one is 100.
+    pub cpu_weight: i64,
+}
+
+impl ProxyLimits {
+    /// Fewer files do not let a proxy open its listeners.
+    const FEWEST_FILES: i64 = 64;
+    /// More than kernels give.
+    const MOST_FILES: i64 = 1_073_741_816;
+    /// With less no proxy comes up.
+    const LEAST_MEMORY: i64 = 8 << 20;
+
+    /// Names the first value that makes no sense, and tells what would.
+    pub fn validate(&self) -> Result<(), (&'static str, String)> {
+        let rules = [
+            ("limit_open_files", self.open_files, Self::FEWEST_FILES, Self::MOST_FILES),
+            ("limit_memory", self.memory, Self::LEAST_MEMORY, i64::MAX),
+            ("cpu_weight", self.cpu_weight, 1, 10_000),
+        ];
+        match rules.into_iter().find(|(_, value, least, most)| *value != 0 && !(*least..=*most).contains(value)) {
+            None => Ok(()),
+            Some((name, _, least, i64::MAX)) => Err((name, format!("must be 0 or at least {least}"))),
+            Some((name, _, least, most)) => Err((name, format!("must be 0 or between {least} and {most}"))),
+        }
+    }
 }
 
 /// Everything one registration says: the service, its checks, and what shall stand beside it.

@@ -106,6 +106,12 @@ fn effective_user(status: &str) -> Option<u32> {
     line.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
+/// Who started a process, as far as that one still lives.
+pub(crate) fn parent(pid: i32) -> Option<i32> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
+}
+
 /// All processes the kernel shows, in no order.
 pub(crate) fn all_processes() -> impl Iterator<Item = i32> {
     std::fs::read_dir("/proc")
@@ -134,6 +140,7 @@ mod tests {
         assert!(!stat.is_dead() && stat.start > 0);
         assert_eq!(executable(pid), Some(std::env::current_exe().unwrap()));
         assert!(all_processes().any(|other| other == pid));
+        assert_eq!(parent(pid), Some(rustix::process::getppid().unwrap().as_raw_nonzero().get()));
         assert_eq!(user(pid).unwrap(), rustix::process::geteuid().as_raw());
         assert_eq!(effective_user("Name:\tUid: 1\nUid:\t1\t2\t3\t4\n"), Some(2));
         assert_eq!(effective_user("Uid:\t1"), None);

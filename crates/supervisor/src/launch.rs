@@ -22,11 +22,12 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc;
 
 use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::error::Error;
 use crate::identity::Stat;
 use crate::kept;
-use crate::spec::{Spec, User};
+use crate::spec::{Gain, Limits, Privileges, Spec, User};
 
 /// What becomes of the child when the supervisor's process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,10 +93,14 @@ pub(crate) fn launch(
         let text = format!("it is to run as user {uid} and group {gid}, which only an agent that runs as root can do");
         return Err(failed(io::Error::new(io::ErrorKind::PermissionDenied, text)));
     }
-    before_exec(
-        &mut command,
-        Gate { pid_writer, gate_reader, our_pidfd, sockets, bond, user, open_files: spec.open_files },
-    );
+    let no_new_privileges = match spec.privileges.gain {
+        Gain::Allowed => false,
+        Gain::AsItsProgramDoes => !gains_privileges(spec),
+        Gain::Never => true,
+    };
+    let Privileges { capabilities, .. } = spec.privileges;
+    let cage = Cage { user, limits: spec.limits, capabilities, no_new_privileges };
+    before_exec(&mut command, Gate { pid_writer, gate_reader, our_pidfd, sockets, bond, cage });
 
     // `spawn` returns only after the child's `exec`, hence after the gate, so it needs a thread of its own.
     let (told, outcome) = mpsc::sync_channel(1);
@@ -161,6 +166,20 @@ fn without_search(program: &Path) -> PathBuf {
     }
 }
 
+/// Whether starting the program gives privileges. It would not work, or not as it was meant to, if it could not.
+fn gains_privileges(spec: &Spec) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    let program = without_search(&spec.program);
+    let setuid = std::fs::metadata(&program).is_ok_and(|found| found.permissions().mode() & 0o6000 != 0);
+    let mut value = [0u8; 64];
+    let capable = rustix::fs::getxattr(&program, "security.capability", &mut value).is_ok_and(|length| length > 0);
+    if setuid || capable {
+        let kind = if setuid { "setuid or setgid" } else { "a program with capabilities in its file" };
+        tracing::info!("supervisor: {}: {program:?} is {kind}, so it is not kept from gaining privileges", spec.id);
+    }
+    setuid || capable
+}
+
 /// Opens a log file for appending. A process must not stay down because its log cannot be written (a read-only or full
 /// disk), so what it says is then lost, with a warning.
 fn log_file(spec: &Spec, path: Option<&Path>) -> Stdio {
@@ -192,8 +211,46 @@ struct Gate {
     our_pidfd: OwnedFd,
     sockets: Vec<OwnedFd>,
     bond: Bond,
+    cage: Cage,
+}
+
+/// What a child gives up, and who it becomes.
+struct Cage {
+    /// Where that is another one.
     user: Option<User>,
-    open_files: Option<u64>,
+    limits: Limits,
+    capabilities: Option<u64>,
+    no_new_privileges: bool,
+}
+
+impl Cage {
+    /// Between `fork` and `exec`: system calls only. In the forked child there is one thread, so what is the thread's is
+    /// the process's.
+    fn enter(&self) -> io::Result<()> {
+        if let Some(files) = self.limits.open_files {
+            limit_open_files(files);
+        }
+        no_core_files();
+        umask_of_others();
+        let kept = self.capabilities.map(CapabilitySet::from_bits_retain);
+        if let Some(kept) = kept {
+            // While that may still be done.
+            bound_capabilities(kept);
+        }
+        if let Some(user) = self.user {
+            if kept.is_some_and(|kept| !kept.is_empty()) {
+                rustix::thread::set_keep_capabilities(true)?;
+            }
+            become_user(user)?;
+        }
+        if let Some(kept) = kept {
+            keep_capabilities(kept)?;
+        }
+        if self.no_new_privileges {
+            rustix::thread::set_no_new_privs(true)?;
+        }
+        Ok(())
+    }
 }
 
 impl Gate {
@@ -208,12 +265,7 @@ impl Gate {
         for socket in &self.sockets {
             rustix::io::fcntl_setfd(socket, rustix::io::FdFlags::empty())?;
         }
-        if let Some(files) = self.open_files {
-            limit_open_files(files);
-        }
-        if let Some(user) = self.user {
-            become_user(user)?;
-        }
+        self.cage.enter()?;
         // Behind the change of user, which the kernel takes as a reason to forget it.
         if self.bond == Bond::DiesWithUs {
             rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
@@ -244,8 +296,51 @@ fn limit_open_files(files: u64) {
     }
 }
 
+/// A memory image would hold keys and tokens, and lie where the kernel's pattern says. The hard limit stays: who wants one
+/// can raise the soft one again.
+fn no_core_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Core).maximum;
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum });
+}
+
+/// Files are never made writable for others, whatever the supervisor was started with.
+fn umask_of_others() {
+    use rustix::fs::Mode;
+    let strict = Mode::WGRP | Mode::WOTH;
+    let present = rustix::process::umask(strict);
+    rustix::process::umask(present | strict);
+}
+
+/// Takes from what can ever be had. Who may not do that has nothing to take: see no-new-privileges.
+fn bound_capabilities(kept: CapabilitySet) {
+    for number in 0..63 {
+        let capability = CapabilitySet::from_bits_retain(1 << number);
+        match rustix::thread::capability_is_in_bounding_set(capability) {
+            Ok(true) if !kept.contains(capability) => {
+                let _ = rustix::thread::remove_capability_from_bounding_set(capability);
+            }
+            Ok(_) => {}
+            // The kernel has no more.
+            Err(_) => break,
+        }
+    }
+}
+
+/// Gives everything up but `kept`, and that in a way that outlives the `exec`, also for others than root.
+fn keep_capabilities(kept: CapabilitySet) -> io::Result<()> {
+    let kept = rustix::thread::capabilities(None)?.permitted & kept;
+    // Kernels without ambient capabilities have none to clear.
+    let _ = rustix::thread::clear_ambient_capability_set();
+    rustix::thread::set_capabilities(None, CapabilitySets { effective: kept, permitted: kept, inheritable: kept })?;
+    for capability in kept.iter() {
+        let _ = rustix::thread::configure_capability_in_ambient_set(capability, true);
+    }
+    Ok(())
+}
+
 /// Becomes another user for good: real, effective and saved, in one group and no other. The kernel takes all
-/// capabilities away with it. In the forked child there is one thread, so the calls of that thread are those of the process.
+/// capabilities away with it that were not to be kept.
 fn become_user(User { uid, gid }: User) -> io::Result<()> {
     let (uid, gid) = (rustix::process::Uid::from_raw(uid), rustix::process::Gid::from_raw(gid));
     rustix::thread::set_thread_groups(&[])?;
@@ -279,6 +374,13 @@ fn default_signals() {
 fn close_on_exec() {
     // SAFETY: CLOSE_RANGE_CLOEXEC closes nothing now; it only marks descriptors.
     unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+}
+
+/// Removes the file that holds this pid. One that holds another is another process's.
+pub(crate) fn remove_pid_file_of(path: &Path, pid: i32) {
+    if std::fs::read_to_string(path).is_ok_and(|text| text.trim() == pid.to_string()) {
+        let _ = std::fs::remove_file(path);
+    }
 }
 
 /// Writes the pid file scripts look for; its loss is not worth a failed start.

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use crate::adopt::{self, Found, MARK};
 use crate::error::Error;
+use crate::group::Group;
 use crate::identity::{self, Identity};
 use crate::kept::Kept;
 use crate::launch::{self, Bond, Launched};
@@ -22,7 +23,7 @@ use crate::notify::{Expected, Said};
 use crate::record::{Record, Role};
 use crate::retired::{self, Ending, Retired};
 use crate::session::{Exit, Parent, Session};
-use crate::spec::{Fingerprint, Replacement, Spec, StopSignal};
+use crate::spec::{Fingerprint, Limits, Replacement, Spec, StopSignal};
 use crate::status::{Handover, LastExit, State, Status};
 use crate::supervisor::{Desired, Family, Gate, House, Wish};
 
@@ -39,6 +40,8 @@ pub(crate) struct Live {
     /// Its actual start, which for an adopted one is long ago.
     since: Instant,
     adopted: bool,
+    /// The limits that it has; not known of one that was found running.
+    limits: Option<Limits>,
     /// The listening sockets it has left with us.
     kept: Kept,
     /// How long its log files were at its start; 0 where that is not known.
@@ -167,6 +170,7 @@ impl Process {
         // What the owner said before this task began.
         self.heed();
         loop {
+            self.settle_limits().await;
             self.publish();
             let nothing_left = self.machine.phase() == Phase::Stopped && self.retired.is_empty();
             if nothing_left && self.house.forget_if_unwanted(&self.id) {
@@ -256,6 +260,21 @@ impl Process {
                 }
                 self.step(event);
             }
+        }
+    }
+
+    /// Gives what runs the limits that are wanted now. They are no reason to start it anew.
+    async fn settle_limits(&mut self) {
+        let Some(wanted) = self.spec.as_ref().map(|spec| spec.limits) else { return };
+        let next = self.next.as_mut().and_then(|next| next.live.as_mut());
+        let retired = self.retired.iter_mut().filter_map(|retired| retired.live.as_mut());
+        for live in self.live.as_mut().into_iter().chain(next).chain(retired) {
+            if live.limits == Some(wanted) {
+                continue;
+            }
+            let (house, session, id) = (Arc::clone(&self.house), Arc::clone(&live.session), self.id.clone());
+            let before = live.limits.replace(wanted);
+            let _ = tokio::task::spawn_blocking(move || limit(&house, &session, &id, before, wanted)).await;
         }
     }
 
@@ -557,8 +576,9 @@ impl Process {
     async fn ended(&mut self, exit: Exit) {
         let Some(live) = self.live.take() else { return };
         self.forget(live.record.clone()).await;
-        if let Some(path) = self.spec.as_ref().and_then(|spec| spec.pid_file.as_deref()) {
-            let _ = std::fs::remove_file(path);
+        let told_by_owner = self.spec.as_ref().and_then(|spec| spec.pid_file.as_deref());
+        if let Some(path) = live.record.pid_file.as_deref().or(told_by_owner) {
+            launch::remove_pid_file_of(path, live.session.pid());
         }
         if self.kept.is_empty() {
             // It ended before it was ready, but not before it listened.
@@ -693,7 +713,7 @@ fn start(house: &House, spec: &Spec, fingerprint: Fingerprint, role: Role, kept:
         let identity = Identity { boot: house.boot.clone(), pid: child.pid, start: child.start, executable: None };
         let record = Record::new(spec.id.clone(), identity, fingerprint, unix_ms());
         let (bound, uid) = (house.bond == Bond::DiesWithUs, spec.user.map(|user| user.uid));
-        let record = Record { hands_over, bound, uid, role, ..record };
+        let record = Record { hands_over, bound, uid, pid_file: spec.pid_file.clone(), role, ..record };
         house.write_record(&record);
         if let Some(path) = pid_file {
             launch::write_pid_file(&spec.id, path, child.pid);
@@ -702,7 +722,19 @@ fn start(house: &House, spec: &Spec, fingerprint: Fingerprint, role: Role, kept:
         let expected = house.registry.expect(&spec.id, child.pid, Said::default(), &own);
         let logs = spec.logs.as_ref();
         let positions = logs.map(|logs| spec.log_files().map(|path| logs.position(path)).collect()).unwrap_or_default();
-        prepared = Some((record, expected, Instant::now(), positions));
+        // Also before the gate opens: it never runs without its limits.
+        let group =
+            house.groups(&spec.limits).and_then(|groups| match groups.give(&spec.id, child.pid, &spec.limits) {
+                Ok((group, problems)) => {
+                    problems.iter().for_each(|problem| tracing::warn!("supervisor: {}: {problem}", spec.id));
+                    Some(group)
+                }
+                Err(error) => {
+                    tracing::warn!("supervisor: {}: it gets no control group of its own: {error}", spec.id);
+                    None
+                }
+            });
+        prepared = Some((record, expected, Instant::now(), positions, group));
         Ok(())
     });
     let give_up = |record: &Record| {
@@ -711,11 +743,12 @@ fn start(house: &House, spec: &Spec, fingerprint: Fingerprint, role: Role, kept:
             let _ = std::fs::remove_file(path);
         }
     };
-    let (launched, (mut record, expected, since, log_positions)) = match (launched, prepared) {
+    let (launched, (mut record, expected, since, log_positions, group)) = match (launched, prepared) {
         (Ok(launched), Some(prepared)) => (launched, prepared),
         (Err(error), prepared) => {
-            if let Some((record, ..)) = prepared {
+            if let Some((record, .., group)) = prepared {
                 give_up(&record);
+                group.inspect(|group| group.end(&spec.id));
             }
             return Err(error);
         }
@@ -735,7 +768,11 @@ fn start(house: &House, spec: &Spec, fingerprint: Fingerprint, role: Role, kept:
         give_up(&record);
         Error::Identify { pid: pid.as_raw_nonzero().get(), source }
     })?;
-    Ok(Live { session: Arc::new(session), expected, record, since, adopted: false, kept: own, log_positions })
+    if let Some(group) = group {
+        session.set_group(group);
+    }
+    let (session, limits) = (Arc::new(session), Some(spec.limits));
+    Ok(Live { session, expected, record, since, adopted: false, limits, kept: own, log_positions })
 }
 
 /// Takes charge of the process of `record` if it runs and is ours; forgets the record otherwise.
@@ -748,7 +785,12 @@ pub(crate) fn adopt(house: &House, mut record: Record) -> Option<Live> {
     let pid = record.identity.pid;
     match adopt::find(&record.identity, &house.boot, &mark, record.uid.unwrap_or(house.user)) {
         Found::Ours(pidfd) => return take_charge(house, record, pidfd),
-        Found::Gone => tracing::info!("supervisor: {}: pid {pid} of the last agent is gone", record.id),
+        Found::Gone => {
+            tracing::info!("supervisor: {}: pid {pid} of the last agent is gone", record.id);
+            if let Some(path) = &record.pid_file {
+                launch::remove_pid_file_of(path, pid);
+            }
+        }
         Found::Foreign(reason) => {
             tracing::warn!("supervisor: {}: pid {pid} is not the recorded process and left alone: {reason}", record.id);
         }
@@ -767,6 +809,9 @@ pub(crate) fn take_charge(house: &House, record: Record, pidfd: std::os::fd::Own
             return None;
         }
     };
+    if let Some(group) = Group::of(&house.name, record.identity.pid) {
+        session.set_group(group);
+    }
     let said = Said { ready: record.ready, ..Said::default() };
     let kept = Kept::default();
     let expected = house.registry.expect(&record.id, record.identity.pid, said, &kept);
@@ -777,7 +822,49 @@ pub(crate) fn take_charge(house: &House, record: Record, pidfd: std::os::fd::Own
     let now = Instant::now();
     let since = now.checked_sub(age).unwrap_or(now);
     tracing::info!("supervisor: {}: adopted pid {}, running for {:?}", record.id, record.identity.pid, rounded(age));
-    Some(Live { session, expected, record, since, adopted: true, kept, log_positions: Vec::new() })
+    Some(Live { session, expected, record, since, adopted: true, limits: None, kept, log_positions: Vec::new() })
+}
+
+/// Gives a running process other limits than it had. Blocks.
+fn limit(house: &House, session: &Session, id: &str, before: Option<Limits>, wanted: Limits) {
+    let complain = |problem: &str| tracing::warn!("supervisor: {id}: pid {}: {problem}", session.pid());
+    let files_before = before.map(|limits| limits.open_files);
+    if files_before.is_some_and(|files| files != wanted.open_files) || wanted.open_files.is_some() {
+        use rustix::process::{Resource, Rlimit, getrlimit};
+        let limit = match wanted.open_files {
+            Some(files) => Rlimit { current: Some(files), maximum: Some(files) },
+            None => getrlimit(Resource::Nofile),
+        };
+        if let Err(error) = session.limit_open_files(limit) {
+            complain(&format!("its limit of open files cannot be changed while it runs: {error}"));
+        }
+    }
+    // A group is known from its start or from adoption. In it there may be limits that are no longer wanted.
+    let group = match (session.group(), house.groups(&wanted)) {
+        (Some(group), _) => Some(group),
+        (None, None) => None,
+        // It may have been moved when the others were.
+        (None, Some(groups)) => Group::of(&house.name, session.pid()).or_else(|| {
+            let mut members = session.members();
+            members.retain(|pid| *pid != session.pid());
+            match groups.give(id, session.pid(), &Limits::default()) {
+                Ok((group, _)) => {
+                    // One that ended meanwhile is in no group at all.
+                    members.into_iter().for_each(|pid| drop(group.take(pid)));
+                    Some(group)
+                }
+                Err(error) => {
+                    complain(&format!("it gets no control group of its own: {error}"));
+                    None
+                }
+            }
+        }),
+    };
+    if let Some(group) = group {
+        session.set_group(group.clone());
+        let before = before.unwrap_or(Limits { open_files: None, memory: Some(0), cpu_weight: Some(0) });
+        group.limit(&before, &wanted).iter().for_each(|problem| complain(problem));
+    }
 }
 
 async fn finished(work: &mut Option<Work>) -> Outcome {

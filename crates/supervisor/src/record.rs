@@ -42,6 +42,9 @@ pub(crate) struct Record {
     /// Who it runs as, where that is not the supervisor's own user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) uid: Option<u32>,
+    /// The file that holds its pid, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) pid_file: Option<PathBuf>,
     #[serde(default)]
     pub(crate) role: Role,
 }
@@ -71,6 +74,7 @@ impl Record {
             hands_over: false,
             bound: false,
             uid: None,
+            pid_file: None,
             role: Role::Current,
         }
     }

@@ -16,6 +16,9 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use parking_lot::Mutex;
+
+use crate::group::Group;
 use crate::identity::{self, Stat};
 
 /// Between two looks at a group that is still there.
@@ -33,6 +36,8 @@ pub enum Exit {
     Signal(i32),
     /// It was never running: the program could not be started.
     NotStarted(String),
+    /// It needed more memory than it may have, and the kernel ended it.
+    OutOfMemory,
     /// It was started by an earlier agent, and only its parent is told how it ended.
     Unknown,
 }
@@ -46,6 +51,7 @@ impl fmt::Display for Exit {
                 None => write!(f, "was ended by signal {number}"),
             },
             Exit::NotStarted(cause) => f.write_str(cause),
+            Exit::OutOfMemory => f.write_str("was ended by the kernel because it needed more memory than its limit"),
             Exit::Unknown => f.write_str("ended (it was started by an earlier agent, so its exit code is not known)"),
         }
     }
@@ -95,6 +101,8 @@ pub(crate) struct Session {
     stopping: AtomicBool,
     /// The grace period is over.
     killed: AtomicBool,
+    /// The control group of its own, if it has one.
+    group: Mutex<Option<Group>>,
     /// Held while the process may live; see `launch` for what its end does.
     _tether: Option<std::sync::mpsc::Sender<()>>,
 }
@@ -116,12 +124,39 @@ impl Session {
             pidfd,
             stopping: AtomicBool::new(false),
             killed: AtomicBool::new(false),
+            group: Mutex::new(None),
             _tether: tether,
         })
     }
 
     pub(crate) fn pid(&self) -> i32 {
         self.pid.as_raw_nonzero().get()
+    }
+
+    /// Its control group, if it has one of its own.
+    pub(crate) fn group(&self) -> Option<Group> {
+        self.group.lock().clone()
+    }
+
+    /// It is in this control group from now on.
+    pub(crate) fn set_group(&self, group: Group) {
+        *self.group.lock() = Some(group);
+    }
+
+    /// All processes of its session that live, itself included.
+    pub(crate) fn members(&self) -> Vec<i32> {
+        let pid = self.pid();
+        let belongs = |other: &i32| Stat::of(*other).is_ok_and(|stat| stat.session == pid && !stat.is_dead());
+        identity::all_processes().filter(belongs).collect()
+    }
+
+    /// Sets how many files it may open, and tells why that is not possible.
+    pub(crate) fn limit_open_files(&self, limit: rustix::process::Rlimit) -> io::Result<()> {
+        // The number means it for as long as it is held and not seen to be dead; see `signal_group`.
+        if self.parent == Parent::Us || is_alive(self.pidfd.get_ref()) {
+            rustix::process::prlimit(Some(self.pid), rustix::process::Resource::Nofile, limit)?;
+        }
+        Ok(())
     }
 
     /// Asks the process to accept no more and to end when what it has accepted is done. Only the process itself: what
@@ -189,9 +224,21 @@ impl Session {
             tokio::time::sleep(look).await;
             look = (look * 2).min(LONGEST_LOOK);
         }
-        match self.parent {
+        let exit = match self.parent {
             Parent::Us => reap(self.pidfd.get_ref()),
             Parent::Other => Exit::Unknown,
+        };
+        let Some(group) = self.group() else { return exit };
+        let owner = id.to_owned();
+        let ending = tokio::task::spawn_blocking(move || {
+            let out_of_memory = group.ran_out_of_memory();
+            // Whatever has left the session is still in the group.
+            group.end(&owner);
+            out_of_memory
+        });
+        match (ending.await, &exit) {
+            (Ok(true), Exit::Signal(libc::SIGKILL) | Exit::Unknown) => Exit::OutOfMemory,
+            _ => exit,
         }
     }
 }

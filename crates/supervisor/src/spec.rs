@@ -14,7 +14,7 @@ use crate::output::Logs;
 /// The definition of one supervised process.
 ///
 /// Two definitions are the same when program, arguments, `environment`, `user` and `stop_signal` are; the rest takes effect at
-/// the next start and never causes one.
+/// the next start and never causes one. `limits` take effect at once.
 #[derive(Clone, Default)]
 pub struct Spec {
     /// Names the process; any text.
@@ -41,9 +41,10 @@ pub struct Spec {
     pub pid_file: Option<PathBuf>,
     /// Who it runs as; without it as the supervisor does. Only a supervisor that runs as root can start others' processes.
     pub user: Option<User>,
-    /// How many files it may open; without it as many as the supervisor. More than the supervisor may, only if that may
-    /// grant it.
-    pub open_files: Option<u64>,
+    /// What it may use of the machine.
+    pub limits: Limits,
+    /// What it may do that other processes of its user may not.
+    pub privileges: Privileges,
     /// What the process is asked to stop with.
     pub stop_signal: StopSignal,
     /// How it is replaced by another process of the same id.
@@ -72,6 +73,48 @@ impl Spec {
     pub(crate) fn log_files(&self) -> impl Iterator<Item = &Path> {
         self.stderr.as_deref().into_iter().chain(self.stdout.as_deref())
     }
+}
+
+/// What a process, with all that it starts, may use of the machine. What a machine cannot limit is left out, with a
+/// warning.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// How many files it may open; without it as many as the supervisor. More than the supervisor may, only if that may
+    /// grant it.
+    pub open_files: Option<u64>,
+    /// Its memory in bytes; the kernel ends it when it needs more.
+    pub memory: Option<u64>,
+    /// Its share of the processor where that is short, from 1 to 10000. Without it as anybody else's, which is 100.
+    pub cpu_weight: Option<u16>,
+}
+
+impl Limits {
+    /// Whether they need a control group.
+    pub(crate) fn need_group(&self) -> bool {
+        self.memory.is_some() || self.cpu_weight.is_some()
+    }
+}
+
+/// What a process may do that other processes of its user may not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Privileges {
+    /// Whether it may come to more than it is given.
+    pub gain: Gain,
+    /// The capabilities that it, and what it starts, has and can ever have, as bits: of the supervisor's those that are
+    /// among them. Without it the kernel's rules decide: a process of root has all, one of another user the ambient ones.
+    pub capabilities: Option<u64>,
+}
+
+/// Whether a process may come to privileges by starting programs: setuid ones, and ones with capabilities in their file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Gain {
+    /// It may.
+    #[default]
+    Allowed,
+    /// Only if its own program is such a one.
+    AsItsProgramDoes,
+    /// It may not.
+    Never,
 }
 
 /// A user and the one group that its processes are in.
@@ -206,7 +249,8 @@ mod tests {
         let same = [
             Spec { ambient: [("PATH".to_owned(), "/x".to_owned())].into(), ..spec() },
             Spec { stdout: Some("/log".into()), ..spec() },
-            Spec { open_files: Some(7), ..spec() },
+            Spec { limits: Limits { open_files: Some(7), memory: Some(1), cpu_weight: Some(2) }, ..spec() },
+            Spec { privileges: Privileges { gain: Gain::Never, capabilities: Some(0) }, ..spec() },
             Spec { policy: Policy { free_attempts: 9, ..Policy::default() }, ..spec() },
         ];
         for other in same {

@@ -16,12 +16,13 @@ use tokio::sync::watch;
 
 use crate::adopt;
 use crate::error::Error;
+use crate::group::Groups;
 use crate::identity;
 use crate::launch::Bond;
 use crate::notify::{Ear, Registry};
 use crate::process::{self, Live, Process};
 use crate::record::{Record, Records, Role};
-use crate::spec::{Fingerprint, Spec, User, sha256_hex};
+use crate::spec::{Fingerprint, Limits, Spec, User, sha256_hex};
 use crate::status::Status;
 
 /// How long a supervisor that was just killed may still hold its lock through a child at the gate.
@@ -155,8 +156,21 @@ pub(crate) struct House {
     records: Option<Records>,
     statuses: watch::Sender<Arc<BTreeMap<String, Status>>>,
     handles: Mutex<Handles>,
+    groups: Mutex<Place>,
     /// Held for as long as anything of this supervisor may act.
     _lock: File,
+}
+
+/// Where control groups are made.
+#[derive(Debug, Default)]
+enum Place {
+    /// Nobody has asked for limits that need one.
+    #[default]
+    Unasked,
+    /// There.
+    Found(Groups),
+    /// This machine has none for us; that was said.
+    None,
 }
 
 #[derive(Debug, Default)]
@@ -211,6 +225,7 @@ impl Supervisor {
             records,
             statuses: watch::Sender::default(),
             handles: Mutex::default(),
+            groups: Mutex::default(),
             _lock: lock,
         });
         let supervisor = Supervisor { house: Arc::clone(&house), scope: scope.child("supervisor") };
@@ -403,6 +418,25 @@ impl House {
     pub(crate) fn notify_path_of(&self, user: Option<User>) -> &Path {
         let other = user.filter(|user| user.uid != self.user);
         other.and(self.open_notify_path.as_deref()).unwrap_or(&self.notify_path)
+    }
+
+    /// Where control groups are made, if a process of these limits is to have one. Once one has, all get one, because
+    /// none may stay where the others branch off. Blocks for a moment.
+    pub(crate) fn groups(&self, limits: &Limits) -> Option<Groups> {
+        let mut place = self.groups.lock();
+        if matches!(*place, Place::Unasked) && limits.need_group() {
+            *place = match Groups::open(&self.name, |pid| self.registry.id_of(pid)) {
+                Ok(groups) => Place::Found(groups),
+                Err(reason) => {
+                    tracing::warn!("supervisor: limits of memory and processor are not in force: {reason}");
+                    Place::None
+                }
+            };
+        }
+        match &*place {
+            Place::Found(groups) => Some(groups.clone()),
+            Place::Unasked | Place::None => None,
+        }
     }
 
     pub(crate) fn is_published(&self, id: &str) -> bool {

@@ -11,6 +11,11 @@ pub struct Usage {
     pub open_files: Option<u64>,
     /// Processor time it has used.
     pub cpu: Duration,
+    /// Memory of its control group, with what it has started and what the kernel holds for it; absent without a group of
+    /// its own.
+    pub group_memory: Option<u64>,
+    /// The limit of that.
+    pub memory_limit: Option<u64>,
 }
 
 impl Usage {
@@ -25,7 +30,9 @@ impl Usage {
         let per_second = rustix::param::clock_ticks_per_second().max(1);
         let cpu = Duration::from_millis((ticks(11) + ticks(12)).saturating_mul(1000) / per_second);
         let open_files = std::fs::read_dir(format!("/proc/{pid}/fd")).ok().map(|all| all.count() as u64);
-        Some(Usage { memory, open_files, cpu })
+        let group = crate::group::memory_of(pid);
+        let (group_memory, memory_limit) = (group.map(|(used, _)| used), group.and_then(|(_, limit)| limit));
+        Some(Usage { memory, open_files, cpu, group_memory, memory_limit })
     }
 }
 

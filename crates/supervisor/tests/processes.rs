@@ -9,7 +9,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lictor_supervisor::{Config, Error, Exit, Farewell, Gate, Lifetime, Policy, Spec, State, Status, Supervisor, User};
+use lictor_supervisor::{
+    Config, Error, Exit, Farewell, Gain, Gate, Lifetime, Limits, Policy, Privileges, Spec, State, Status, Supervisor,
+    User,
+};
 use lictor_task::Scope;
 use rustix::process::{Pid, Signal};
 
@@ -596,7 +599,11 @@ async fn a_process_of_another_user_has_none_of_our_rights_and_is_adopted_as_its_
     let script = "grep -E '^(Uid|Gid|Groups|CapPrm|CapEff|CapInh)' /proc/self/status; ulimit -n; ulimit -Hn; \
                   ls $HOME >/dev/null 2>&1 || echo private; \
                   test -w $NOTIFY_SOCKET && echo reports; exec sleep 1000";
-    let spec = Spec { user: Some(user), open_files: Some(123), ..home.script("p", script) };
+    let spec = Spec {
+        user: Some(user),
+        limits: Limits { open_files: Some(123), ..Limits::default() },
+        ..home.script("p", script)
+    };
     let (supervisor, _scope) = open();
     supervisor.want(spec.clone());
     supervisor.want(home.script("own", "exec sleep 1000"));
@@ -627,4 +634,159 @@ async fn a_process_of_another_user_has_none_of_our_rights_and_is_adopted_as_its_
     assert!(text.contains("Uid:\t65531\t"), "{text}");
     supervisor.shutdown(Farewell::StopAll).await;
     assert!(is_dead(pid));
+}
+
+/// What `/proc/self/status` says under `name`.
+fn field(status: &str, name: &str) -> String {
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.unwrap_or_default().trim().to_owned()
+}
+
+#[tokio::test]
+async fn a_program_starts_with_nothing_that_it_was_not_given_and_can_come_to_no_more() {
+    let home = Home::new();
+    let supervisor = home.open(Lifetime::Ephemeral);
+    // Open in the supervisor and not marked as private, as a library may leave one.
+    let leaked = fs::File::open("/dev/null").unwrap();
+    rustix::io::fcntl_setfd(&leaked, rustix::io::FdFlags::empty()).unwrap();
+    let script = "cat /proc/self/status; echo core=$(ulimit -c); echo umask=$(umask); \
+                  echo session=$(cut -d' ' -f6 /proc/$$/stat) own=$$; echo end; exec sleep 1000";
+    let none = Privileges { gain: Gain::Never, capabilities: Some(0) };
+    supervisor.want(Spec { privileges: none, ..home.script("p", script) });
+    let said = home.wait_for_file("logs/p-stdout.log", |text| text.contains("end\n")).await;
+    let zero = "0000000000000000";
+    let is_root = rustix::process::geteuid().is_root();
+    for name in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+        assert_eq!(field(&said, name), zero, "{name}: {said}");
+    }
+    // Only who has privileges can give up those that it has not.
+    if is_root {
+        assert_eq!(field(&said, "CapBnd"), zero, "{said}");
+    }
+    assert_eq!(field(&said, "NoNewPrivs"), "1");
+    assert!(said.contains("\ncore=0\n") && said.contains("umask=0022"), "{said}");
+    let pid = running(&supervisor, "p").await;
+    // The shell has replaced itself, so that what is open now was given.
+    let open = || {
+        let entries = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten();
+        let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        names.sort();
+        Some(names)
+    };
+    eventually("nothing but input, output and errors is open", || open().filter(|all| *all == ["0", "1", "2"])).await;
+    let session = said.lines().find_map(|line| line.strip_prefix("session=")).unwrap();
+    let (session, own) = session.split_once(" own=").unwrap();
+    assert_eq!(session, own, "it leads a session of its own");
+
+    // Without a word about privileges everything is as it would be without us.
+    supervisor.want(home.script("q", script));
+    let said = home.wait_for_file("logs/q-stdout.log", |text| text.contains("end\n")).await;
+    let ours = fs::read_to_string("/proc/self/status").unwrap();
+    for name in ["NoNewPrivs", "CapPrm", "CapBnd"] {
+        assert_eq!(field(&said, name), field(&ours, name), "{name}");
+    }
+    supervisor.shutdown(Farewell::StopAll).await;
+    drop(leaked);
+}
+
+#[tokio::test]
+async fn a_program_that_gains_privileges_by_its_start_is_let_do_so_and_others_are_not() {
+    let home = Home::new();
+    let supervisor = home.open(Lifetime::Ephemeral);
+    let copy = home.path("as-owner");
+    fs::copy("/bin/sleep", &copy).unwrap();
+    fs::set_permissions(&copy, fs::Permissions::from_mode(0o4755)).unwrap();
+    let as_it_does = Privileges { gain: Gain::AsItsProgramDoes, capabilities: None };
+    for (id, program, wanted) in [("setuid", copy.as_path(), "0"), ("plain", Path::new("/bin/sleep"), "1")] {
+        let spec =
+            Spec { program: program.into(), args: vec!["1000".into()], privileges: as_it_does, ..home.script(id, "") };
+        supervisor.want(spec);
+        let pid = running(&supervisor, id).await;
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        assert_eq!(field(&status, "NoNewPrivs"), wanted, "{id}: {status}");
+    }
+    supervisor.shutdown(Farewell::StopAll).await;
+}
+
+#[tokio::test]
+async fn a_program_of_another_user_keeps_the_capability_that_it_was_given_and_no_other() {
+    let Some(user) = another_user() else { return };
+    let home = Home::new();
+    let supervisor = home.open(Lifetime::Ephemeral);
+    let privileges = Privileges { gain: Gain::Never, capabilities: Some(1 << 10) };
+    let script = "cat /proc/self/status; echo end; exec sleep 1000";
+    supervisor.want(Spec { user: Some(user), privileges, ..home.script("p", script) });
+    let said = home.wait_for_file("logs/p-stdout.log", |text| text.contains("end\n")).await;
+    for name in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert_eq!(field(&said, name), "0000000000000400", "{name}: {said}");
+    }
+    assert!(field(&said, "Uid").starts_with("65533\t65533"), "{said}");
+    supervisor.shutdown(Farewell::StopAll).await;
+}
+
+#[tokio::test]
+async fn other_limits_reach_what_runs_and_what_is_adopted_and_start_nothing_anew() {
+    fn files(pid: i32) -> String {
+        let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap_or_default();
+        let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap_or_default();
+        line.split_whitespace().skip(3).take(2).collect::<Vec<_>>().join(" ")
+    }
+    let home = Home::new();
+    let spec = |open_files| {
+        let limits = Limits { open_files, ..Limits::default() };
+        Spec { limits, ..home.script("p", "exec sleep 1000") }
+    };
+    let supervisor = home.open(Lifetime::Persistent);
+    supervisor.want(spec(Some(900)));
+    let pid = running(&supervisor, "p").await;
+    assert_eq!(files(pid), "900 900");
+    supervisor.want(spec(Some(800)));
+    eventually("the new limit", || (files(pid) == "800 800").then_some(())).await;
+    supervisor.shutdown(Farewell::Leave).await;
+    drop(supervisor);
+
+    let supervisor = home.open(Lifetime::Persistent);
+    supervisor.want(spec(Some(700)));
+    supervisor.settled();
+    eventually("the limit of the next agent", || (files(pid) == "700 700").then_some(())).await;
+    let status = status(&supervisor, "p", |status| status.pid.is_some()).await;
+    assert!(status.adopted && status.restarts == 0 && status.pid == u32::try_from(pid).ok(), "{status:?}");
+    let ours = rustix::thread::capabilities(None).unwrap().effective;
+    if ours.contains(rustix::thread::CapabilitySet::SYS_RESOURCE) {
+        // What was taken away comes back when it is no longer wanted; only a privileged agent can do that.
+        supervisor.want(spec(None));
+        let own = files(i32::try_from(std::process::id()).unwrap());
+        eventually("the limit of the agent itself", || (files(pid) == own).then_some(())).await;
+    }
+    supervisor.shutdown(Farewell::StopAll).await;
+}
+
+#[tokio::test]
+async fn the_pid_file_of_a_process_that_ended_while_nobody_looked_is_removed() {
+    let home = Home::new();
+    let file = |id: &str| format!("pids/{id}.pid");
+    let spec = |id: &str| Spec { pid_file: Some(home.path(&file(id))), ..home.script(id, "exec sleep 1000") };
+    let supervisor = home.open(Lifetime::Persistent);
+    for id in ["gone", "unwanted", "kept"] {
+        supervisor.want(spec(id));
+    }
+    let gone = running(&supervisor, "gone").await;
+    running(&supervisor, "unwanted").await;
+    let kept = running(&supervisor, "kept").await;
+    supervisor.shutdown(Farewell::Leave).await;
+    drop(supervisor);
+    rustix::process::kill_process(Pid::from_raw(gone).unwrap(), Signal::KILL).unwrap();
+    eventually("its end", || is_dead(gone).then_some(())).await;
+    assert!(home.path(&file("gone")).exists());
+
+    let supervisor = home.open(Lifetime::Persistent);
+    supervisor.want(spec("kept"));
+    supervisor.settled();
+    eventually("no stale file", || {
+        (!home.path(&file("gone")).exists() && !home.path(&file("unwanted")).exists()).then_some(())
+    })
+    .await;
+    assert_eq!(home.read(&file("kept")), kept.to_string());
+    supervisor.shutdown(Farewell::StopAll).await;
+    assert!(!home.path(&file("kept")).exists());
 }

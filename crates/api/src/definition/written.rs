@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use lictor_model::health::CheckSpec;
-use lictor_model::service::{Definition, ManagedProxy, ProxySpec, Service, Upstream};
+use lictor_model::service::{Definition, ManagedProxy, ProxyLimits, ProxySpec, Service, Upstream};
 use lictor_notation::duration;
 use serde_json::{Map, Value, json};
 
@@ -80,12 +80,17 @@ fn proxy_spec(proxy: &ProxySpec) -> Value {
 }
 
 fn managed_proxy_block(proxy: &ManagedProxy) -> Value {
-    let ManagedProxy { exec_mode, command, config, upstreams } = proxy;
+    let ManagedProxy { exec_mode, command, config, upstreams, run_as, limits } = proxy;
+    let ProxyLimits { open_files, memory, cpu_weight } = *limits;
     let mut body = Body(Map::new());
     body.put("ExecMode", exec_mode.as_str());
     body.put("Command", json!(command));
     body.put("Config", json!(config));
     body.put("Upstreams", upstreams.iter().map(upstream).collect::<Vec<_>>());
+    body.put("RunAs", run_as.as_str());
+    body.put("LimitOpenFiles", open_files);
+    body.put("LimitMemory", memory);
+    body.put("CPUWeight", cpu_weight);
     Value::Object(body.0)
 }
 

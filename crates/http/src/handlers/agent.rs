@@ -31,12 +31,16 @@ fn listed(local: &LocalService) -> shape::Service<'_> {
 }
 
 fn managed(view: &ManagedProxyView) -> shape::ManagedProxy<'_> {
-    let ManagedProxyView { exec_mode, command, config, upstreams } = view;
+    let ManagedProxyView { exec_mode, command, config, upstreams, run_as, limits } = view;
     shape::ManagedProxy {
         exec_mode: (*exec_mode).into(),
         command: command.as_slice().into(),
         config: config.as_ref().filter(|config| !config.is_empty()).map(Cow::Borrowed),
         upstreams: upstreams.iter().map(shape::Upstream::from).collect(),
+        run_as: run_as.as_str().into(),
+        limit_open_files: limits.open_files,
+        limit_memory: limits.memory,
+        cpu_weight: limits.cpu_weight,
     }
 }
 

@@ -140,6 +140,8 @@ fn shape_of(process: &ManagedProcess) -> shape::Process<'_> {
         held: held.is_some(),
         drain_until: held.and_then(|held| held.drain_until_unix_ms).map(moment),
         memory_bytes: usage.map(|usage| usage.memory),
+        group_memory_bytes: usage.and_then(|usage| usage.group_memory),
+        memory_limit_bytes: usage.and_then(|usage| usage.memory_limit),
         cpu_seconds: usage.map(|usage| usage.cpu.as_secs_f64()),
         open_files: usage.and_then(|usage| usage.open_files),
         report: report.as_ref().map(|report| shape::Report {

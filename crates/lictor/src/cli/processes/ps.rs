@@ -67,12 +67,23 @@ fn row(process: &Process<'_>) -> [String; HEAD.len()] {
         },
         report.map_or_else(none, |report| report.connections.to_string()),
         report.map_or_else(none, |report| format!("{}/{}", report.upstreams_reachable, report.upstreams_wanted)),
-        process.memory_bytes.map_or_else(none, |bytes| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))),
+        memory(process),
         process.next_try.map_or_else(none, |at| format!("in {}", short(seconds_until(at)))),
         process.last_exit.as_ref().map_or_else(none, |last| {
             format!("{} ago: {} after {}", short(-seconds_until(last.at)), last.reason, short(last.ran_seconds))
         }),
     ]
+}
+
+/// Its memory, and where there is a limit that of all that counts for it, with the limit.
+fn memory(process: &Process<'_>) -> String {
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    match (process.memory_bytes, process.group_memory_bytes, process.memory_limit_bytes) {
+        // The kernel counts for a group what was asked for in it, not what a process brought along.
+        (_, Some(used), Some(limit)) => format!("{:.1}/{:.1} MiB", mib(used), mib(limit)),
+        (Some(bytes), _, _) => format!("{:.1} MiB", mib(bytes)),
+        (None, _, _) => "-".to_owned(),
+    }
 }
 
 fn seconds_until(at: Time) -> f64 {

@@ -105,6 +105,16 @@ fn service(check: &mut Check<'_>, declared: &Declared<Definition>) {
             let text = format!("failed adding proxy: invalid exec mode: {}", proxy.exec_mode);
             report(check, declared, "connect.proxy.exec_mode", text, "write \"daemon\", or leave it out", None);
         }
+        let user = &proxy.run_as;
+        if !user.is_empty() && !check.settings.texts("connect.proxy.allowed_users").contains(user) {
+            let text = format!("user {user:?} is not among connect.proxy.allowed_users");
+            let remedy = "let the agent's connect.proxy.allowed_users name it, or leave it out";
+            report(check, declared, "connect.proxy.run_as", text, remedy, group());
+        }
+        if let Err((name, why)) = proxy.limits.validate() {
+            let remedy = "write a number in that range, or leave it out";
+            report(check, declared, &format!("connect.proxy.{name}"), format!("{name} {why}"), remedy, group());
+        }
     }
     if let Some(sidecar) = &definition.sidecar {
         let inside = "connect.sidecar_service";

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use lictor_agent::config::SameNode;
 use lictor_model::Opaque;
+use lictor_model::service::ProxyLimits;
+use lictor_supervisor::{Gain, Limits, Privileges};
 use serde_json::Value;
 
 use super::Check;
@@ -22,6 +24,8 @@ pub(crate) struct Mesh {
     pub(crate) allow_managed_root: bool,
     /// Let the HTTP API register managed proxies.
     pub(crate) allow_managed_api_registration: bool,
+    /// Users that definitions may name, as written.
+    pub(crate) allowed_users: Vec<String>,
     /// How built-in proxies of this agent reach each other.
     pub(crate) same_node: SameNode,
     /// What managed proxies inherit.
@@ -57,8 +61,10 @@ pub(crate) struct ProxyDefaults {
     pub(crate) drain_time: Duration,
     /// Who they run as, as written; empty for the agent's own user.
     pub(crate) run_as: String,
-    /// Files that each may open; 0 for as many as the agent.
-    pub(crate) limit_open_files: u64,
+    /// What each may use of the machine, where its service does not say.
+    pub(crate) limits: Limits,
+    /// What programs other than the built-in proxy may do.
+    pub(crate) command_privileges: Privileges,
     /// Whether they end with their agent.
     pub(crate) kill_on_agent_exit: bool,
     /// How long a built-in one may go on without its agent; zero for ever.
@@ -107,6 +113,7 @@ pub(crate) fn mesh(check: &mut Check<'_>) -> Mesh {
         ca_config,
         allow_managed_root: settings.flag("connect.proxy.allow_managed_root"),
         allow_managed_api_registration: settings.flag("connect.proxy.allow_managed_api_registration"),
+        allowed_users: settings.texts("connect.proxy.allowed_users"),
         same_node: same_node(check),
         proxy_defaults: proxy_defaults(check),
     }
@@ -220,7 +227,8 @@ fn proxy_defaults(check: &mut Check<'_>) -> ProxyDefaults {
         pass_env,
         drain_time: settings.duration("connect.proxy_defaults.drain_time").or_zero(),
         run_as: settings.text("connect.proxy_defaults.run_as").to_owned(),
-        limit_open_files: limit_open_files(check),
+        limits: limits(check),
+        command_privileges: command_privileges(check),
         kill_on_agent_exit: settings.flag("connect.proxy_defaults.kill_on_agent_exit"),
         agent_lease: settings.duration("connect.proxy_defaults.agent_lease").or_zero(),
         sandbox: settings.flag("connect.proxy_defaults.sandbox"),
@@ -228,17 +236,106 @@ fn proxy_defaults(check: &mut Check<'_>) -> ProxyDefaults {
     }
 }
 
-fn limit_open_files(check: &mut Check<'_>) -> u64 {
-    const KEY: &str = "connect.proxy_defaults.limit_open_files";
-    let limit = check.settings.int(KEY);
-    match u64::try_from(limit).ok().filter(|limit| *limit == 0 || (64..=1_073_741_816).contains(limit)) {
-        Some(limit) => limit,
-        None => {
-            // Below that a proxy does not get its listeners open.
-            check.refuse(Stage::Rules, KEY, format!("{KEY} must be 0 or at least 64"), "write 65536, or leave it out");
-            0
-        }
+fn limits(check: &mut Check<'_>) -> Limits {
+    let number = |name: &str| check.settings.int(&format!("connect.proxy_defaults.{name}"));
+    let wanted = ProxyLimits {
+        open_files: number("limit_open_files"),
+        memory: number("limit_memory"),
+        cpu_weight: number("cpu_weight"),
+    };
+    if let Err((name, why)) = wanted.validate() {
+        let key = match name {
+            "limit_open_files" => "connect.proxy_defaults.limit_open_files",
+            "limit_memory" => "connect.proxy_defaults.limit_memory",
+            _ => "connect.proxy_defaults.cpu_weight",
+        };
+        check.refuse(Stage::Rules, key, format!("{key} {why}"), "write a number in that range, or leave it out");
     }
+    let given = |number: i64| u64::try_from(number).ok().filter(|number| *number > 0);
+    Limits {
+        open_files: given(wanted.open_files),
+        memory: given(wanted.memory),
+        cpu_weight: u16::try_from(wanted.cpu_weight).ok().filter(|weight| *weight > 0),
+    }
+}
+
+/// The capabilities of Linux, each at the place of its number.
+const CAPABILITIES: [&str; 41] = [
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_DAC_READ_SEARCH",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETPCAP",
+    "CAP_LINUX_IMMUTABLE",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_BROADCAST",
+    "CAP_NET_ADMIN",
+    "CAP_NET_RAW",
+    "CAP_IPC_LOCK",
+    "CAP_IPC_OWNER",
+    "CAP_SYS_MODULE",
+    "CAP_SYS_RAWIO",
+    "CAP_SYS_CHROOT",
+    "CAP_SYS_PTRACE",
+    "CAP_SYS_PACCT",
+    "CAP_SYS_ADMIN",
+    "CAP_SYS_BOOT",
+    "CAP_SYS_NICE",
+    "CAP_SYS_RESOURCE",
+    "CAP_SYS_TIME",
+    "CAP_SYS_TTY_CONFIG",
+    "CAP_MKNOD",
+    "CAP_LEASE",
+    "CAP_AUDIT_WRITE",
+    "CAP_AUDIT_CONTROL",
+    "CAP_SETFCAP",
+    "CAP_MAC_OVERRIDE",
+    "CAP_MAC_ADMIN",
+    "CAP_SYSLOG",
+    "CAP_WAKE_ALARM",
+    "CAP_BLOCK_SUSPEND",
+    "CAP_AUDIT_READ",
+    "CAP_PERFMON",
+    "CAP_BPF",
+    "CAP_CHECKPOINT_RESTORE",
+];
+
+fn command_privileges(check: &mut Check<'_>) -> Privileges {
+    const GAIN: &str = "connect.proxy_defaults.command_new_privileges";
+    const CAPABLE: &str = "connect.proxy_defaults.command_capabilities";
+    let gain = match check.settings.text(GAIN) {
+        "" | "auto" => Gain::AsItsProgramDoes,
+        "no" => Gain::Never,
+        "yes" => Gain::Allowed,
+        other => {
+            let text = format!("{GAIN}: {other:?} is none of \"auto\", \"no\" and \"yes\"");
+            check.refuse(Stage::Rules, GAIN, text, "write \"auto\", or leave it out");
+            Gain::Never
+        }
+    };
+    let capabilities = match check.settings.text(CAPABLE) {
+        "" | "inherit" => None,
+        "none" => Some(0),
+        list => {
+            let mut bits = 0;
+            for name in list.split([',', ' ']).filter(|name| !name.is_empty()) {
+                match CAPABILITIES.iter().position(|known| known.eq_ignore_ascii_case(name)) {
+                    Some(number) => bits |= 1 << number,
+                    None => {
+                        let text = format!("{CAPABLE}: there is no capability {name:?}");
+                        let remedy = "write names such as CAP_NET_BIND_SERVICE with commas between, or \"none\"";
+                        check.refuse(Stage::Rules, CAPABLE, text, remedy);
+                    }
+                }
+            }
+            Some(bits)
+        }
+    };
+    Privileges { gain, capabilities }
 }
 
 fn proxy_logs(check: &mut Check<'_>) -> ProxyLogs {
