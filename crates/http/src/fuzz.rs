@@ -39,7 +39,16 @@ pub fn body(bytes: &[u8]) {
 
 /// An object without a word says as much as none, and is not written.
 fn leave_out_what_says_nothing(definition: &mut Definition) {
-    definition.service.proxy = definition.service.proxy.take().filter(|proxy| *proxy != ProxySpec::default());
+    let service = &mut definition.service;
+    let (proxy, managed) = (service.proxy.as_mut(), definition.managed_proxy.as_mut());
+    let proxy = proxy.map(|proxy| (&mut proxy.config, &mut proxy.upstreams));
+    let managed = managed.map(|managed| (&mut managed.config, &mut managed.upstreams));
+    for (config, upstreams) in [proxy, managed].into_iter().flatten() {
+        for config in std::iter::once(config).chain(upstreams.iter_mut().map(|upstream| &mut upstream.config)) {
+            *config = config.take().filter(|config| !config.is_empty());
+        }
+    }
+    service.proxy = service.proxy.take().filter(|proxy| *proxy != ProxySpec::default());
     definition.check = definition.check.take().filter(|check| !check.is_empty());
     if let Some(sidecar) = &mut definition.sidecar {
         leave_out_what_says_nothing(sidecar);
