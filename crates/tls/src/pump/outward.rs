@@ -54,6 +54,8 @@ pub(super) struct Outward {
     /// Flags of the next frame.
     flags: u8,
     renew_keys: bool,
+    /// `close_notify` and FIN are sent: nothing may follow.
+    closed: bool,
     pub(super) failure: Option<Broken>,
     pub(super) moved: u64,
 }
@@ -71,6 +73,7 @@ impl Outward {
             room: 1,
             phase: Phase::Flowing,
             renew_keys: false,
+            closed: false,
             failure: None,
             moved: 0,
         }
@@ -176,6 +179,7 @@ impl Outward {
                     self.phase = Phase::Closing;
                 }
                 Phase::Closing => {
+                    self.closed = true;
                     let failure = peer.end().err().map(|error| Broken::Io { side: Side::Peer, error });
                     self.over(failure);
                 }
@@ -202,9 +206,9 @@ impl Outward {
         record
     }
 
-    /// Tries to tell the peer why we close; once, without waiting.
+    /// Tries to tell the peer why we close; once, without waiting, and not behind our own end.
     pub(super) fn last_words<S: Socket>(&mut self, context: &mut Context<'_>, peer: &S, description: u8) {
-        if self.sealer.append_alert(description, &mut self.head).is_ok() {
+        if !self.closed && self.sealer.append_alert(description, &mut self.head).is_ok() {
             // Records that are sealed already go first, or this one could not be read.
             let _ = self.write(context, peer);
         }
