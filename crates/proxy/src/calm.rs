@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 pub struct Calm {
     awaited: AtomicBool,
     over: Notify,
+    alarm: AtomicBool,
 }
 
 impl Calm {
@@ -24,6 +25,18 @@ impl Calm {
     /// Waits for the first disturbance since [`Calm::begin`].
     pub async fn over(&self) {
         self.over.notified().await;
+    }
+
+    /// Whether the agent has failed to answer since this was asked last. It may come back as another process, and not with
+    /// all of it at once.
+    pub fn take_alarm(&self) -> bool {
+        self.alarm.swap(false, Ordering::SeqCst)
+    }
+
+    /// The agent has failed to answer.
+    pub(crate) fn alarm(&self) {
+        self.alarm.store(true, Ordering::SeqCst);
+        self.disturb();
     }
 
     /// Something happens, of which the counters know already.
@@ -57,6 +70,16 @@ mod tests {
         calm.disturb();
         assert!(is_over(&calm).await);
         assert!(!is_over(&calm).await, "it is told once");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_alarm_ends_a_wait_and_is_kept_until_it_is_asked_for() {
+        let calm = Calm::default();
+        calm.alarm();
+        calm.begin();
+        assert!(calm.take_alarm() && !calm.take_alarm());
+        calm.alarm();
+        assert!(is_over(&calm).await && calm.take_alarm());
     }
 
     #[tokio::test(start_paused = true)]

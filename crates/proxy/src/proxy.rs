@@ -153,7 +153,6 @@ pub struct Proxy {
     reporting: watch::Receiver<Option<Reporting>>,
     wanted: watch::Receiver<Wanted>,
     direct_socket: Option<Arc<str>>,
-    silent: watch::Receiver<Option<Instant>>,
     control: Scope,
 }
 
@@ -207,7 +206,6 @@ impl Proxy {
         }
         let (unsettling, unsettled) = watch::channel(None);
         let follow = Follow::new(control, Arc::clone(&shared), scope.child("watches"));
-        let silent = follow.silent();
         let settings = match config.mode {
             Mode::Agent { proxy_id } => follow.settings(&proxy_id, unsettling),
             // The sender is not needed again: these settings never change.
@@ -251,19 +249,7 @@ impl Proxy {
             // The one who waits may be gone.
             let _ = ending.send(end);
         });
-        Ok(Proxy {
-            direct_socket,
-            silent,
-            shared,
-            status,
-            listening,
-            reporting,
-            sockets,
-            wanted,
-            wish,
-            ended,
-            control: scope,
-        })
+        Ok(Proxy { direct_socket, shared, status, listening, reporting, sockets, wanted, wish, ended, control: scope })
     }
 
     /// How it is doing.
@@ -290,11 +276,6 @@ impl Proxy {
     /// What it has counted.
     pub fn metrics(&self) -> Arc<Metrics> {
         Arc::clone(&self.shared.metrics)
-    }
-
-    /// Since when the agent has not answered at all; `None` while it does.
-    pub fn silent(&self) -> watch::Receiver<Option<Instant>> {
-        self.silent.clone()
     }
 
     /// Ends when it has something to do.

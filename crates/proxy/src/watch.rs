@@ -142,6 +142,7 @@ impl Follower {
     }
 
     fn failed(&mut self, error: &ControlError) {
+        self.agent.calm.alarm();
         self.agent.answered(!matches!(error, ControlError::Unreached(_)));
         if matches!(error, ControlError::Failed(_) | ControlError::Unreached(_)) {
             self.agent.away.store(true, Ordering::Relaxed);

@@ -39,6 +39,9 @@ const REMINDER: Duration = Duration::from_secs(10);
 /// How often it is looked whether there is something to tell while the proxy works, and how long nothing must have
 /// happened until it rests.
 const LOOK: Duration = Duration::from_millis(250);
+/// How long it is looked for another agent after the last time that one did not answer: longer than the watches pause, and
+/// than an agent takes from its first answer until it hears its proxies.
+const ALERT: Duration = Duration::from_secs(15);
 /// How soon a supervisor that was too busy to hear something is told again.
 const RETRY: Duration = Duration::from_millis(20);
 
@@ -153,19 +156,11 @@ struct Said {
     sockets: watch::Receiver<Sockets>,
     reporter: Reporter,
     metrics: Arc<Metrics>,
-    /// Since when the agent has not answered.
-    silent: watch::Receiver<Option<Instant>>,
 }
 
 impl Said {
     fn of(proxy: &Proxy) -> Said {
-        Said {
-            status: proxy.status(),
-            sockets: proxy.sockets(),
-            reporter: proxy.reporter(),
-            metrics: proxy.metrics(),
-            silent: proxy.silent(),
-        }
+        Said { status: proxy.status(), sockets: proxy.sockets(), reporter: proxy.reporter(), metrics: proxy.metrics() }
     }
 }
 
@@ -187,6 +182,7 @@ async fn keep_house(mut said: Said, mut still: Still) {
     let mut told: (Option<(Status, Report)>, Sockets) = Default::default();
     let mut listener = notifier.listener();
     let mut reminder = Instant::now() + REMINDER;
+    let mut alert_until = Instant::now();
     loop {
         // What happens after this ends the rest that may follow.
         still.calm.begin();
@@ -220,8 +216,10 @@ async fn keep_house(mut said: Said, mut still: Still) {
         let work = Work::of(&said.metrics);
         let has_worked = still.work.send_if_modified(|before| std::mem::replace(before, work) != work);
         // An agent that comes back shall have everything at once.
-        let is_awaited = said.silent.borrow().is_some();
-        let pause = match (all_told, has_worked || is_news || is_awaited) {
+        if still.calm.take_alarm() {
+            alert_until = now + ALERT;
+        }
+        let pause = match (all_told, has_worked || is_news || now < alert_until) {
             (false, _) => Some(RETRY),
             (true, true) => Some(LOOK),
             (true, false) => None,
