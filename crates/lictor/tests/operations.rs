@@ -276,6 +276,17 @@ fn the_sandbox_can_be_left_out() {
     assert!(text.contains("Seccomp:\t0"), "{text}");
 }
 
+/// A house whose proxies may be other users: everybody may enter and read what is public, and has the program; the data
+/// directory stays private.
+fn open_to_other_users(config: Value) -> House {
+    let mut house = House::build(LICTOR, config);
+    fs::set_permissions(house.folder(), fs::Permissions::from_mode(0o755)).unwrap();
+    let binary = house.folder().join("lictor");
+    fs::copy(LICTOR, &binary).unwrap();
+    house.use_binary(&binary);
+    house
+}
+
 #[test]
 fn an_agent_that_is_root_runs_its_proxies_as_another_user_and_adopts_and_replaces_them() {
     if !rustix::process::geteuid().is_root() {
@@ -285,12 +296,7 @@ fn an_agent_that_is_root_runs_its_proxies_as_another_user_and_adopts_and_replace
     let (mut config, entry) = two_services(echo().port());
     config["connect"] = json!({"enabled": true, "proxy": {"allow_managed_root": false},
         "proxy_defaults": {"run_as": "65533:65532", "limit_open_files": 4096}});
-    let mut house = House::build(LICTOR, config);
-    // Everybody may enter and read what is public; the data directory stays private.
-    fs::set_permissions(house.folder(), fs::Permissions::from_mode(0o755)).unwrap();
-    let binary = house.folder().join("lictor");
-    fs::copy(LICTOR, &binary).unwrap();
-    house.use_binary(&binary);
+    let mut house = open_to_other_users(config);
     let runtime = house.folder().to_owned();
     let environment = [("RUNTIME_DIRECTORY", runtime.to_str().unwrap())];
     house.start_agent_with(&environment);
@@ -515,11 +521,7 @@ fn a_service_may_name_the_user_of_its_proxy_where_the_agent_allows_that_user() {
     let names = [0, 1].map(|at| format!("{}-proxy", config["services"][at]["name"].as_str().unwrap()));
     config["services"][0]["connect"]["proxy"]["run_as"] = "65533:65532".into();
     config["services"][1]["connect"]["proxy"]["run_as"] = "65531:65530".into();
-    let mut house = House::build(LICTOR, config);
-    fs::set_permissions(house.folder(), fs::Permissions::from_mode(0o755)).unwrap();
-    let binary = house.folder().join("lictor");
-    fs::copy(LICTOR, &binary).unwrap();
-    house.use_binary(&binary);
+    let mut house = open_to_other_users(config);
     let runtime = house.folder().to_owned();
     let environment = [("RUNTIME_DIRECTORY", runtime.to_str().unwrap())];
 
