@@ -317,16 +317,13 @@ fn supervise(config: &Config, agent: &Agent, scope: &Scope, processes: &Scope) -
         return Ok(None);
     }
     let is_root = rustix::process::geteuid().is_root();
-    for (key, user) in [("connect.proxy_defaults.run_as", config.connect.run_as.as_ref())]
-        .into_iter()
-        .chain(config.connect.users.values().map(|user| ("connect.proxy.allowed_users", Some(user))))
-    {
-        if let Some(user) = user.filter(|_| !is_root) {
-            tracing::error!(
-                "agent/proxy: {key}: only an agent that runs as root can start proxies as {}: none is started",
-                user.name
-            );
-        }
+    let by_default = config.connect.run_as.iter().map(|user| ("connect.proxy_defaults.run_as", user));
+    let allowed = config.connect.users.values().map(|user| ("connect.proxy.allowed_users", user));
+    for (key, user) in by_default.chain(allowed).filter(|_| !is_root) {
+        tracing::error!(
+            "agent/proxy: {key}: only an agent that runs as root can start proxies as {}: none is started",
+            user.name
+        );
     }
     warn_of_open_files(config.connect.limits.open_files);
     let root_refused = is_root && !config.connect.allow_managed_root;
