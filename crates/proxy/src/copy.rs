@@ -16,7 +16,7 @@ use crate::inbound::Inbound;
 use crate::metrics::Flow;
 use crate::outcome::{Carried, Traffic};
 use crate::shared::Shared;
-use crate::track::Place;
+use crate::track::{Direction, Place};
 use crate::worker::Desk;
 
 /// Which way a connection was opened.
@@ -218,19 +218,18 @@ impl Passage {
     fn over(mut self: Box<Self>) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
         let session = self.pump.take().and_then(Pump::into_session);
         let (after, desk) = (self.after.take(), Arc::clone(&self.desk));
+        let counted =
+            matches!(after, Some(After::Wait { .. })).then(|| self.shared.tracker.accepted(Direction::Inbound));
         // Whatever becomes of its session.
         drop(self);
-        match (session?, after) {
-            (session, None) => {
-                session.close_now();
-                None
+        match (session?, after, counted) {
+            (session, Some(After::Wait { inbound, from }), Some(counted)) => {
+                return Some(inbound.wait(desk, session, from, counted));
             }
-            (session, Some(After::Keep { instance, losses })) => {
-                desk.pool.put(&instance, session, losses);
-                None
-            }
-            (session, Some(After::Wait { inbound, from })) => Some(inbound.wait(desk, session, from)),
+            (session, Some(After::Keep { instance, losses }), _) => desk.pool.put(&instance, session, losses),
+            (session, ..) => session.close_now(),
         }
+        None
     }
 
     fn name(&self) -> String {

@@ -18,7 +18,7 @@ use crate::metrics::count;
 use crate::outcome::Inbound as Outcome;
 use crate::settings::Public;
 use crate::shared::Shared;
-use crate::track::Direction;
+use crate::track::{Accepted, Direction};
 use crate::worker::{Desk, Serve};
 
 /// Peers that may be connected without having shown who they are; more are turned away, because each costs a
@@ -32,8 +32,9 @@ const MAX_WAITING: usize = 4096;
 /// end it while a connection is on its way.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How long a session that was told to end may still bring a connection: one that was on its way.
-const LAST_CALL: Duration = Duration::from_millis(250);
+/// How long a session that was told to end may still bring a connection: one that was on its way. The other end parts
+/// when it hears of it, within [`crate::pool::SWEEP`]; the rest is for one that gets no time to.
+pub(crate) const LAST_CALL: Duration = Duration::from_secs(2);
 
 /// The public listener's work.
 pub(crate) struct Inbound {
@@ -115,30 +116,30 @@ impl Inbound {
         Ok(())
     }
 
-    /// Waits for the next connection of a session and begins to carry it. Each is authorised on its own.
+    /// Waits for the next connection of a session and begins to carry it. Each is authorised on its own. What was
+    /// carried last counts until the session waits, and the next one from when it does no more: in between the
+    /// process could end.
     pub(crate) fn wait(
         self: Arc<Self>,
         desk: Arc<Desk>,
         mut session: Session,
         from: SocketAddr,
+        last: Accepted,
     ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(async move {
-            if self.opens(&mut session).await {
+            match self.opens(&mut session, last).await {
                 // In a box of its own: most of a session's life is waiting, for which there need be no room for this.
-                Box::pin(self.begin(desk, session, from)).await;
-            } else {
-                session.close_now();
+                Some(next) => Box::pin(self.begin(desk, session, from, next)).await,
+                None => session.close_now(),
             }
         })
     }
 
     /// Begins to carry the connection that a session's peer has opened.
-    async fn begin(self: Arc<Self>, desk: Arc<Desk>, session: Session, from: SocketAddr) {
-        // The connection counts before it is carried; the first one of a session does so since it was accepted.
-        let _accepted = session.is_reused().then(|| {
+    async fn begin(self: Arc<Self>, desk: Arc<Desk>, session: Session, from: SocketAddr, _accepted: Accepted) {
+        if session.is_reused() {
             self.shared.metrics.secured(&session);
-            self.shared.tracker.accepted(Direction::Inbound)
-        });
+        }
         let shared = Arc::clone(&self.shared);
         let carried = match self.recheck(session).await {
             Ok(session) => self.carry(desk, session, from).await,
@@ -149,19 +150,22 @@ impl Inbound {
         }
     }
 
-    /// Whether the peer opens a connection before the session's time is over.
-    async fn opens(&self, session: &mut Session) -> bool {
+    /// The connection that the peer opens before the session's time is over, if it does.
+    async fn opens(&self, session: &mut Session, last: Accepted) -> Option<Accepted> {
         let waiting = Waiting::enter(&self.shared.waiting);
         let mut retirement = self.shared.retirement.subscribe();
-        let first = !session.is_reused();
-        let patience = if first { self.settings.load().handshake_timeout } else { PATIENCE };
-        if !first && (waiting.is_none() || *retirement.borrow_and_update()) {
-            return last_call(session).await;
-        }
-        tokio::select! {
-            next = timeout(patience, session.next()) => matches!(next, Ok(Ok(Next::Opened))),
-            _ = retirement.changed() => last_call(session).await,
-        }
+        // The first connection of a session counts since it was accepted.
+        let first = (!session.is_reused()).then_some(last);
+        let patience = if first.is_some() { self.settings.load().handshake_timeout } else { PATIENCE };
+        let opened = if first.is_none() && (waiting.is_none() || *retirement.borrow_and_update()) {
+            last_call(session).await
+        } else {
+            tokio::select! {
+                next = timeout(patience, session.next()) => matches!(next, Ok(Ok(Next::Opened))),
+                _ = retirement.changed() => last_call(session).await,
+            }
+        };
+        opened.then(|| first.unwrap_or_else(|| self.shared.tracker.accepted(Direction::Inbound)))
     }
 
     /// What an earlier connection of the session proved may not hold any more.
@@ -194,14 +198,16 @@ impl Serve for Inbound {
     ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         let accepted = self.shared.tracker.accepted(Direction::Inbound);
         Box::pin(async move {
-            let _accepted = accepted;
             let shared = Arc::clone(&self.shared);
             let done = match self.secure(stream).await {
                 Ok(session) if session.carries_many() => {
-                    self.wait(desk, session, from).await;
+                    self.wait(desk, session, from, accepted).await;
                     Ok(())
                 }
-                Ok(session) => self.carry(desk, session, from).await,
+                Ok(session) => {
+                    let _accepted = accepted;
+                    self.carry(desk, session, from).await
+                }
                 Err(outcome) => Err(outcome),
             };
             if let Err(outcome) = done {

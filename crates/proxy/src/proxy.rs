@@ -25,7 +25,7 @@ use crate::calm::Calm;
 use crate::control::ControlPlane;
 use crate::direct::{self, receive};
 use crate::follow::Follow;
-use crate::inbound::Inbound;
+use crate::inbound::{Inbound, LAST_CALL};
 use crate::inherit::{Inherited, Sockets};
 use crate::metrics::Metrics;
 use crate::outbound::{Outbound, Upstream};
@@ -137,8 +137,10 @@ const LAST_REBIND: Duration = Duration::from_secs(30);
 const INHERITANCE: Duration = Duration::from_secs(10);
 /// How often a draining proxy says how much is left.
 const DRAIN_REPORT: Duration = Duration::from_secs(1);
-/// How long a proxy that stops waits for sessions that may bring a last connection.
-const LAST_CONNECTIONS: Duration = Duration::from_millis(500);
+/// How long a proxy that stops waits for sessions that may bring a last connection: longer than each of them does.
+const LAST_CONNECTIONS: Duration = LAST_CALL.saturating_add(Duration::from_millis(500));
+/// How often it looks.
+const LAST_LOOK: Duration = Duration::from_millis(10);
 /// How long open connections may go on when the proxy gives up.
 const GIVING_UP: Duration = Duration::from_secs(4);
 
@@ -562,12 +564,17 @@ impl<C: ControlPlane> Director<C> {
         }
     }
 
-    /// Waits for the sessions that are told to end: each may just be bringing a last connection.
+    /// Waits for the sessions that are told to end: each may just be bringing a last connection, behind which it is told
+    /// again.
     async fn last_sessions(&self) {
-        let deadline = Instant::now() + LAST_CONNECTIONS;
+        let tracker = &self.shared.tracker;
+        let mut deadline = Instant::now() + LAST_CONNECTIONS;
         while self.shared.waiting.load(Ordering::Relaxed) > 0 && Instant::now() < deadline {
-            tokio::time::sleep(LAST_CONNECTIONS / 50).await;
-            self.shared.tracker.empty(Direction::Inbound).await;
+            tokio::time::sleep(LAST_LOOK).await;
+            if tracker.counts().1 > 0 {
+                tracker.empty(Direction::Inbound).await;
+                deadline = Instant::now() + LAST_CONNECTIONS;
+            }
         }
     }
 

@@ -21,6 +21,7 @@ use fake::{Agent, Echo, Files, LIMIT, Pair, Running, db_entry, echoes, eventuall
 use forge::Authority;
 use lictor_proxy::{Config, Heritage, Mode, Phase, Proxy, Wish};
 use lictor_task::Scope;
+use lictor_tls::{Bundle, KeyExchange, Leaf, Mesh, Peer, Reuse, Session, Target};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -626,6 +627,42 @@ async fn a_proxy_that_restarts_with_sessions_waiting_loses_no_connection() {
         echoes(&mut TcpStream::connect(web.upstream().await).await.unwrap()).await
     })
     .await;
+}
+
+/// One connection over a session that we dialled ourselves, with an echo at its end; and the session again.
+async fn echo_over(session: Session) -> Option<Session> {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (near, app) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+    let (mut near, app) = (near.unwrap(), app.unwrap().0);
+    let mut pump = session.join(app, Arc::default());
+    let pumping = tokio::spawn(async move { pump.run().await.map(|()| pump.into_session()) });
+    assert!(echoes(&mut near).await);
+    near.shutdown().await.unwrap();
+    assert_eq!(read_all(&mut near).await.unwrap(), b"");
+    pumping.await.unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn a_connection_that_was_on_its_way_when_its_session_was_told_to_end_is_carried() {
+    let mut pair = Pair::start().await;
+    let (address, issued) = (pair.db.public().await, pair.authority.leaf("web"));
+    let dialler = Mesh::new(KeyExchange::Classical, Arc::new(|_: &Peer| Ok(())));
+    let leaf = Leaf::from_pem(&issued.certificates, &issued.key).unwrap();
+    dialler.install(leaf, Bundle::from_pem([pair.authority.pem.as_str()]).unwrap()).unwrap();
+    let stream = TcpStream::connect(address).await.unwrap();
+    let target = Target::new(address, "dc1", "db");
+    let session = dialler.connect(stream, &target, Reuse::Connections).await.unwrap();
+    let mut session = echo_over(session).await.unwrap();
+    assert!(session.is_quiet());
+
+    let proxy: Proxy = pair.db.proxy.take().unwrap();
+    let (_wish, wishes) = watch::channel(Wish::Stop(LIMIT));
+    let running = Scope::new("test").spawn("proxy", proxy.run(wishes));
+    eventually("the word that the session ends", async || !session.is_quiet()).await;
+    // A dialler that looked just before and has had no time of its processor since.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(echo_over(session).await.is_none(), "it may not be kept after that");
+    tokio::time::timeout(LIMIT, running).await.unwrap().unwrap();
 }
 
 #[tokio::test]
