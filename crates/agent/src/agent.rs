@@ -74,8 +74,8 @@ pub(crate) struct Inner {
     pub(crate) proxies_nudge: Notify,
     /// Processes declared to the supervisor.
     pub(crate) declared: tokio::sync::Mutex<BTreeSet<String>>,
-    /// Who keeps the processes, once faces listen.
-    pub(crate) supervisor: std::sync::OnceLock<Supervisor>,
+    /// Who keeps the processes, once what is wanted at the start is declared there; `None` when that is nobody.
+    pub(crate) supervisor: tokio::sync::SetOnce<Option<Supervisor>>,
     /// Managed proxies that an operator holds back.
     pub(crate) held: Holds,
     /// Wakes whoever looks after proxies that are being drained.
@@ -117,7 +117,7 @@ impl Agent {
         })?;
         let (reports, incoming) = mpsc::channel(RESULTS_BOUND);
         let inner = Arc::new(Inner {
-            supervisor: std::sync::OnceLock::new(),
+            supervisor: tokio::sync::SetOnce::new(),
             tokens: ArcSwap::from_pointee(Tokens::default()),
             setting_tokens: Mutex::new(()),
             held: Holds::open(config.data_dir.as_deref()),
@@ -167,11 +167,13 @@ impl Agent {
         Ok(Agent { inner })
     }
 
-    /// Starts keeping managed proxies running. Faces must listen by now: a proxy asks this agent for its configuration
-    /// as soon as it runs.
-    pub fn supervise(&self, supervisor: Supervisor, scope: &Scope) {
-        // Said once: there is one supervisor.
-        let _ = self.inner.supervisor.set(supervisor.clone());
+    /// Starts keeping managed proxies running, or says that nobody does. Faces must listen by now: a proxy asks this
+    /// agent for its configuration as soon as it runs. To be called once.
+    pub fn supervise(&self, supervisor: Option<Supervisor>, scope: &Scope) {
+        let Some(supervisor) = supervisor else {
+            let _ = self.inner.supervisor.set(None);
+            return;
+        };
         scope.spawn("managed proxies", Arc::clone(&self.inner).keep_proxies(supervisor));
         scope.spawn("draining proxies", Arc::clone(&self.inner).keep_drains());
         scope.spawn("logs of proxies", Arc::clone(&self.inner).keep_logs());

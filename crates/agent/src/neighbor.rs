@@ -40,7 +40,7 @@ impl Agent {
         if caller.as_proxy().is_none() && !caller.reads_service(service.as_str()) {
             return Err(Error::Denied);
         }
-        let status = inner.supervisor.get().and_then(|all| all.statuses().borrow().get(id.as_str()).cloned());
+        let status = inner.supervisor_now().and_then(|all| all.statuses().borrow().get(id.as_str()).cloned());
         let status = status.filter(|_| inner.config.connect.same_node == SameNode::Direct).unwrap_or_default();
         let socket = status.fields.get(SOCKET).cloned().unwrap_or_default();
         Ok(Neighbor { proxy_id: id.clone(), service, pid: status.pid, socket })

@@ -261,7 +261,7 @@ impl Inner {
             (entry.target.clone(), service, command, check)
         };
         let held = self.held.get(id);
-        let status = self.supervisor.get().and_then(|all| all.statuses().borrow().get(id.as_str()).cloned());
+        let status = self.supervisor_now().and_then(|all| all.statuses().borrow().get(id.as_str()).cloned());
         let status = status.unwrap_or_default();
         let state = match (&held, status.state) {
             (Some(held), _) if held.drain_until_unix_ms.is_some() => "draining",
@@ -307,7 +307,7 @@ impl Inner {
     /// Replaces a process; a program that shows a token gets a new one with it.
     pub(crate) async fn restart_process(&self, id: &ServiceId) -> Result<(), Error> {
         let unsupervised = || Error::Refused(format!("{id} is not supervised here, or shall not run"));
-        let supervisor = self.supervisor.get().ok_or_else(unsupervised)?;
+        let supervisor = self.supervisor().await.ok_or_else(unsupervised)?;
         // A process that runs with the former token is not what is wanted any more.
         let replaced = self.renew_token(supervisor, id).await || supervisor.restart(id.as_str());
         if replaced { Ok(()) } else { Err(unsupervised()) }

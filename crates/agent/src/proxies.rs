@@ -167,10 +167,22 @@ impl Inner {
         self.config.data_dir.as_ref().unwrap_or(&self.config.runtime_dir).join("proxy")
     }
 
+    /// Who keeps managed proxies running, if somebody does. An agent that has just started is waited for.
+    pub(crate) async fn supervisor(&self) -> Option<&Supervisor> {
+        self.supervisor.wait().await.as_ref()
+    }
+
+    /// The same without waiting.
+    pub(crate) fn supervisor_now(&self) -> Option<&Supervisor> {
+        self.supervisor.get()?.as_ref()
+    }
+
     /// Keeps the processes as wanted until told to stop, and notes which proxies have become ready.
     pub(crate) async fn keep_proxies(self: Arc<Self>, supervisor: Supervisor) {
         self.settle_proxies(&supervisor).await;
         supervisor.settled();
+        // Said once: there is one supervisor.
+        let _ = self.supervisor.set(Some(supervisor.clone()));
         let mut statuses = supervisor.statuses();
         let mut ready = BTreeSet::new();
         loop {
@@ -217,7 +229,7 @@ impl Agent {
     /// Counts the restarts of managed proxies since the last call, and tells how many seconds each has been running: 0
     /// while it does not.
     pub fn measure_proxies(&self, counted: &mut Counted) {
-        let Some(supervisor) = self.inner.supervisor.get() else { return };
+        let Some(supervisor) = self.inner.supervisor_now() else { return };
         let (meter, now) = (lictor_meter::process(), clock::unix_seconds());
         let present = Arc::clone(&supervisor.statuses().borrow());
         for (id, status) in present.iter() {

@@ -11,7 +11,7 @@ use lictor_model::acl::Caller;
 use lictor_model::name::ServiceId;
 use lictor_supervisor::{Handover, Replacement, State, Status};
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use crate::explain::AWAITS_APP;
 use crate::{Agent, Error};
@@ -41,29 +41,17 @@ pub struct Replaced {
 
 type Statuses = watch::Receiver<Arc<BTreeMap<String, Status>>>;
 
-/// How long a proxy that asks may have to wait for the supervisor, which starts after the faces.
-const SUPERVISOR_PATIENCE: Duration = Duration::from_secs(10);
-const SUPERVISOR_LOOK: Duration = Duration::from_millis(20);
-
 impl Agent {
     /// The managed proxy that a process is, or was started by; the pid must come from the kernel. The supervisor holds
     /// every process it knows, so a pid that it finds has not been given to another one.
     pub async fn proxy_of_process(&self, pid: i32) -> Option<ServiceId> {
-        let end = Instant::now() + SUPERVISOR_PATIENCE;
-        let supervisor = loop {
-            match self.inner.supervisor.get() {
-                Some(supervisor) => break supervisor,
-                None if Instant::now() >= end => return None,
-                None => tokio::time::sleep(SUPERVISOR_LOOK).await,
-            }
-        };
-        supervisor.id_of_process(pid).map(|id| ServiceId::from(id.as_str()))
+        self.inner.supervisor().await?.id_of_process(pid).map(|id| ServiceId::from(id.as_str()))
     }
 
     /// Waits until the managed proxies serve, as far as they will: those that cannot be started are not waited for, and
     /// a program that says nothing of itself serves when it runs.
     pub async fn proxies_serve(&self, limit: Duration) {
-        let Some(supervisor) = self.inner.supervisor.get() else { return };
+        let Some(supervisor) = self.inner.supervisor().await else { return };
         let wanted: Vec<(String, Replacement)> =
             self.inner.wanted_processes().into_iter().map(|spec| (spec.id, spec.replacement)).collect();
         let serves = |status: &Status, replacement: Replacement| match status.state {
@@ -100,7 +88,7 @@ impl Agent {
         if !caller.writes_service(target.as_str()) {
             return Err(Error::Denied);
         }
-        let supervisor = self.inner.supervisor.get().ok_or_else(|| {
+        let supervisor = self.inner.supervisor().await.ok_or_else(|| {
             Error::Refused("managed proxies are disabled on this agent: it has no address that they could ask".into())
         })?;
         let mut statuses = supervisor.statuses();

@@ -303,9 +303,11 @@ impl Serve {
         };
         match (&self.proxy, process) {
             (Some(_), _) => self.plain(stream, Peer::Unix).await,
-            (None, Some(process)) => {
+            (None, Some(process)) if process.is_there() => {
                 tracing::warn!("http: process {} is no managed proxy and gets no answer", process.pid());
             }
+            // A proxy may end while it asks.
+            (None, Some(process)) => tracing::debug!("http: process {} is gone and gets no answer", process.pid()),
             (None, None) => tracing::warn!("http: a process that is gone, or not of this machine's, gets no answer"),
         }
     }

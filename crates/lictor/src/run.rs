@@ -314,6 +314,7 @@ fn open_folder(config: &Config) -> Result<PathBuf> {
 fn supervise(config: &Config, agent: &Agent, scope: &Scope, processes: &Scope) -> Result<Option<Supervisor>> {
     if config.client_environment.is_empty() {
         tracing::info!("agent/proxy: no client address, managed proxies are disabled");
+        agent.supervise(None, scope);
         return Ok(None);
     }
     let is_root = rustix::process::geteuid().is_root();
@@ -338,7 +339,7 @@ fn supervise(config: &Config, agent: &Agent, scope: &Scope, processes: &Scope) -
     let open_directory = config.connect.has_other_users().then(|| open_folder(config)).transpose()?;
     let config = lictor_supervisor::Config { directory: folder.join("supervisor"), lifetime, gate, open_directory };
     let supervisor = Supervisor::open(config, processes)?;
-    agent.supervise(supervisor.clone(), scope);
+    agent.supervise(Some(supervisor.clone()), scope);
     Ok(Some(supervisor))
 }
 

@@ -79,7 +79,7 @@ impl Inner {
             .map(|entry| (entry.check.id.to_string(), entry.check.output.clone()))
             .collect();
         Facts {
-            supervised: self.supervisor.get().is_some(),
+            supervised: self.supervisor.get().is_none_or(Option::is_some),
             mesh: self.authority.is_some(),
             script,
             upstreams,
