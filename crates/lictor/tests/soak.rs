@@ -228,7 +228,9 @@ fn binaries(house: &House) -> [PathBuf; 2] {
 
 #[test]
 fn killing_and_upgrading_agents_upgrading_proxies_and_reloading_under_load_fails_no_request() {
-    let (config, entry) = two_services(echo().port());
+    let (mut config, entry) = two_services(echo().port());
+    // The open connections stay with the first process all the time.
+    config["connect"] = json!({"proxy_defaults": {"drain_time": "24h"}});
     let mut house = House::build(LICTOR, config);
     let binaries = binaries(&house);
     house.use_binary(&binaries[0]);

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SocketAddrUnix};
 use tokio::io::Interest;
 use tokio::sync::watch;
 
@@ -200,9 +200,11 @@ impl Ear {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
-            let socket = UnixDatagram::bind(&path)?;
+            let socket = UnixDatagram::unbound()?;
             socket.set_nonblocking(true)?;
+            // Before it can be found: the kernel vouches only for what is sent after this.
             rustix::net::sockopt::set_socket_passcred(&socket, true)?;
+            rustix::net::bind(&socket, &SocketAddrUnix::new(&path)?)?;
             tokio::net::UnixDatagram::from_std(socket)
         };
         match bind() {
@@ -342,6 +344,37 @@ mod tests {
         let mut leader = registry.expect("p", session, Said::default(), &Kept::default());
         client.send_to(b"STATUS=from a child", &path).unwrap();
         leader.said.wait_for(|said| said.status == "from a child").await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn whoever_finds_the_socket_is_known_from_the_first_message_on() {
+        use std::sync::atomic::{AtomicBool, Ordering};
+
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("notify");
+        let over = Arc::new(AtomicBool::new(false));
+        let client = UnixDatagram::unbound().unwrap();
+        client.set_nonblocking(true).unwrap();
+        let eager = std::thread::spawn({
+            let (path, over) = (path.clone(), Arc::clone(&over));
+            move || {
+                while !over.load(Ordering::Relaxed) {
+                    // Mostly there is nobody.
+                    let _ = client.send_to(b"READY=1", &path);
+                }
+            }
+        });
+        let us = i32::try_from(std::process::id()).unwrap();
+        let mut senders = Vec::new();
+        while senders.len() < 500 {
+            let ear = Ear::bind_at(path.clone()).unwrap();
+            while let Ok(heard) = receive(&ear.socket) {
+                senders.extend(heard.map(|heard| heard.sender));
+            }
+        }
+        over.store(true, Ordering::Relaxed);
+        eager.join().unwrap();
+        assert!(senders.iter().all(|sender| *sender == us), "{senders:?}");
     }
 
     #[tokio::test]
