@@ -5,6 +5,7 @@
 //! and what no rule speaks of is decided by the default policy.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::intention::Action;
@@ -86,20 +87,24 @@ pub enum Realm {
 /// The rules of one or several policies, ready to be asked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
-    exact: BTreeMap<(Resource, String), Access>,
-    prefix: BTreeMap<(Resource, String), Access>,
+    exact: Named,
+    prefix: Named,
     realms: BTreeMap<Realm, Access>,
 }
+
+/// Rules by what they are about and by name or prefix.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Named(BTreeMap<Resource, BTreeMap<String, Access>>);
 
 impl Rules {
     /// Adds a rule for exactly this name.
     pub fn add_exact(&mut self, resource: Resource, name: &str, access: Access) {
-        merge(&mut self.exact, (resource, name.to_owned()), access);
+        self.exact.add(resource, name, access);
     }
 
     /// Adds a rule for all names that begin so.
     pub fn add_prefix(&mut self, resource: Resource, prefix: &str, access: Access) {
-        merge(&mut self.prefix, (resource, prefix.to_owned()), access);
+        self.prefix.add(resource, prefix, access);
     }
 
     /// Adds a rule for a whole realm.
@@ -109,49 +114,84 @@ impl Rules {
 
     /// Adds all rules of another policy.
     pub fn add_all(&mut self, other: &Rules) {
-        for (key, access) in &other.exact {
-            merge(&mut self.exact, key.clone(), *access);
-        }
-        for (key, access) in &other.prefix {
-            merge(&mut self.prefix, key.clone(), *access);
-        }
+        self.exact.add_all(&other.exact);
+        self.prefix.add_all(&other.prefix);
         for (realm, access) in &other.realms {
             merge(&mut self.realms, *realm, *access);
         }
     }
 
     /// What the rules grant for a name; nothing when no rule speaks of it.
+    ///
+    /// A rule for a service that does not mention intentions grants reading them to whoever may read the service; it
+    /// counts where it stands, before any shorter prefix that does mention them.
     fn granted(&self, resource: Resource, name: &str) -> Option<Access> {
-        rule(&self.exact, resource, name).or_else(|| {
-            let ends = (0..=name.len()).rev().filter(|end| name.is_char_boundary(*end));
-            ends.map(|end| &name[..end]).find_map(|prefix| rule(&self.prefix, resource, prefix))
-        })
+        let implied = |of_service: Access| of_service.min(Access::Read);
+        if resource != Resource::Intention {
+            let exact = self.exact.get(resource, name);
+            return exact.or_else(|| Some(self.prefix.longest(resource, name)?.1));
+        }
+        let exact = self.exact.get(resource, name);
+        if let Some(access) = exact.or_else(|| self.exact.get(Resource::Service, name).map(implied)) {
+            return Some(access);
+        }
+        match (self.prefix.longest(resource, name), self.prefix.longest(Resource::Service, name)) {
+            (Some((own, access)), Some((service, _))) if own >= service => Some(access),
+            (_, Some((_, of_service))) => Some(implied(of_service)),
+            (own, None) => Some(own?.1),
+        }
     }
 
     /// Whether everything below `prefix` is granted: the longest rule for the prefix is, and none below it is less.
     fn grants_whole(&self, resource: Resource, prefix: &str, wanted: Access, default: bool) -> bool {
-        let longest = (0..=prefix.len())
-            .rev()
-            .filter(|end| prefix.is_char_boundary(*end))
-            .find_map(|end| self.prefix.get(&(resource, prefix[..end].to_owned())));
-        let above = longest.map_or(default, |access| *access >= wanted);
-        let below = self
-            .exact
-            .iter()
-            .chain(&self.prefix)
-            .filter(|((kind, name), _)| *kind == resource && name.starts_with(prefix))
-            .all(|(_, access)| *access >= wanted);
-        above && below
+        let above = self.prefix.longest(resource, prefix).map_or(default, |(_, access)| access >= wanted);
+        let mut below = self.exact.below(resource, prefix).chain(self.prefix.below(resource, prefix));
+        above && below.all(|access| access >= wanted)
     }
 }
 
-/// The rule for exactly this name or prefix. A rule for a service that does not mention intentions grants reading them
-/// to whoever may read the service; it counts where it stands, before any shorter prefix that does mention them.
-fn rule(rules: &BTreeMap<(Resource, String), Access>, resource: Resource, name: &str) -> Option<Access> {
-    let of = |resource| rules.get(&(resource, name.to_owned())).copied();
-    match resource {
-        Resource::Intention => of(resource).or_else(|| of(Resource::Service).map(|service| service.min(Access::Read))),
-        _ => of(resource),
+/// Names come from whoever asks, who may have no right at all and send long ones: nothing here may cost more than a look
+/// at the name and at the rules that it could meet.
+impl Named {
+    fn add(&mut self, resource: Resource, name: &str, access: Access) {
+        merge(self.0.entry(resource).or_default(), name.to_owned(), access);
+    }
+
+    fn add_all(&mut self, other: &Named) {
+        for (resource, rules) in &other.0 {
+            for (name, access) in rules {
+                self.add(*resource, name, *access);
+            }
+        }
+    }
+
+    fn get(&self, resource: Resource, name: &str) -> Option<Access> {
+        self.0.get(&resource)?.get(name).copied()
+    }
+
+    /// The rule with the longest prefix of a name, and that prefix's length.
+    fn longest(&self, resource: Resource, name: &str) -> Option<(usize, Access)> {
+        let rules = self.0.get(&resource)?;
+        let mut rest = name;
+        loop {
+            // A prefix of the name stands before the name, and the longest one stands last. What stands between the two
+            // differs from the name somewhere, and what is looked for is not longer than what they share.
+            let (nearest, access) = rules.range::<str, _>((Bound::Unbounded, Bound::Included(rest))).next_back()?;
+            let shared = nearest.bytes().zip(rest.bytes()).take_while(|(one, other)| one == other).count();
+            if shared == nearest.len() {
+                return Some((shared, *access));
+            }
+            rest = &rest[..rest.floor_char_boundary(shared)];
+        }
+    }
+
+    /// What the rules say for names that begin so.
+    fn below<'a>(&'a self, resource: Resource, prefix: &'a str) -> impl Iterator<Item = Access> + 'a {
+        let below = move |rules: &'a BTreeMap<String, Access>| {
+            let from = rules.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
+            from.take_while(move |(name, _)| name.starts_with(prefix)).map(|(_, access)| *access)
+        };
+        self.0.get(&resource).into_iter().flat_map(below)
     }
 }
 
@@ -346,6 +386,52 @@ mod tests {
         assert!(caller.writes_service("web-1"));
         assert!(!caller.reads_service("web-admin"));
         assert!(!caller.reads_node("n1"));
+    }
+
+    /// By trying every prefix, the longest first.
+    fn longest_by_hand(rules: &Rules, name: &str) -> Option<(usize, Access)> {
+        let ends = (0..=name.len()).rev().filter(|end| name.is_char_boundary(*end));
+        ends.map(|end| (end, rules.prefix.get(Resource::Key, &name[..end])))
+            .find_map(|(end, access)| Some((end, access?)))
+    }
+
+    #[test]
+    fn the_longest_prefix_is_found_among_all_that_look_like_it() {
+        let letters = ["a", "b", "ä", "ö"];
+        let word = |mut number: usize| {
+            let mut word = String::new();
+            while number > 0 {
+                word.push_str(letters[number % 4]);
+                number /= 4;
+            }
+            word
+        };
+        for seed in 0..200_usize {
+            let mut rules = Rules::default();
+            for n in 0..seed % 12 {
+                let access = if n % 2 == 0 { Access::Read } else { Access::Write };
+                rules.add_prefix(Resource::Key, &word((seed * 7919 + n * 104_729) % 1024), access);
+            }
+            for number in 0..1024 {
+                let name = word(number);
+                let found = rules.prefix.longest(Resource::Key, &name);
+                assert_eq!(found, longest_by_hand(&rules, &name), "{name} in {rules:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_long_name_costs_no_more_than_its_length() {
+        let name = "x".repeat(32 << 20);
+        let caller = caller(|rules| {
+            rules.add_prefix(Resource::Service, "", Access::Read);
+            rules.add_prefix(Resource::Service, "xxxx", Access::Write);
+            rules.add_prefix(Resource::Service, "xxxy", Access::Deny);
+        });
+        // A look at every prefix of it would take weeks.
+        assert!(caller.writes_service(&name) && caller.may(Access::Read, Resource::Intention, &name));
+        assert!(!caller.may(Access::Read, Resource::Key, &name));
+        assert!(caller.may_whole(Access::Write, Resource::Service, &name));
     }
 
     #[test]
