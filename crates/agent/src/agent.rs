@@ -877,37 +877,13 @@ impl Inner {
                 }
             };
             for id in &effects.proxy_files {
-                let record = self.proxy_record(id);
-                problem(
-                    "proxy",
-                    id.as_str(),
-                    match &record {
-                        Some(record) => self.files.write_proxy(id, record),
-                        None => self.files.remove_proxy(id),
-                    },
-                );
+                problem("proxy", id.as_str(), self.files.keep_proxy(id, || self.proxy_record(id)));
             }
             for id in &effects.service_files {
-                let record = self.service_record(id);
-                problem(
-                    "service",
-                    id.as_str(),
-                    match &record {
-                        Some(record) => self.files.write_service(id, record),
-                        None => self.files.remove_service(id),
-                    },
-                );
+                problem("service", id.as_str(), self.files.keep_service(id, || self.service_record(id)));
             }
             for id in &effects.check_files {
-                let record = self.check_record(id);
-                problem(
-                    "check",
-                    id.as_str(),
-                    match &record {
-                        Some(record) => self.files.write_check(id, record),
-                        None => self.files.remove_check(id),
-                    },
-                );
+                problem("check", id.as_str(), self.files.keep_check(id, || self.check_record(id)));
             }
         });
     }

@@ -1,5 +1,7 @@
 //! Reconciler: wanted checks to running ones, and what their results do.
 
+use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -175,25 +177,24 @@ impl Inner {
         let mut topics = Vec::new();
         let results: Vec<(CheckId, Status, String)> = {
             let registry = self.registry.lock();
+            let aliases = Aliases { registry: &registry, node: &self.config.node_name };
             registry
                 .checks
                 .iter()
                 .filter(|(_, entry)| matches!(entry.running, Some(Running::Alias)))
                 .map(|(id, entry)| {
-                    let service = ServiceId::from(entry.spec.alias_service.as_str());
-                    let here = entry.spec.alias_node.is_empty() || self.config.node_name.same(&entry.spec.alias_node);
-                    let (status, output) = if here {
-                        mirrored(local_checks(&registry, &service, id))
+                    let (status, output) = if aliases.is_local(entry) {
+                        aliases.says(id, entry, &mut BTreeSet::new())
                     } else {
+                        let service = &entry.spec.alias_service;
                         let node = NodeName::from(entry.spec.alias_node.as_str());
                         topics.push(Topic::Node(node.folded().as_str().into()));
                         let reader = self.cluster.reader(&Caller::management(""));
                         let rows = reader.checks_of_node(node.as_str()).value;
-                        mirrored(
-                            rows.iter()
-                                .map(|row| &row.check)
-                                .filter(|check| check.service_id.is_empty() || check.service_id.same(service.as_str())),
-                        )
+                        let checks = rows.iter().map(|row| &row.check);
+                        let of_service =
+                            checks.filter(|check| check.service_id.is_empty() || check.service_id.same(service));
+                        mirrored(of_service.map(|check| (check, check.status, Cow::from(&check.output))))
                     };
                     (id.clone(), status, output)
                 })
@@ -239,18 +240,21 @@ impl Inner {
 
     /// Keeps the last report of a TTL check on disk, so that a restart of the agent does not make it critical.
     pub(crate) fn keep_report(&self, id: &CheckId) {
-        let record = {
+        let record = || {
             let registry = self.registry.lock();
-            let Some(entry) = registry.checks.get(id) else { return };
+            let entry = registry.checks.get(id)?;
             let ttl = i64::try_from(entry.spec.ttl.as_secs()).unwrap_or(i64::MAX);
-            CheckStateRecord {
+            Some(CheckStateRecord {
                 check_id: id.to_string(),
                 output: entry.check.output.clone(),
                 status: entry.check.status.as_str().to_owned(),
                 expires: lictor_task::clock::unix_seconds().saturating_add(ttl),
-            }
+            })
         };
-        if let Err(error) = self.files.write_check_state(id, &record) {
+        if self.config.data_dir.is_none() {
+            return;
+        }
+        if let Err(error) = tokio::task::block_in_place(|| self.files.keep_check_state(id, record)) {
             tracing::warn!("agent: cannot keep the state of check {:?}: {error}", id.as_str());
         }
     }
@@ -265,32 +269,62 @@ pub(crate) fn note_critical(entry: &mut CheckEntry, status: Status) {
     }
 }
 
-fn local_checks<'a>(
+/// The alias checks of this agent.
+struct Aliases<'a> {
     registry: &'a Registry,
-    service: &'a ServiceId,
-    alias: &'a CheckId,
-) -> impl Iterator<Item = &'a Check> {
-    // An alias of the node itself must not count itself, or it would never recover.
-    registry.checks_of(service).map(|entry| &entry.check).filter(move |check| check.id != *alias)
+    node: &'a NodeName,
 }
 
-/// What an alias of these checks says: the first critical one decides, else the last warning, else all is well.
-fn mirrored<'a>(checks: impl Iterator<Item = &'a Check>) -> (Status, String) {
-    let mut worst: Option<&Check> = None;
+impl<'a> Aliases<'a> {
+    /// Whether an alias mirrors a service of this agent.
+    fn is_local(&self, alias: &CheckEntry) -> bool {
+        alias.spec.alias_node.is_empty() || self.node.same(&alias.spec.alias_node)
+    }
+
+    /// What an alias of a service of this agent says. Aliases among the service's checks are looked through, each once:
+    /// those that mirror each other would keep each other critical for ever.
+    fn says(&self, alias: &'a CheckId, entry: &CheckEntry, seen: &mut BTreeSet<&'a CheckId>) -> (Status, String) {
+        seen.insert(alias);
+        let service = ServiceId::from(entry.spec.alias_service.as_str());
+        let ids = self.registry.checks.iter();
+        let of_service =
+            ids.filter(|(_, entry)| entry.check.service_id.is_empty() || entry.check.service_id == service);
+        let said = of_service.filter_map(|(id, entry)| {
+            let check = &entry.check;
+            if !matches!(entry.running, Some(Running::Alias)) || !self.is_local(entry) {
+                return Some((check, check.status, Cow::from(&check.output)));
+            }
+            let (status, output) = (!seen.contains(id)).then(|| self.says(id, entry, seen))?;
+            Some((check, status, output.into()))
+        });
+        mirrored(said)
+    }
+}
+
+/// What is kept of the output of a check that is mirrored: an alias on another node may mirror ours in turn.
+const MIRRORED: usize = 4096;
+
+/// What an alias of these checks says, each with its state and output: the first critical one decides, else the last
+/// warning, else all is well.
+fn mirrored<'a>(checks: impl Iterator<Item = (&'a Check, Status, Cow<'a, str>)>) -> (Status, String) {
+    let mut worst = None;
     let mut any = false;
-    for check in checks {
+    for (check, status, output) in checks {
         any = true;
-        match check.status {
+        match status {
             Status::Critical => {
-                worst = Some(check);
+                worst = Some((check, status, output));
                 break;
             }
-            Status::Warning => worst = Some(check),
+            Status::Warning => worst = Some((check, status, output)),
             Status::Passing => {}
         }
     }
     match worst {
-        Some(check) => (check.status, format!("Aliased check {:?} failing: {}", check.name, check.output)),
+        Some((check, status, output)) => {
+            let output = &output[..output.floor_char_boundary(MIRRORED)];
+            (status, format!("Aliased check {:?} failing: {output}", check.name))
+        }
         None if any => (Status::Passing, "All checks passing.".into()),
         None => (Status::Passing, "No checks found.".into()),
     }
@@ -307,9 +341,11 @@ mod tests {
     #[test]
     fn an_alias_says_what_the_first_critical_check_says() {
         let checks = [check("w", Status::Warning), check("c", Status::Critical), check("d", Status::Critical)];
-        assert_eq!(mirrored(checks.iter()), (Status::Critical, "Aliased check \"c\" failing: out".into()));
-        assert_eq!(mirrored(checks[..1].iter()).0, Status::Warning);
-        assert_eq!(mirrored([check("p", Status::Passing)].iter()), (Status::Passing, "All checks passing.".into()));
-        assert_eq!(mirrored([].iter()), (Status::Passing, "No checks found.".into()));
+        let said =
+            |checks: &[Check]| mirrored(checks.iter().map(|check| (check, check.status, (&check.output).into())));
+        assert_eq!(said(&checks), (Status::Critical, "Aliased check \"c\" failing: out".into()));
+        assert_eq!(said(&checks[..1]).0, Status::Warning);
+        assert_eq!(said(&[check("p", Status::Passing)]), (Status::Passing, "All checks passing.".into()));
+        assert_eq!(said(&[]), (Status::Passing, "No checks found.".into()));
     }
 }

@@ -6,12 +6,15 @@
 //! others.
 
 use std::fs::{self, File};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use lictor_model::name::{CheckId, ServiceId};
 use md5::{Digest, Md5};
+use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -22,7 +25,12 @@ use crate::tokens::Tokens;
 #[derive(Clone, Debug)]
 pub struct Files {
     root: Option<PathBuf>,
+    /// One for some of the ids each. Taken before the registry is locked, never after.
+    turns: Arc<[Mutex<()>; TURNS]>,
 }
+
+/// So many files can be written at once.
+const TURNS: usize = 64;
 
 /// What the original names its directories.
 #[derive(Clone, Copy)]
@@ -65,7 +73,7 @@ impl Files {
                 fs::DirBuilder::new().recursive(true).mode(0o700).create(root.join(kind.folder()))?;
             }
         }
-        Ok(Files { root: root.map(Path::to_owned) })
+        Ok(Files { root: root.map(Path::to_owned), turns: Arc::new([const { Mutex::new(()) }; TURNS]) })
     }
 
     /// Reads everything that is there.
@@ -78,40 +86,48 @@ impl Files {
         }
     }
 
-    /// Keeps a service.
-    pub fn write_service(&self, id: &ServiceId, record: &ServiceRecord) -> io::Result<()> {
-        self.write(Kind::Services, id.as_str(), record)
+    /// Makes the file of a service what `record` says, which is asked when it is this one's turn to write: of changes that
+    /// come at once the last one stays. `None` removes it.
+    pub fn keep_service(&self, id: &ServiceId, record: impl FnOnce() -> Option<ServiceRecord>) -> io::Result<()> {
+        self.keep(Kind::Services, id.as_str(), record)
     }
 
-    /// Forgets a service.
-    pub fn remove_service(&self, id: &ServiceId) -> io::Result<()> {
-        self.remove(Kind::Services, id.as_str())
+    /// The same for a check; with it its last report is removed.
+    pub fn keep_check(&self, id: &CheckId, record: impl FnOnce() -> Option<CheckRecord>) -> io::Result<()> {
+        let _turn = self.turn(id.as_str());
+        match record() {
+            Some(record) => self.write(Kind::Checks, id.as_str(), &record),
+            None => {
+                self.remove(Kind::CheckStates, id.as_str())?;
+                self.remove(Kind::Checks, id.as_str())
+            }
+        }
     }
 
-    /// Keeps a check.
-    pub fn write_check(&self, id: &CheckId, record: &CheckRecord) -> io::Result<()> {
-        self.write(Kind::Checks, id.as_str(), record)
+    /// The same for the last report of a TTL check.
+    pub fn keep_check_state(&self, id: &CheckId, record: impl FnOnce() -> Option<CheckStateRecord>) -> io::Result<()> {
+        self.keep(Kind::CheckStates, id.as_str(), record)
     }
 
-    /// Forgets a check and its last report.
-    pub fn remove_check(&self, id: &CheckId) -> io::Result<()> {
-        self.remove(Kind::CheckStates, id.as_str())?;
-        self.remove(Kind::Checks, id.as_str())
+    /// The same for a managed proxy.
+    pub fn keep_proxy(&self, id: &ServiceId, record: impl FnOnce() -> Option<ProxyRecord>) -> io::Result<()> {
+        self.keep(Kind::Proxies, id.as_str(), record)
     }
 
-    /// Keeps the last report of a TTL check.
-    pub fn write_check_state(&self, id: &CheckId, record: &CheckStateRecord) -> io::Result<()> {
-        self.write(Kind::CheckStates, id.as_str(), record)
+    fn keep<T: Serialize>(&self, kind: Kind, id: &str, record: impl FnOnce() -> Option<T>) -> io::Result<()> {
+        let _turn = self.turn(id);
+        match record() {
+            Some(record) => self.write(kind, id, &record),
+            None => self.remove(kind, id),
+        }
     }
 
-    /// Keeps a managed proxy.
-    pub fn write_proxy(&self, id: &ServiceId, record: &ProxyRecord) -> io::Result<()> {
-        self.write(Kind::Proxies, id.as_str(), record)
-    }
-
-    /// Forgets a managed proxy.
-    pub fn remove_proxy(&self, id: &ServiceId) -> io::Result<()> {
-        self.remove(Kind::Proxies, id.as_str())
+    /// Waits until nobody else writes a file of this id.
+    fn turn(&self, id: &str) -> MutexGuard<'_, ()> {
+        let mut hasher = DefaultHasher::new();
+        id.hash(&mut hasher);
+        let turns = self.turns.len() as u64;
+        self.turns[usize::try_from(hasher.finish() % turns).unwrap_or_default()].lock()
     }
 
     /// The agent's own tokens, as far as they were kept.
@@ -151,9 +167,10 @@ impl Files {
 
     fn remove(&self, kind: Kind, id: &str) -> io::Result<()> {
         let Some(path) = self.path(kind, id) else { return Ok(()) };
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
+        match fs::remove_file(&path) {
+            Ok(()) => sync_folder(&path),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
         }
     }
 
@@ -180,7 +197,13 @@ fn write_private(path: &Path, record: &impl Serialize) -> io::Result<()> {
     let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
     file.write_all(&text)?;
     file.sync_data()?;
-    fs::rename(&temporary, path)
+    fs::rename(&temporary, path)?;
+    sync_folder(path)
+}
+
+/// A name, too, is on disk only when its folder has been written.
+fn sync_folder(path: &Path) -> io::Result<()> {
+    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
 }
 
 fn read_one<T: DeserializeOwned>(path: &Path) -> Option<T> {
@@ -219,15 +242,15 @@ mod tests {
         let (files, root) = files();
         let id = ServiceId::from("bin-proxy");
         let record = ServiceRecord { token: "t".into(), ..ServiceRecord::default() };
-        files.write_service(&id, &record).unwrap();
+        files.keep_service(&id, || Some(record)).unwrap();
         let path = root.join("services/30e7b1fd66e14d8d16c62b36cc8ea67f");
         let listed: Vec<_> = fs::read_dir(root.join("services")).unwrap().flatten().map(|e| e.path()).collect();
         assert_eq!(listed.len(), 1, "{listed:?} {path:?}");
         assert_eq!(fs::metadata(&listed[0]).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::metadata(root.join("services")).unwrap().permissions().mode() & 0o777, 0o700);
         assert_eq!(files.load().services[0].token, "t");
-        files.remove_service(&id).unwrap();
-        files.remove_service(&id).unwrap();
+        files.keep_service(&id, || None).unwrap();
+        files.keep_service(&id, || None).unwrap();
         assert!(files.load().services.is_empty());
         fs::remove_dir_all(root).unwrap();
     }
@@ -235,7 +258,7 @@ mod tests {
     #[test]
     fn a_bad_or_leftover_file_costs_nothing_else() {
         let (files, root) = files();
-        files.write_service(&"a".into(), &ServiceRecord::default()).unwrap();
+        files.keep_service(&"a".into(), || Some(ServiceRecord::default())).unwrap();
         fs::write(root.join("services/zz"), "{not json").unwrap();
         fs::write(root.join("services/x-1.tmp"), "{}").unwrap();
         assert_eq!(files.load().services.len(), 1);
@@ -244,9 +267,33 @@ mod tests {
     }
 
     #[test]
+    fn of_changes_that_come_at_once_the_last_one_stays_and_no_file_is_spoilt() {
+        let (files, root) = files();
+        let id = ServiceId::from("web");
+        // What the agent knows; it knows first and writes then.
+        let known = Mutex::new(String::new());
+        std::thread::scope(|scope| {
+            for writer in 0..8 {
+                let (files, known, id) = (&files, &known, &id);
+                scope.spawn(move || {
+                    for round in 0..20 {
+                        *known.lock() = format!("{writer}").repeat(1 + (writer * 37 + round * 101) % 3000);
+                        let record = || Some(ServiceRecord { token: known.lock().clone(), ..ServiceRecord::default() });
+                        files.keep_service(id, record).unwrap();
+                    }
+                });
+            }
+        });
+        let found = files.load().services;
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].token, *known.lock());
+        fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
     fn without_a_data_directory_nothing_is_written() {
         let files = Files::open(None).unwrap();
-        files.write_service(&"a".into(), &ServiceRecord::default()).unwrap();
+        files.keep_service(&"a".into(), || Some(ServiceRecord::default())).unwrap();
         assert!(files.load().services.is_empty());
     }
 }

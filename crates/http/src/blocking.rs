@@ -336,8 +336,7 @@ async fn wait_for(reading: &Reading, call: &Call<'_>, options: &Options) -> Resu
     }
     let wanted = if options.after == Revision::ZERO { Wanted::Any } else { Wanted::Past(options.after) };
     let deadline = options.deadline();
-    // Rights may change while a read waits: then it is looked at anew who asks.
-    let rights: &[Topic] = if call.agent().acls_enabled() { &[Topic::Tokens, Topic::Policies] } else { &[] };
+    let rights = rights(call);
     let question = call.caller.is_unrestricted().then(|| encoded::question(call, call.raw_query));
     let mut asking = Call { caller: call.caller.clone(), ..*call };
     let mut wanted = wanted;
@@ -370,6 +369,12 @@ async fn wait_for(reading: &Reading, call: &Call<'_>, options: &Options) -> Resu
             reader = call.agent().reader(&asking.caller);
         }
     }
+}
+
+/// What a read that waits must watch beside what it asks for: rights may change meanwhile, and then it is looked at anew
+/// who asks.
+pub(crate) fn rights(call: &Call<'_>) -> &'static [Topic] {
+    if call.agent().acls_enabled() { &[Topic::Tokens, Topic::Policies] } else { &[] }
 }
 
 /// Keeps an answer for the next who asks the same, if it says the same to everyone.

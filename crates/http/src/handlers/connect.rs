@@ -79,10 +79,23 @@ async fn newer_leaf(
         }
         tokio::time::sleep_until(options.deadline()).await;
     };
-    tokio::select! {
-        newer = call.agent().leaf_after(&call.caller, call.secret, call.argument, options.after) => newer.map(Some),
-        () = over => Ok(None),
-        () = call.server.stop.requested() => Ok(None),
+    let mut over = std::pin::pin!(over);
+    let rights = blocking::rights(call);
+    loop {
+        let reader = call.agent().reader(&call.caller);
+        let seen = reader.current();
+        // Who asks may have lost the right while this waited, and gets no new key then.
+        let caller = call.server.caller(call.route, call.secret)?;
+        tokio::select! {
+            newer = call.agent().leaf_after(&caller, call.secret, call.argument, options.after) => {
+                newer?;
+                let caller = call.server.caller(call.route, call.secret)?;
+                return call.agent().leaf_after(&caller, call.secret, call.argument, options.after).await.map(Some);
+            }
+            () = reader.changed(rights, seen), if !rights.is_empty() => {}
+            () = &mut over => return Ok(None),
+            () = call.server.stop.requested() => return Ok(None),
+        }
     }
 }
 

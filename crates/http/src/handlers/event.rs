@@ -48,7 +48,9 @@ pub(crate) fn list<'a>(call: &'a Call<'a>, _: RequestBody) -> Pending<'a, Answer
         let mut seen = call.agent().events_seen();
         loop {
             seen.mark_unchanged();
-            let events = call.agent().events(&call.caller, call.query.get("name"));
+            // What the caller may see can have changed while this waited.
+            let caller = call.server.caller(call.route, call.secret)?;
+            let events = call.agent().events(&caller, call.query.get("name"));
             let index = events.last().map_or(NOTHING, |event| event.index());
             if !waits || index != options.after.0 {
                 let mut response = call.json(&events.iter().map(|event| shape_of(event)).collect::<Vec<_>>())?;

@@ -100,8 +100,11 @@ async fn execute(call: &Call<'_>, name: &str) -> Answered {
     let mut waits = options.after > Revision::ZERO;
     loop {
         let seen = reader.current();
-        let Answer { index, topics, value } = call.agent().execute_query(&call.caller, name, &execution)?;
+        // What the caller may do can have changed while this waited.
+        let caller = call.server.caller(call.route, call.secret)?;
+        let Answer { index, mut topics, value } = call.agent().execute_query(&caller, name, &execution)?;
         if waits && index <= options.after {
+            topics.extend_from_slice(blocking::rights(call));
             tokio::select! {
                 () = reader.changed(&topics, seen) => {}
                 () = tokio::time::sleep_until(deadline) => waits = false,

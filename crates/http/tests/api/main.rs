@@ -52,6 +52,40 @@ async fn failed_reads_of_the_catalog_say_that_they_know_nothing() {
 }
 
 #[tokio::test]
+async fn aliases_that_mirror_each_other_recover_and_stay_short() {
+    let house = House::new().await;
+    for (id, alias) in [("a1", "b1"), ("b1", "c1"), ("c1", "a1")] {
+        let check = json!({"CheckID": format!("alias-{id}"), "AliasService": alias});
+        house.put("/v1/agent/service/register", json!({"Name": id, "Check": check})).await;
+    }
+    let ttl = json!({"CheckID": "ttl", "Name": "ttl", "ServiceID": "b1", "TTL": "1h", "Status": "critical"});
+    house.put("/v1/agent/check/register", ttl).await;
+    let states = async || {
+        let checks = house.get("/v1/agent/checks").await.json();
+        ["alias-a1", "alias-b1", "alias-c1"].map(|id| {
+            let text = |field: &str| checks[id][field].as_str().unwrap().to_owned();
+            (text("Status"), text("Output"))
+        })
+    };
+    let end = Instant::now() + PATIENCE;
+    let failing = |names: &[&str]| {
+        let output = names.iter().map(|name| format!("Aliased check {name:?} failing: ")).collect();
+        ("critical".to_owned(), output)
+    };
+    let around = [failing(&["ttl"]), failing(&["Service 'c1' check", "Service 'a1' check", "ttl"])];
+    let wanted = [around[0].clone(), around[1].clone(), failing(&["Service 'a1' check", "ttl"])];
+    while states().await != wanted {
+        assert!(Instant::now() < end, "{:?}", states().await);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    house.put("/v1/agent/check/pass/ttl", json!(null)).await;
+    while states().await.iter().any(|(status, _)| status != "passing") {
+        assert!(Instant::now() < end, "{:?}", states().await);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
 async fn a_service_is_seen_at_the_agent_and_in_the_catalog() {
     let house = House::new().await;
     register(&house, "web", 80).await;

@@ -118,6 +118,55 @@ fn a_read_that_waits_ends_when_its_token_does() {
 }
 
 #[test]
+fn whoever_loses_its_token_while_it_waits_gets_no_new_key_and_no_event() {
+    let house = House::start_dev(LICTOR, guarded(json!({})));
+    let rules = "service \"web\" { policy = \"write\" } event_prefix \"\" { policy = \"write\" } \
+                 query_prefix \"\" { policy = \"read\" } service_prefix \"\" { policy = \"read\" } \
+                 node_prefix \"\" { policy = \"read\" }";
+    let query = json!({"Name": "q", "Service": {"Service": "web"}});
+    as_root(&house, "POST", "/v1/query", query);
+    let fire = || as_root(&house, "PUT", "/v1/event/fire/e", Value::Null);
+    fire();
+    as_root(&house, "PUT", "/v1/acl/policy", json!({"Name": "p", "Rules": rules}));
+    let reads = [
+        ("/v1/agent/connect/ca/leaf/web", "the root"),
+        ("/v1/event/list", "an event"),
+        ("/v1/query/q/execute", "an instance"),
+    ];
+    for (path, what) in reads {
+        let token = as_root(&house, "PUT", "/v1/acl/token", json!({"Policies": [{"Name": "p"}]}));
+        let (secret, accessor) = (text(&token, "SecretID"), text(&token, "AccessorID"));
+        let first = ask_as(&house, &secret, "GET", &format!("{path}?index=0"), Value::Null);
+        assert_eq!(first.status, 200, "{path}: {}", first.text());
+        let waits = format!("{path}?index={}&wait=25s", first.index());
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| ask_as(&house, &secret, "GET", &waits, Value::Null));
+            // It is answered in the right way also when it comes only after all of this.
+            as_root(&house, "DELETE", &format!("/v1/acl/token/{accessor}"), Value::Null);
+            match what {
+                "the root" => drop(as_root(
+                    &house,
+                    "PUT",
+                    "/v1/connect/ca/configuration",
+                    json!({
+                    "Provider": "consul", "Config": {"LeafCertTTL": "48h"}}),
+                )),
+                "an event" => drop(fire()),
+                _ => drop(as_root(
+                    &house,
+                    "PUT",
+                    "/v1/catalog/register",
+                    json!({
+                    "Node": "n", "Address": "127.0.0.1", "Service": {"Service": "web"}}),
+                )),
+            }
+            let answer = waiting.join().unwrap();
+            assert_eq!((answer.status, answer.text()), (403, "ACL not found".into()), "{path}, woken by {what}");
+        });
+    }
+}
+
+#[test]
 fn the_same_token_is_good_in_all_three_places() {
     let house = House::start_dev(LICTOR, guarded(json!({})));
     let ask = |path: &str, headers: &[(&str, &str)]| {
