@@ -2,12 +2,14 @@
 //!
 //! Every task of the house belongs to a [`Scope`]: it has a name, its panic is reported by that name, and the scope is
 //! not over before its last task is. Nothing is detached. Two questions that any room may have are answered here, too: what
-//! time it is ([`clock`]), and which process is at the other end of a socket ([`peer`]). This room knows no nouns of the mesh.
+//! time it is ([`clock`]), and which process is at the other end of a socket ([`peer`]); and what such a process may send along
+//! is kept from doing harm ([`descriptors`]). This room knows no nouns of the mesh.
 //!
 //! Start reading at [`scope`].
 
 pub mod backoff;
 pub mod clock;
+pub mod descriptors;
 pub mod drain;
 pub mod peer;
 pub mod scope;

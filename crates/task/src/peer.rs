@@ -45,10 +45,16 @@ impl Peer {
     /// Whether the pid still names the process: it has not ended, as far as the kernel can tell.
     pub fn is_there(&self) -> bool {
         let Some(handle) = &self.handle else { return true };
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        // Readable once it has ended.
-        matches!(poll(&mut [PollFd::new(handle, PollFlags::IN)], Some(&now)), Ok(0))
+        !has_ended(handle)
     }
+}
+
+/// Whether the process of a pidfd has ended. A zombie has.
+pub fn has_ended(pidfd: impl AsFd) -> bool {
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    // Readable once it has ended. A signal to us in the middle of the question is no answer.
+    let asked = rustix::io::retry_on_intr(|| poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&now)));
+    !matches!(asked, Ok(0))
 }
 
 /// `SO_PEERPIDFD` of asm-generic.
@@ -81,6 +87,36 @@ mod tests {
     use tokio::net::UnixListener;
 
     use super::*;
+
+    #[tokio::test]
+    #[expect(unsafe_code, reason = "only so is a signal sent to a thread")]
+    async fn a_signal_in_the_middle_of_the_question_is_not_taken_for_the_end_of_a_process() {
+        use std::sync::atomic::{AtomicBool, Ordering};
+        extern "C" fn nothing(_: libc::c_int) {}
+
+        let (stream, _other) = UnixStream::pair().unwrap();
+        let peer = Peer::of(&stream).unwrap();
+        if !peer.is_held() {
+            eprintln!("SKIPPED: this kernel has no handles of peers");
+            return;
+        }
+        // SAFETY: the handler does nothing, and nothing else here uses this signal.
+        unsafe { libc::signal(libc::SIGURG, nothing as *const () as libc::sighandler_t) };
+        // SAFETY: it has no conditions.
+        let us = unsafe { libc::pthread_self() };
+        let over = AtomicBool::new(false);
+        std::thread::scope(|threads| {
+            threads.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    // SAFETY: this thread ends before the one that it names does, because that one waits for it.
+                    unsafe { libc::pthread_kill(us, libc::SIGURG) };
+                }
+            });
+            let there = (0..100_000).all(|_| peer.is_there());
+            over.store(true, Ordering::Relaxed);
+            assert!(there);
+        });
+    }
 
     #[tokio::test]
     async fn the_process_that_connected_is_named_until_it_has_ended() {
