@@ -9,6 +9,7 @@ use lictor_check::{Handle, Pace, Runner};
 use lictor_model::acl::Caller;
 use lictor_model::health::{Check, CheckKind, Status};
 use lictor_model::name::{CheckId, NodeName, ServiceId};
+use lictor_model::text;
 use lictor_state::Topic;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -322,7 +323,7 @@ fn mirrored<'a>(checks: impl Iterator<Item = (&'a Check, Status, Cow<'a, str>)>)
     }
     match worst {
         Some((check, status, output)) => {
-            let output = &output[..output.floor_char_boundary(MIRRORED)];
+            let output = text::beginning(&output, MIRRORED);
             (status, format!("Aliased check {:?} failing: {output}", check.name))
         }
         None if any => (Status::Passing, "All checks passing.".into()),

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use crate::intention::Action;
 use crate::name::{ServiceId, ServiceName};
+use crate::text;
 
 /// How much a rule grants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -181,7 +182,7 @@ impl Named {
             if shared == nearest.len() {
                 return Some((shared, *access));
             }
-            rest = &rest[..rest.floor_char_boundary(shared)];
+            rest = text::beginning(rest, shared);
         }
     }
 

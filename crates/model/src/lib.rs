@@ -17,6 +17,7 @@ pub mod query;
 pub mod revision;
 pub mod root;
 pub mod service;
+pub mod text;
 pub mod token;
 
 /// A map whose keys and values belong to the user (`config` of a proxy or an upstream); carried, never interpreted.

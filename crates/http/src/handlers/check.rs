@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use lictor_api::definition;
 use lictor_api::health::Check;
 use lictor_model::health::Status;
+use lictor_model::text;
 
 use crate::body::RequestBody;
 use crate::call::{Answered, Call};
@@ -72,8 +73,7 @@ pub(crate) fn update<'a>(call: &'a Call<'a>, body: RequestBody) -> Pending<'a, A
 fn shortened(mut output: String) -> String {
     let length = output.len();
     if length > OUTPUT_LIMIT {
-        let end = (0..=OUTPUT_LIMIT).rev().find(|end| output.is_char_boundary(*end)).unwrap_or_default();
-        output.truncate(end);
+        output.truncate(text::beginning(&output, OUTPUT_LIMIT).len());
         output.push_str(&format!(" ... (captured {OUTPUT_LIMIT} of {length} bytes)"));
     }
     output
