@@ -161,34 +161,27 @@ impl Settings {
                 None
             }
         };
-        let upstreams = proxy
-            .upstreams
-            .iter()
-            .filter_map(|upstream| {
-                let agent::Upstream {
-                    destination_type,
-                    destination_namespace,
-                    destination_name,
-                    datacenter,
-                    local_bind_address,
-                    local_bind_port,
-                    config,
-                } = upstream;
-                upstream_settings(
-                    &Upstream {
-                        destination_type: destination_type.to_string(),
-                        destination_namespace: destination_namespace.to_string(),
-                        destination_name: destination_name.to_string(),
-                        datacenter: datacenter.to_string(),
-                        local_bind_address: local_bind_address.to_string(),
-                        local_bind_port: *local_bind_port,
-                        config: config.as_deref().cloned(),
-                    },
-                    reuse,
-                    &mut problems,
-                )
-            })
-            .collect();
+        let wanted = proxy.upstreams.iter().map(|upstream| {
+            let agent::Upstream {
+                destination_type,
+                destination_namespace,
+                destination_name,
+                datacenter,
+                local_bind_address,
+                local_bind_port,
+                config,
+            } = upstream;
+            Upstream {
+                destination_type: destination_type.to_string(),
+                destination_namespace: destination_namespace.to_string(),
+                destination_name: destination_name.to_string(),
+                datacenter: datacenter.to_string(),
+                local_bind_address: local_bind_address.to_string(),
+                local_bind_port: *local_bind_port,
+                config: config.as_deref().cloned(),
+            }
+        });
+        let upstreams = upstreams(wanted, reuse, &mut problems);
         let service = ServiceName::from(proxy.destination_service_name.as_ref());
         let telemetry = config.and_then(|config| config.get("telemetry")).and_then(|value| value.as_object()).cloned();
         Ok((Settings { service, public, upstreams, telemetry }, problems))
@@ -209,11 +202,7 @@ impl Settings {
             }),
             _ => None,
         };
-        let upstreams = flags
-            .upstreams
-            .iter()
-            .filter_map(|upstream| upstream_settings(upstream, Reuse::default(), &mut problems))
-            .collect();
+        let upstreams = upstreams(flags.upstreams.iter().cloned(), Reuse::default(), &mut problems);
         (Settings { service: flags.service.clone(), public, upstreams, telemetry: None }, problems)
     }
 }
@@ -231,6 +220,31 @@ pub struct Flags {
     pub upstreams: Vec<Upstream>,
     /// How long it may be impossible to listen for peers before the proxy gives up; for ever without it.
     pub bind_timeout: Option<Duration>,
+}
+
+/// Those that can be used. Of several at one address the first one has it: an application must never reach now one
+/// service there and now another.
+fn upstreams(
+    wanted: impl Iterator<Item = Upstream>,
+    reuse: Reuse,
+    problems: &mut Vec<Problem>,
+) -> Vec<UpstreamSettings> {
+    let mut usable: Vec<UpstreamSettings> = Vec::new();
+    for (number, upstream) in wanted.enumerate() {
+        if upstream.destination_name.is_empty() {
+            problems.push(format!("upstreams[{number}] has no destination_name and is skipped"));
+            continue;
+        }
+        let Some(settings) = upstream_settings(&upstream, reuse, problems) else { continue };
+        match usable.iter().find(|other| other.listen == settings.listen) {
+            Some(other) => problems.push(format!(
+                "upstream {settings} is skipped, because upstream {other} has {} already: give it another local_bind_port",
+                settings.listen
+            )),
+            None => usable.push(settings),
+        }
+    }
+    usable
 }
 
 fn upstream_settings(upstream: &Upstream, reuse: Reuse, problems: &mut Vec<Problem>) -> Option<UpstreamSettings> {
@@ -357,6 +371,27 @@ mod tests {
         assert_eq!(db.connect_timeout, Duration::from_millis(300));
         assert_eq!((query.destination.kind, query.destination.datacenter.as_str()), (DestinationKind::Query, "dc2"));
         assert_eq!(problems, ["upstream service:default/portless has no local_bind_port. Can't start upstream."]);
+    }
+
+    #[test]
+    fn of_two_upstreams_at_one_address_the_first_has_it_and_one_without_a_name_is_none() {
+        let (settings, problems) = read(json!({
+            "Kind": "connect-proxy", "Proxy": {"DestinationServiceName": "web", "Upstreams": [
+                {"LocalBindPort": 1234},
+                {"DestinationName": "db", "LocalBindPort": 1234},
+                {"DestinationName": "cache", "LocalBindPort": 1234, "LocalBindAddress": "127.0.0.1"},
+                {"DestinationName": "db", "LocalBindPort": 1234, "LocalBindAddress": "127.0.0.2"},
+            ]}
+        }))
+        .unwrap();
+        let used = settings.upstreams.iter().map(|upstream| format!("{upstream} at {}", upstream.listen));
+        assert_eq!(
+            used.collect::<Vec<_>>(),
+            ["service:default/db at 127.0.0.1:1234", "service:default/db at 127.0.0.2:1234"]
+        );
+        let skipped = "upstream service:default/cache is skipped, because upstream service:default/db has 127.0.0.1:1234 \
+                       already: give it another local_bind_port";
+        assert_eq!(problems, ["upstreams[0] has no destination_name and is skipped", skipped]);
     }
 
     #[test]
