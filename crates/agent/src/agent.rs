@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use lictor_model::Opaque;
-use lictor_model::acl::{Access, Caller, ProxyRights, Realm, Resource};
+use lictor_model::acl::{Access, Caller, ProxyRights, Realm};
 use lictor_model::health::{Check, CheckKind, CheckSpec, Status};
 use lictor_model::identity::{SpiffeId, TrustDomain};
 use lictor_model::intention::{Decision, Intention};
@@ -33,6 +33,7 @@ use crate::operate::held::Holds;
 use crate::persist::Files;
 use crate::record::{CheckRecord, Ownership, ProxyRecord, ServiceRecord};
 use crate::registry::{CheckEntry, Effects, Origin, Registry};
+use crate::rights::{Askers, may_check};
 use crate::sync::PushLocks;
 use crate::tokens::Tokens;
 use crate::{Config, Error, validate};
@@ -300,41 +301,26 @@ impl Agent {
         validate::definition(&definition)?;
         definition.token = String::new();
         let inner = &self.inner;
-        let name = definition.service.name.clone();
-        let mut names = vec![name.clone()];
-        {
-            let id = if definition.service.id.is_empty() {
-                ServiceId::from(name.as_str())
-            } else {
-                definition.service.id.clone()
-            };
-            let registry = inner.registry.lock();
-            names.extend(registry.services.get(&id).map(|entry| entry.view.service.name.clone()));
-        }
-        names.extend(definition.service.proxy.as_ref().map(|proxy| proxy.destination_name.clone()));
-        if names.iter().any(|name| !name.is_empty() && !caller.writes_service(name.as_str())) {
-            return Err(Error::Denied);
-        }
-        if let Some(sidecar) = &definition.sidecar {
-            let name = match sidecar.service.name.as_str() {
-                "" => format!("{}-sidecar-proxy", definition.service.name),
-                given => given.to_owned(),
-            };
-            let own = if sidecar.token.is_empty() { caller.clone() } else { self.caller(&sidecar.token)? };
-            if !own.writes_service(&name) {
-                return Err(Error::Denied);
+        let sidecar = match definition.sidecar.as_deref().map(|sidecar| sidecar.token.as_str()) {
+            None | Some("") => caller.clone(),
+            Some(token) => self.caller(token)?,
+        };
+        let askers = Askers { service: caller, sidecar: &sidecar };
+        let effects = {
+            let mut registry = inner.registry.lock();
+            // Who may not is told nothing else.
+            registry.may_put_service(&inner.config, caller, &definition.service)?;
+            if let Some(proxy) = &definition.managed_proxy {
+                crate::managed::view(&inner.config, proxy).map_err(Error::BadRequest)?;
+                if !inner.config.connect.allow_managed_api_registration {
+                    return Err(Error::Refused(
+                        "Bad request: Managed proxy registration via the API is disallowed.".into(),
+                    ));
+                }
             }
-        }
-        if let Some(proxy) = &definition.managed_proxy {
-            crate::managed::view(&inner.config, proxy).map_err(Error::BadRequest)?;
-            if !inner.config.connect.allow_managed_api_registration {
-                return Err(Error::Refused(
-                    "Bad request: Managed proxy registration via the API is disallowed.".into(),
-                ));
-            }
-        }
-        inner.may_run_scripts(definition.all_checks())?;
-        let effects = inner.registry.lock().register(&inner.config, definition, Origin::Api, token)?;
+            inner.may_run_scripts(definition.every_check())?;
+            registry.register(&inner.config, definition, Origin::Api, token, askers)?
+        };
         inner.carry_out(effects).await;
         Ok(())
     }
@@ -380,17 +366,6 @@ impl Agent {
     ) -> Result<(), Error> {
         let inner = &self.inner;
         let service_id = ServiceId::from(id);
-        let service = inner.registry.lock().services.get(&service_id).map(|entry| entry.view.service.clone());
-        let Some(service) = service else {
-            return Err(if caller.is_unrestricted() {
-                Error::NotFound(format!("No service registered with ID {id:?}"))
-            } else {
-                Error::Refused(format!("Unknown service {id:?}"))
-            });
-        };
-        if !caller.writes_service(service.name.as_str()) {
-            return Err(Error::Denied);
-        }
         let check = CheckSpec {
             id: CheckId::service_maintenance(&service_id),
             name: "Service Maintenance Mode".into(),
@@ -399,8 +374,7 @@ impl Agent {
             status: Some(Status::Critical),
             ..CheckSpec::default()
         };
-        inner.switch_maintenance(Some(service), check, enable, token).await;
-        Ok(())
+        inner.switch_maintenance(caller, check, enable, token).await
     }
 
     /// Takes all services of this node out of use, or puts them back.
@@ -411,9 +385,6 @@ impl Agent {
         reason: &str,
         token: &str,
     ) -> Result<(), Error> {
-        if !caller.writes_node(self.inner.config.node_name.as_str()) {
-            return Err(Error::Denied);
-        }
         let check = CheckSpec {
             id: CheckId::node_maintenance(),
             name: "Node Maintenance Mode".into(),
@@ -421,8 +392,7 @@ impl Agent {
             status: Some(Status::Critical),
             ..CheckSpec::default()
         };
-        self.inner.switch_maintenance(None, check, enable, token).await;
-        Ok(())
+        self.inner.switch_maintenance(caller, check, enable, token).await
     }
 
     /// Adds or replaces a check.
@@ -435,21 +405,16 @@ impl Agent {
         if check.id.is_empty() {
             check.id = CheckId::from(check.name.as_str());
         }
-        {
-            let registry = inner.registry.lock();
-            if let Some(present) = registry.checks.get(&check.id)
-                && !may_check(caller, Access::Write, &present.check)
-            {
-                return Err(Error::Denied);
-            }
-        }
-        // The original asks for the node's right even when the check belongs to a service; scripts rely on it.
-        if !caller.writes_node(inner.config.node_name.as_str()) {
-            return Err(Error::Denied);
-        }
-        inner.may_run_scripts([&check])?;
         let effects = {
             let mut registry = inner.registry.lock();
+            if registry.checks_with(&check.id).any(|present| !may_check(caller, Access::Write, present)) {
+                return Err(Error::Denied);
+            }
+            // The original asks for the node's right even when the check belongs to a service; scripts rely on it.
+            if !caller.writes_node(inner.config.node_name.as_str()) {
+                return Err(Error::Denied);
+            }
+            inner.may_run_scripts([&check])?;
             let service = match check.service_id.as_str() {
                 "" => None,
                 id => match registry.services.get(&check.service_id) {
@@ -686,7 +651,7 @@ impl Agent {
         may_intend(caller, &intention)?;
         intention.created_at = present.created_at;
         intention.updated_at = lictor_task::clock::unix_nanos();
-        Ok(self.inner.writer.update_intention(intention).await?)
+        Ok(self.inner.writer.update_intention(caller, intention).await?)
     }
 
     /// Removes an intention.
@@ -697,7 +662,7 @@ impl Agent {
             .value
             .ok_or_else(|| Error::Refused(format!("Cannot modify non-existent intention: '{id}'")))?;
         may_intend(caller, &present)?;
-        Ok(self.inner.writer.delete_intention(id).await?)
+        Ok(self.inner.writer.delete_intention(caller, id).await?)
     }
 
     // --- the catalog, from outside --------------------------------------------------------------------------------
@@ -826,15 +791,28 @@ impl Inner {
         Ok(())
     }
 
+    /// Puts the check in place that takes a service or this node out of use, or takes it away.
     pub(crate) async fn switch_maintenance(
         &self,
-        service: Option<lictor_model::service::Service>,
+        caller: &Caller,
         check: CheckSpec,
         enable: bool,
         token: &str,
-    ) {
+    ) -> Result<(), Error> {
         let effects = {
             let mut registry = self.registry.lock();
+            let service = match (check.service_id.as_str(), registry.services.get(&check.service_id)) {
+                ("", _) if !caller.writes_node(self.config.node_name.as_str()) => return Err(Error::Denied),
+                ("", _) => None,
+                (_, Some(entry)) if !caller.writes_service(entry.view.service.name.as_str()) => {
+                    return Err(Error::Denied);
+                }
+                (_, Some(entry)) => Some(entry.view.service.clone()),
+                (id, None) if caller.is_unrestricted() => {
+                    return Err(Error::NotFound(format!("No service registered with ID {id:?}")));
+                }
+                (id, None) => return Err(Error::Refused(format!("Unknown service {id:?}"))),
+            };
             let present = registry.checks.contains_key(&check.id);
             if enable && !present {
                 let mut effects = Effects::default();
@@ -843,10 +821,11 @@ impl Inner {
             } else if !enable && present {
                 registry.remove_check(&check.id)
             } else {
-                return;
+                return Ok(());
             }
         };
         self.carry_out(effects).await;
+        Ok(())
     }
 
     /// Does what must follow a change of the registry: processes, checks, files, catalog.
@@ -923,21 +902,8 @@ impl Inner {
     }
 }
 
-/// Whether a caller has a right on a check: by its service, or by its node.
-fn may_check(caller: &Caller, access: Access, check: &Check) -> bool {
-    if check.service_name.is_empty() {
-        caller.may(access, Resource::Node, check.node.as_str())
-    } else {
-        caller.may(access, Resource::Service, check.service_name.as_str())
-    }
-}
-
 fn may_intend(caller: &Caller, intention: &Intention) -> Result<(), Error> {
-    if caller.may(Access::Write, Resource::Intention, &intention.destination.name) {
-        Ok(())
-    } else {
-        Err(Error::Denied)
-    }
+    if intention.is_written_by(caller) { Ok(()) } else { Err(Error::Denied) }
 }
 
 fn fill_intention(intention: &mut Intention) {

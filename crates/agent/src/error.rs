@@ -30,7 +30,7 @@ pub enum Error {
     RateLimited(String),
     /// The cluster's state could not be read or written.
     #[error(transparent)]
-    State(#[from] lictor_state::Error),
+    State(lictor_state::Error),
     /// Something of the machine failed: a file, a process.
     #[error("cannot {operation}")]
     Machine {
@@ -40,6 +40,16 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+}
+
+impl From<lictor_state::Error> for Error {
+    fn from(error: lictor_state::Error) -> Error {
+        match error {
+            lictor_state::Error::Denied => Error::Denied,
+            lictor_state::Error::UnknownToken => Error::UnknownToken,
+            error => Error::State(error),
+        }
+    }
 }
 
 /// An error with its causes, for one log line.

@@ -33,6 +33,7 @@ pub mod queries;
 pub mod record;
 pub mod registry;
 pub mod replace;
+pub mod rights;
 pub mod sessions;
 pub mod sync;
 pub mod tokens;

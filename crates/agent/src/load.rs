@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use lictor_model::acl::Caller;
 use lictor_model::health::{CheckSpec, Status};
 use lictor_model::name::{CheckId, ServiceId};
 use lictor_model::service::{Definition, Service};
@@ -11,6 +12,7 @@ use crate::config::Reloadable;
 use crate::persist::Found;
 use crate::record::{CheckRecord, CheckStateRecord, ProxyRecord, ServiceRecord};
 use crate::registry::{Effects, Origin, Registry};
+use crate::rights::Askers;
 use crate::{Config, Error, validate};
 
 impl Inner {
@@ -53,6 +55,7 @@ impl Inner {
         effects: &mut Effects,
     ) {
         let (owned, free): (Vec<_>, Vec<_>) = records.into_iter().partition(|record| record.lictor.is_some());
+        let unlimited = Caller::management("");
         for record in free {
             let service = Service::from(record.service);
             let id = service.id.clone();
@@ -76,7 +79,7 @@ impl Inner {
                 managed_proxy => managed_proxy,
             };
             let definition = Definition { service, managed_proxy, ..Definition::default() };
-            match registry.register(&self.config, definition, Origin::Api, &record.token) {
+            match registry.register(&self.config, definition, Origin::Api, &record.token, Askers::one(&unlimited)) {
                 Ok(more) => effects.absorb(more),
                 Err(error) => tracing::error!("agent: cannot restore service {:?}: {error}", id.as_str()),
             }
@@ -159,13 +162,14 @@ fn take_files(config: &Config, registry: &mut Registry, reloadable: &Reloadable)
         effects.absorb(registry.deregister(&id));
     }
     let mut touched = Effects::default();
+    let unlimited = Caller::management("");
     for definition in &reloadable.services {
         let name = definition.service.name.clone();
-        if let Err(why) = may_run_scripts(reloadable, definition.all_checks()) {
+        if let Err(why) = may_run_scripts(reloadable, definition.every_check()) {
             problems.push(format!("service {:?}: {why}", name.as_str()));
             continue;
         }
-        match registry.register(config, definition.clone(), Origin::File, "") {
+        match registry.register(config, definition.clone(), Origin::File, "", Askers::one(&unlimited)) {
             Ok(more) => touched.absorb(more),
             Err(error) => problems.push(format!("Failed to register service {:?}: {error}", name.as_str())),
         }

@@ -315,9 +315,6 @@ impl Inner {
 
     /// Takes a proxy out of discovery.
     async fn begin_drain(&self, id: &ServiceId) {
-        let Some(service) = self.registry.lock().services.get(id).map(|entry| entry.view.service.clone()) else {
-            return;
-        };
         let check = CheckSpec {
             id: CheckId::service_maintenance(id),
             name: "Service Maintenance Mode".into(),
@@ -326,7 +323,8 @@ impl Inner {
             status: Some(Status::Critical),
             ..CheckSpec::default()
         };
-        self.switch_maintenance(Some(service), check, true, "").await;
+        // What is gone meanwhile is in no discovery.
+        let _ = self.switch_maintenance(&Caller::management(""), check, true, "").await;
     }
 
     /// Puts a proxy back into discovery, if it was a drain that took it out.
@@ -336,7 +334,7 @@ impl Inner {
             self.registry.lock().checks.get(&check_id).is_some_and(|entry| entry.check.notes.starts_with(DRAIN_NOTE));
         if is_ours {
             let check = CheckSpec { id: check_id, ..CheckSpec::default() };
-            self.switch_maintenance(None, check, false, "").await;
+            let _ = self.switch_maintenance(&Caller::management(""), check, false, "").await;
         }
     }
 

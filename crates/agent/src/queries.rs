@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use lictor_model::acl::{Access, Caller, Resource};
+use lictor_model::acl::Caller;
 use lictor_model::query::Query;
 use lictor_state::answer::Answer;
 use lictor_state::reader::{Executed, Execution};
@@ -30,13 +30,13 @@ impl Agent {
     pub async fn update_query(&self, caller: &Caller, query: Query) -> Result<(), Error> {
         self.may_change(caller, &query.id)?;
         may_write(caller, &query)?;
-        Ok(self.inner.writer.update_query(query).await?)
+        Ok(self.inner.writer.update_query(caller, query).await?)
     }
 
     /// Removes a prepared query.
     pub async fn delete_query(&self, caller: &Caller, id: &str) -> Result<(), Error> {
         self.may_change(caller, id)?;
-        Ok(self.inner.writer.delete_query(id).await?)
+        Ok(self.inner.writer.delete_query(caller, id).await?)
     }
 
     /// Executes a prepared query by its id or name; `None` when there is none. A query with a token of its own finds
@@ -69,7 +69,8 @@ impl Agent {
         Ok(explained)
     }
 
-    /// Checks the right to change the query that there is; what does not exist is the writer's to refuse.
+    /// Checks the right to change the query that there is before anything else is said of the request; the writer
+    /// decides upon what there is then. What does not exist is the writer's to refuse.
     fn may_change(&self, caller: &Caller, id: &str) -> Result<(), Error> {
         if id.len() != UUID_LENGTH {
             return Ok(());
@@ -81,10 +82,6 @@ impl Agent {
     }
 }
 
-/// Who knows the id of an unnamed query may change it: it is bound to a session, and gone with it.
 fn may_write(caller: &Caller, query: &Query) -> Result<(), Error> {
-    match query.acl_name() {
-        Some(name) if !caller.may(Access::Write, Resource::Query, name) => Err(Error::Denied),
-        _ => Ok(()),
-    }
+    if query.is_written_by(caller) { Ok(()) } else { Err(Error::Denied) }
 }

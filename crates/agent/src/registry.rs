@@ -10,6 +10,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lictor_model::acl::Caller;
 use lictor_model::health::{Check, CheckDefinition, CheckSpec};
 use lictor_model::name::{CheckId, ServiceId};
 use lictor_model::service::{Definition, Kind, ManagedProxy, ProxySpec, Service, Upstream};
@@ -18,6 +19,7 @@ use tokio::time::Instant;
 use crate::checks::Running;
 use crate::local::{LocalService, ProxyConfig};
 use crate::managed::{self, OwnSettings};
+use crate::rights::Askers;
 use crate::{Config, Error, validate};
 
 const SIDECAR_CHECK_INTERVAL: Duration = Duration::from_secs(10);
@@ -173,16 +175,19 @@ struct Planned {
 
 impl Registry {
     /// Adds or replaces a service with everything its definition asks for. A definition is complete: a proxy or
-    /// sidecar that an earlier one had and this one has not is removed.
+    /// sidecar that an earlier one had and this one has not is removed. Nothing is done unless whoever asks may replace all
+    /// that it replaces.
     pub fn register(
         &mut self,
         config: &Config,
         mut definition: Definition,
         origin: Origin,
         token: &str,
+        askers: Askers<'_>,
     ) -> Result<Effects, Error> {
         settle(&mut definition.service);
         let parent = definition.service.clone();
+        self.may_put_service(config, askers.service, &parent)?;
         let token = if definition.token.is_empty() { token } else { &definition.token }.to_owned();
         let mut planned = vec![Planned {
             checks: numbered_checks(&parent, definition.all_checks()),
@@ -191,12 +196,20 @@ impl Registry {
             owner: None,
         }];
         if let Some(sidecar) = &definition.sidecar {
-            planned.push(self.plan_sidecar(config, &parent, sidecar, &token)?);
+            planned.push(self.plan_sidecar(config, &parent, sidecar, &token, askers.sidecar)?);
         }
         let proxy = match &definition.managed_proxy {
             Some(proxy) => Some(self.plan_proxy(config, &parent, proxy, &origin)?),
             None => None,
         };
+        for (position, Planned { service, checks, .. }) in planned.iter().enumerate() {
+            // The sidecar is the second.
+            let asker = if position == 0 { askers.service } else { askers.sidecar };
+            self.may_put_checks(config, asker, &service.id, checks)?;
+        }
+        if let Some((proxy_id, _, _, Some(check))) = &proxy {
+            self.may_put_checks(config, askers.service, proxy_id, std::slice::from_ref(check))?;
+        }
         let mut effects = Effects::default();
         if let Some((proxy_id, mut entry, generated, check)) = proxy {
             planned.push(Planned {
@@ -436,12 +449,7 @@ impl Registry {
         if let Some(other) = self.services.get(&id)
             && other.owner.as_ref() != Some(&parent.id)
         {
-            return Err(Error::Refused(format!(
-                "Service ID {:?} is taken by a service registered under it; the managed proxy of {:?} needs it. \
-                 Rename one of them",
-                id.as_str(),
-                parent.id.as_str()
-            )));
+            return Err(taken("managed proxy", &id, parent));
         }
         let user = definition.run_as.as_str();
         if !user.is_empty() && !config.connect.users.contains_key(user) {
@@ -552,6 +560,7 @@ impl Registry {
         parent: &Service,
         given: &Definition,
         token: &str,
+        asker: &Caller,
     ) -> Result<Planned, Error> {
         let refused = |why: String| Error::Refused(format!("Bad request: Invalid SidecarService: {why}"));
         let id = parent.id.sidecar();
@@ -587,6 +596,14 @@ impl Registry {
                 proxy.local_service_port = parent.port;
             }
             service.proxy = Some(proxy);
+        }
+        self.may_put_service(config, asker, &service)?;
+        // One of that name is taken over: the original kept sidecars without saying whose they are.
+        if let Some(other) = self.services.get(&id)
+            && other.owner.as_ref() != Some(&parent.id)
+            && (other.owner.is_some() || !other.view.service.name.same(service.name.as_str()))
+        {
+            return Err(taken("sidecar", &id, parent));
         }
         if service.port < 1 {
             service.port = self.allocate_sidecar_port(config, &id).map_err(refused)?;
@@ -727,6 +744,14 @@ impl Registry {
             .values()
             .filter(move |entry| entry.check.service_id.is_empty() || entry.check.service_id == *service)
     }
+}
+
+fn taken(by: &str, id: &ServiceId, parent: &Service) -> Error {
+    Error::Refused(format!(
+        "Service ID {:?} is taken by a service registered under it; the {by} of {:?} needs it. Rename one of them",
+        id.as_str(),
+        parent.id.as_str()
+    ))
 }
 
 /// Fills in what a service may leave out.

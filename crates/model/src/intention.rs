@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::fmt;
 
+use crate::acl::{Access, Caller, Resource};
 use crate::identity::DEFAULT_NAMESPACE;
 use crate::meta::Meta;
 use crate::revision::Revision;
@@ -130,6 +131,11 @@ impl Intention {
     /// The decision; anything but `allow` denies.
     pub fn decision(&self) -> Action {
         Action::parse(&self.action).unwrap_or(Action::Deny)
+    }
+
+    /// Whether a caller may write it: who connects to a service is decided by who may decide for that service.
+    pub fn is_written_by(&self, caller: &Caller) -> bool {
+        caller.may(Access::Write, Resource::Intention, &self.destination.name)
     }
 
     /// The key by which lists are ordered: the first match of a list in this order decides.

@@ -1,5 +1,6 @@
 //! Prepared queries: a stored question for instances of a service, answered by name.
 
+use crate::acl::{Access, Caller, Resource};
 use crate::meta::Meta;
 use crate::revision::Revision;
 use crate::service::Service;
@@ -84,6 +85,12 @@ impl Query {
     /// The name that rights are asked for; `None` for an unnamed query, which only its id leads to.
     pub fn acl_name(&self) -> Option<&str> {
         (!self.name.is_empty() || self.template.is_used()).then_some(self.name.as_str())
+    }
+
+    /// Whether a caller may write it. Who knows the id of an unnamed query may change it: it is bound to a session, and
+    /// gone with it.
+    pub fn is_written_by(&self, caller: &Caller) -> bool {
+        self.acl_name().is_none_or(|name| caller.may(Access::Write, Resource::Query, name))
     }
 }
 

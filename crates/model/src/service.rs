@@ -218,6 +218,11 @@ impl Definition {
     pub fn all_checks(&self) -> impl Iterator<Item = &CheckSpec> {
         self.check.iter().chain(&self.checks)
     }
+
+    /// Those, and the ones of its sidecar.
+    pub fn every_check(&self) -> impl Iterator<Item = &CheckSpec> {
+        self.all_checks().chain(self.sidecar.iter().flat_map(|sidecar| sidecar.all_checks()))
+    }
 }
 
 #[cfg(test)]

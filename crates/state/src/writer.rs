@@ -16,6 +16,7 @@ mod events;
 mod intentions;
 mod kv;
 mod queries;
+mod rights;
 mod scratch;
 mod sessions;
 mod snapshot;

@@ -4,4 +4,5 @@
 mod house;
 mod proxies;
 mod restart;
+mod takeover;
 mod walk;

@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use lictor_model::acl::Caller;
 use lictor_model::health::{Check, Status};
 use lictor_model::meta;
 use lictor_model::name::{CheckId, NodeName, ServiceId, fold};
@@ -15,6 +16,7 @@ use lictor_model::revision::Revision;
 use lictor_model::service::{Service, Weights};
 use uuid::Uuid;
 
+use super::rights::Absence;
 use super::scratch::{PENDING, Scratch};
 use super::{Registration, Removal, Writer};
 use crate::Error;
@@ -33,11 +35,24 @@ impl Writer {
     /// Adds or replaces a node, an instance and checks. What is already so is not written again, so its revision
     /// stays. The rules about node ids, names and missing services are the original's, and so are their texts.
     pub async fn register(&self, registration: Registration) -> Result<(), Error> {
+        self.register_as(&Caller::management(""), registration).await
+    }
+
+    /// The same on behalf of a caller.
+    pub async fn register_as(&self, caller: &Caller, registration: Registration) -> Result<(), Error> {
         let registration = tidied(registration)?;
         let Registration { node, skip_node_update, service, checks } = &registration;
         let first = checks.len().min(CHECKS_AT_ONCE);
         let unfinished = self
             .write("register", |scratch| {
+                scratch.may_register(caller, &registration)?;
+                // Rights on all checks before any is written. Those that are not written yet are decided upon again then, so
+                // nothing depends on how they stand now.
+                let mut ahead = Scratch::new(scratch.tables);
+                for (position, check) in checks.iter().enumerate() {
+                    let asked = if position < first { &mut *scratch } else { &mut ahead };
+                    asked.may_put_check(caller, check, service.as_ref())?;
+                }
                 if !*skip_node_update || scratch.node(&fold(node.name.as_str()))?.is_none() {
                     scratch.put_node(node).map_err(|error| error.within("failed inserting node"))?;
                 }
@@ -63,6 +78,7 @@ impl Writer {
             unfinished |= self
                 .write("register checks", |scratch| {
                     for check in some {
+                        scratch.may_put_check(caller, check, None)?;
                         let within = |error: Error| error.within("failed inserting check").on_node(node.name.as_str());
                         scratch.put_check(check).map_err(within)?;
                     }
@@ -75,6 +91,22 @@ impl Writer {
 
     /// Removes something from a node, with what depends on it. Unknown things are fine.
     pub async fn deregister(&self, node: &str, removal: Removal) -> Result<(), Error> {
+        self.deregister_as(&Caller::management(""), node, removal).await
+    }
+
+    /// The same on behalf of a caller.
+    pub async fn deregister_as(&self, caller: &Caller, node: &str, removal: Removal) -> Result<(), Error> {
+        self.deregister_whole(caller, node, &removal, Absence::Denied).await
+    }
+
+    /// Removes something with all that depends on it; `absence` is what it means when nothing is left of it.
+    pub(super) async fn deregister_whole(
+        &self,
+        caller: &Caller,
+        node: &str,
+        removal: &Removal,
+        mut absence: Absence,
+    ) -> Result<(), Error> {
         if node.is_empty() {
             return Err(Error::refused("Must provide node"));
         }
@@ -84,7 +116,8 @@ impl Writer {
         loop {
             let (finished, unfinished) = self
                 .write("deregister", |scratch| {
-                    match &removal {
+                    scratch.may_remove(caller, node, removal, absence)?;
+                    match removal {
                         Removal::Node => scratch.remove_node(&name)?,
                         Removal::Service(id) => scratch.remove_service(&(Arc::clone(&name), fold(id.as_str())))?,
                         Removal::Check(id) => scratch.remove_check(&(Arc::clone(&name), fold(id.as_str())))?,
@@ -96,6 +129,7 @@ impl Writer {
             if finished {
                 break;
             }
+            absence = Absence::Done;
         }
         if sessions_left { self.end_broken_sessions().await } else { Ok(()) }
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use lictor_model::acl::Caller;
 use lictor_model::intention::Intention;
 use lictor_model::name::fold;
 use lictor_model::revision::Revision;
@@ -28,11 +29,12 @@ impl Writer {
         .await
     }
 
-    /// Replaces an intention by its id, keeping when it was created.
-    pub async fn update_intention(&self, intention: Intention) -> Result<(), Error> {
+    /// Replaces an intention by its id, keeping when it was created. The caller must be allowed to write the one that is
+    /// replaced.
+    pub async fn update_intention(&self, caller: &Caller, intention: Intention) -> Result<(), Error> {
         let key = Key::Intention(fold(&intention.id));
         self.write("update intention", |scratch| {
-            let former = known(scratch.tables, &intention.id)?;
+            let former = written_by(caller, known(scratch.tables, &intention.id)?)?;
             refuse_duplicate(scratch.tables, &intention, Some(&former))?;
             let mut intention = intention.clone();
             intention.created_at = former.created_at;
@@ -48,15 +50,15 @@ impl Writer {
         .await
     }
 
-    /// Removes an intention by its id; unknown ids are refused.
-    pub async fn delete_intention(&self, id: &str) -> Result<(), Error> {
+    /// Removes an intention by its id, if the caller may; unknown ids are refused.
+    pub async fn delete_intention(&self, caller: &Caller, id: &str) -> Result<(), Error> {
         if id.len() != 36 {
             let why = "failed intention lookup: index error: UUID must be 36 characters";
             return Err(Error::refused(format!("Intention lookup failed: {why}")));
         }
         let key = Key::Intention(fold(id));
         self.write("delete intention", |scratch| {
-            let former = known(scratch.tables, id)?;
+            let former = written_by(caller, known(scratch.tables, id)?)?;
             let draft = &mut scratch.draft;
             draft.expect(&key, former.modified)?;
             draft.delete(&key)?;
@@ -70,6 +72,10 @@ impl Writer {
 fn known(tables: &Tables, id: &str) -> Result<Arc<Intention>, Error> {
     let found = tables.intentions.get(&fold(id)).map(Arc::clone);
     found.ok_or_else(|| Error::refused(format!("Cannot modify non-existent intention: '{id}'")))
+}
+
+fn written_by(caller: &Caller, intention: Arc<Intention>) -> Result<Arc<Intention>, Error> {
+    if intention.is_written_by(caller) { Ok(intention) } else { Err(Error::Denied) }
 }
 
 fn refuse_duplicate(tables: &Tables, new: &Intention, itself: Option<&Intention>) -> Result<(), Error> {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use lictor_model::acl::Caller;
 use lictor_model::name::fold;
 use lictor_model::query::Query;
 use lictor_model::revision::Revision;
@@ -18,19 +19,20 @@ use crate::schema::Key;
 impl Writer {
     /// Stores a new query; its id is set by the caller.
     pub async fn create_query(&self, query: Query) -> Result<(), Error> {
-        self.put_query(query, false).await
+        self.put_query(query, None).await
     }
 
-    /// Replaces a query by its id, keeping when it was created.
-    pub async fn update_query(&self, query: Query) -> Result<(), Error> {
+    /// Replaces a query by its id, keeping when it was created. The caller must be allowed to write the one that is
+    /// replaced.
+    pub async fn update_query(&self, caller: &Caller, query: Query) -> Result<(), Error> {
         check_id(&query.id)?;
         if self.replica.tables().queries.get(&fold(&query.id)).is_none() {
             return Err(unknown(&query.id));
         }
-        self.put_query(query, true).await
+        self.put_query(query, Some(caller)).await
     }
 
-    async fn put_query(&self, query: Query, update: bool) -> Result<(), Error> {
+    async fn put_query(&self, query: Query, update: Option<&Caller>) -> Result<(), Error> {
         validate(&query).map_err(Error::Refused)?;
         if query.template.is_used() {
             Pattern::compile(&query).map_err(Error::Refused)?;
@@ -38,7 +40,10 @@ impl Writer {
         let id = fold(&query.id);
         let key = Key::Query(Arc::clone(&id));
         self.write("write prepared query", |scratch| {
-            let former = if update { Some(known(scratch, &query.id)?) } else { None };
+            let former = match update {
+                Some(caller) => Some(written_by(caller, known(scratch, &query.id)?)?),
+                None => None,
+            };
             refuse_alias(scratch, &query)?;
             if !query.session.is_empty() && scratch.session_for_lock(&query.session)?.is_none() {
                 return Err(Error::refused(format!("invalid session {:?}", query.session)));
@@ -62,11 +67,11 @@ impl Writer {
         .await
     }
 
-    /// Removes a query by its id; unknown ids are refused.
-    pub async fn delete_query(&self, id: &str) -> Result<(), Error> {
+    /// Removes a query by its id, if the caller may; unknown ids are refused.
+    pub async fn delete_query(&self, caller: &Caller, id: &str) -> Result<(), Error> {
         check_id(id)?;
         self.write("delete prepared query", |scratch| {
-            let row = known(scratch, id)?;
+            let row = written_by(caller, known(scratch, id)?)?;
             scratch.remove_query(&row)
         })
         .await
@@ -88,6 +93,10 @@ impl Scratch<'_> {
 fn known(scratch: &Scratch<'_>, id: &str) -> Result<Arc<Query>, Error> {
     let found = scratch.tables.queries.get(&fold(id)).map(|stored| Arc::clone(&stored.row));
     found.ok_or_else(|| unknown(id))
+}
+
+fn written_by(caller: &Caller, query: Arc<Query>) -> Result<Arc<Query>, Error> {
+    if query.is_written_by(caller) { Ok(query) } else { Err(Error::Denied) }
 }
 
 fn unknown(id: &str) -> Error {

@@ -68,6 +68,14 @@ impl<'t> Scratch<'t> {
         Ok(row)
     }
 
+    /// The same without a condition.
+    pub(crate) fn glance_at_node(&self, name: &Arc<str>) -> Option<Arc<NodeRow>> {
+        match self.nodes.get(name) {
+            Some(changed) => changed.clone(),
+            None => self.tables.catalog.node(name).map(|entry| Arc::clone(&entry.row)),
+        }
+    }
+
     /// The node with a folded id. Only who holds the id is looked at: to take an id nobody holds, claim it.
     pub(crate) fn node_with_id(&mut self, id: &str) -> Result<Option<Arc<NodeRow>>, Error> {
         let changed = self.nodes.values().flatten().find(|row| row.node.id.eq_ignore_ascii_case(id));

@@ -12,6 +12,7 @@ use lictor_model::node::Node;
 use lictor_model::revision::Revision;
 use lictor_model::service::Service;
 
+use super::rights::Absence;
 use super::scratch::{PENDING, Scratch};
 use super::{Removal, Writer};
 use crate::Error;
@@ -220,31 +221,6 @@ impl TxnOp {
             TxnOp::Invalid(what) => what.clone(),
         }
     }
-
-    /// What reads is filtered afterwards, except where the mere outcome would tell something.
-    fn is_allowed(&self, caller: &Caller) -> bool {
-        match self {
-            TxnOp::Kv { verb, key, .. } => match verb {
-                KvVerb::Get | KvVerb::GetTree => true,
-                KvVerb::CheckIndex | KvVerb::CheckSession | KvVerb::CheckNotExists => {
-                    caller.may(Access::Read, Resource::Key, key)
-                }
-                KvVerb::DeleteTree => caller.may_whole(Access::Write, Resource::Key, key),
-                _ => caller.may(Access::Write, Resource::Key, key),
-            },
-            TxnOp::Node { verb, node, .. } => *verb == Verb::Get || caller.writes_node(node.name.as_str()),
-            TxnOp::Service { verb, service, .. } => *verb == Verb::Get || caller.writes_service(service.name.as_str()),
-            TxnOp::Check { verb, check, .. } => {
-                *verb == Verb::Get
-                    || if check.service_id.is_empty() {
-                        caller.writes_node(check.node.as_str())
-                    } else {
-                        caller.writes_service(check.service_name.as_str())
-                    }
-            }
-            TxnOp::Invalid(_) => true,
-        }
-    }
 }
 
 impl Writer {
@@ -252,11 +228,7 @@ impl Writer {
     pub async fn txn(&self, caller: &Caller, ops: &[TxnOp]) -> Result<TxnOutcome, Error> {
         let (outcome, revision) = self
             .write_at("carry out a transaction", |scratch| {
-                let named: Vec<TxnOp> = ops.iter().map(|op| scratch.named(op)).collect::<Result<_, _>>()?;
-                let denied = named.iter().enumerate().filter(|(_, op)| !op.is_allowed(caller));
-                let denied: Vec<TxnFailure> = denied.map(|(op, _)| failure(op, "Permission denied")).collect();
-                let outcome =
-                    if denied.is_empty() { scratch.carry_out(caller, &named)? } else { TxnOutcome::Failed(denied) };
+                let outcome = scratch.carry_out(caller, ops)?;
                 if matches!(outcome, TxnOutcome::Failed(_)) {
                     scratch.abandon();
                 }
@@ -265,7 +237,7 @@ impl Writer {
             .await?;
         let (outcome, unfinished) = outcome;
         if unfinished {
-            self.finish(ops).await?;
+            self.finish(caller, ops).await?;
         }
         Ok(match outcome {
             TxnOutcome::Failed(failures) => TxnOutcome::Failed(failures),
@@ -279,17 +251,20 @@ impl Writer {
 
 impl Writer {
     /// Removes what found no room in the transaction that was to remove it.
-    async fn finish(&self, ops: &[TxnOp]) -> Result<(), Error> {
+    async fn finish(&self, caller: &Caller, ops: &[TxnOp]) -> Result<(), Error> {
         self.end_broken_sessions().await?;
         for op in ops {
-            match op {
-                TxnOp::Node { verb: Verb::Delete | Verb::DeleteCas, node, .. } => {
-                    self.deregister(node.name.as_str(), Removal::Node).await?;
-                }
+            let (node, removal) = match op {
+                TxnOp::Node { verb: Verb::Delete | Verb::DeleteCas, node, .. } => (&node.name, Removal::Node),
                 TxnOp::Service { verb: Verb::Delete | Verb::DeleteCas, node, service, .. } => {
-                    self.deregister(node.as_str(), Removal::Service(service.id.clone())).await?;
+                    (node, Removal::Service(service.id.clone()))
                 }
-                _ => {}
+                _ => continue,
+            };
+            match self.deregister_whole(caller, node.as_str(), &removal, Absence::Done).await {
+                // Meanwhile it is somebody else's.
+                Err(Error::Denied) => {}
+                outcome => outcome?,
             }
         }
         Ok(())
@@ -297,41 +272,34 @@ impl Writer {
 }
 
 impl Scratch<'_> {
-    /// The operation with the names that rights are asked for: a delete names only ids.
+    /// The operation with its node's name, where it gives only the id.
     fn named(&mut self, op: &TxnOp) -> Result<TxnOp, Error> {
         let mut op = op.clone();
-        match &mut op {
-            TxnOp::Node { node, .. } if node.name.is_empty() && !node.id.is_empty() => {
-                if let Some(row) = self.node_with_id(&fold(&node.id))? {
-                    node.name = row.node.name.clone();
-                }
-            }
-            TxnOp::Service { node, service, verb: Verb::Delete | Verb::DeleteCas, .. } => {
-                let place = (fold(node.as_str()), fold(service.id.as_str()));
-                if let Some(row) = self.service(&place)? {
-                    service.name = row.service.name.clone();
-                }
-            }
-            TxnOp::Check { check, .. } => {
-                let place = (fold(check.node.as_str()), fold(check.id.as_str()));
-                if check.service_id.is_empty() {
-                    if let Some(row) = self.check(&place)? {
-                        check.service_name = row.check.service_name.clone();
-                    }
-                } else if let Some(row) = self.service(&(place.0, fold(check.service_id.as_str())))? {
-                    check.service_name = row.service.name.clone();
-                }
-            }
-            _ => {}
+        if let TxnOp::Node { node, .. } = &mut op
+            && node.name.is_empty()
+            && !node.id.is_empty()
+            && let Some(row) = self.node_with_id(&fold(&node.id))?
+        {
+            node.name = row.node.name.clone();
         }
         Ok(op)
     }
 
     fn carry_out(&mut self, caller: &Caller, ops: &[TxnOp]) -> Result<TxnOutcome, Error> {
         let mut items = Vec::new();
+        let mut denied = Vec::new();
         let mut failures = Vec::new();
         for (position, op) in ops.iter().enumerate() {
-            match self.carry_out_one(op) {
+            let op = self.named(op)?;
+            match self.may_carry_out(caller, &op) {
+                Ok(()) => {}
+                Err(Error::Denied) => {
+                    denied.push(failure(position, "Permission denied"));
+                    continue;
+                }
+                Err(error) => return Err(error),
+            }
+            match self.carry_out_one(&op) {
                 // What may not be read looks as if it were not there.
                 Ok(Ok(given)) if !given.iter().all(|item| item.is_visible(caller)) && op.reads_one() => {
                     failures.push(failure(position, &op.missing()));
@@ -341,7 +309,12 @@ impl Scratch<'_> {
                 Err(error) => return Err(error),
             }
         }
-        Ok(if failures.is_empty() { TxnOutcome::Done(items) } else { TxnOutcome::Failed(failures) })
+        // Who may not do it is not told what else is wrong with it.
+        Ok(match (denied.is_empty(), failures.is_empty()) {
+            (true, true) => TxnOutcome::Done(items),
+            (true, false) => TxnOutcome::Failed(failures),
+            (false, _) => TxnOutcome::Failed(denied),
+        })
     }
 
     fn carry_out_one(&mut self, op: &TxnOp) -> Result<Result<Vec<TxnItem>, String>, Error> {

@@ -6,7 +6,7 @@ use lictor_model::revision::Revision;
 use lictor_state::Topic;
 use lictor_state::reader::MatchSide;
 
-use crate::house::{House, SOON, refusal, uuid};
+use crate::house::{House, SOON, everyone, refusal, uuid};
 
 pub(crate) fn intention(n: u32, source: &str, destination: &str, action: &str) -> Intention {
     Intention {
@@ -52,13 +52,13 @@ async fn one_pair_has_one_intention_whatever_its_spelling() {
     let first = format!("ALLOW default/web => default/db (ID: {}, Precedence: 9)", uuid(1));
     assert_eq!(why, format!("duplicate intention found: {first}"));
     house.writer.create_intention(intention(2, "api", "db", "deny")).await.unwrap();
-    let why = refusal(house.writer.update_intention(intention(2, "web", "DB", "deny")).await);
+    let why = refusal(house.writer.update_intention(&everyone(), intention(2, "web", "DB", "deny")).await);
     assert_eq!(why, format!("duplicate intention found: {first}"));
     // The same pair in another spelling, and then another pair, after which the first is free.
-    house.writer.update_intention(intention(1, "Web", "db", "allow")).await.unwrap();
-    house.writer.update_intention(intention(1, "cache", "db", "allow")).await.unwrap();
+    house.writer.update_intention(&everyone(), intention(1, "Web", "db", "allow")).await.unwrap();
+    house.writer.update_intention(&everyone(), intention(1, "cache", "db", "allow")).await.unwrap();
     house.writer.create_intention(intention(3, "web", "db", "deny")).await.unwrap();
-    house.writer.delete_intention(&uuid(3)).await.unwrap();
+    house.writer.delete_intention(&everyone(), &uuid(3)).await.unwrap();
     house.writer.create_intention(intention(4, "web", "db", "deny")).await.unwrap();
     assert!(!house.reader().decide("default", "web", "default", "db").is_allowed());
 }
@@ -81,7 +81,7 @@ async fn an_updated_intention_keeps_when_it_was_created() {
     let reader = house.reader();
     let first = reader.intention(&uuid(1)).unwrap().value.unwrap();
     let update = Intention { created_at: 77, updated_at: 2, ..intention(1, "web", "db", "deny") };
-    house.writer.update_intention(update).await.unwrap();
+    house.writer.update_intention(&everyone(), update).await.unwrap();
     let second = reader.intention(&uuid(1)).unwrap().value.unwrap();
     assert_eq!((second.created, second.created_at, second.updated_at), (first.created, 1, 2));
     assert!(second.modified > first.modified);
@@ -91,10 +91,10 @@ async fn an_updated_intention_keeps_when_it_was_created() {
 async fn unknown_intentions_are_refused_by_name() {
     let house = House::new().await;
     let unknown = format!("Cannot modify non-existent intention: '{}'", uuid(9));
-    assert_eq!(refusal(house.writer.delete_intention(&uuid(9)).await), unknown);
-    assert_eq!(refusal(house.writer.update_intention(intention(9, "a", "b", "allow")).await), unknown);
+    assert_eq!(refusal(house.writer.delete_intention(&everyone(), &uuid(9)).await), unknown);
+    assert_eq!(refusal(house.writer.update_intention(&everyone(), intention(9, "a", "b", "allow")).await), unknown);
     assert_eq!(
-        refusal(house.writer.delete_intention("x").await),
+        refusal(house.writer.delete_intention(&everyone(), "x").await),
         "Intention lookup failed: failed intention lookup: index error: UUID must be 36 characters"
     );
     assert!(house.reader().intention(&uuid(9)).unwrap().value.is_none());
@@ -109,8 +109,8 @@ async fn a_watcher_of_intentions_wakes_on_each_change() {
         tokio::task::yield_now().await;
         match step {
             0 => house.writer.create_intention(intention(1, "a", "b", "allow")).await.unwrap(),
-            1 => house.writer.update_intention(intention(1, "a", "b", "deny")).await.unwrap(),
-            _ => house.writer.delete_intention(&uuid(1)).await.unwrap(),
+            1 => house.writer.update_intention(&everyone(), intention(1, "a", "b", "deny")).await.unwrap(),
+            _ => house.writer.delete_intention(&everyone(), &uuid(1)).await.unwrap(),
         }
         tokio::time::timeout(SOON, blocked).await.expect("still asleep").unwrap();
     }

@@ -23,6 +23,8 @@ mod rights;
 #[cfg(test)]
 mod sessions;
 #[cfg(test)]
+mod takeover;
+#[cfg(test)]
 mod tokens;
 #[cfg(test)]
 mod txn;
