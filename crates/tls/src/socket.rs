@@ -5,7 +5,7 @@ use std::net::Shutdown;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg};
 use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -34,7 +34,7 @@ impl Socket for TcpStream {
             Interest::READABLE,
             context,
             |stream, context| stream.poll_read_ready(context),
-            || Ok(rustix::io::readv(self, slices)?),
+            || Ok(read(self, slices)?),
         )
     }
 
@@ -46,7 +46,7 @@ impl Socket for TcpStream {
             Interest::WRITABLE,
             context,
             |stream, context| stream.poll_write_ready(context),
-            || Ok(sendmsg(self, slices, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL)?),
+            || Ok(write(self, slices)?),
         )
     }
 
@@ -61,6 +61,22 @@ impl Socket for TcpStream {
     fn reset_on_close(&self) {
         // A socket that is already dead cannot be set; it needs no reset either.
         let _ = SockRef::from(self).set_linger(Some(Duration::ZERO));
+    }
+}
+
+/// What is small is in one slice, for which the kernel has calls that need not look for others: they take some 0.1 µs
+/// less, of 2 for a call that moves a request.
+fn read(stream: &TcpStream, slices: &mut [IoSliceMut<'_>]) -> rustix::io::Result<usize> {
+    match slices {
+        [slice] => recv(stream, &mut slice[..], RecvFlags::empty()).map(|(count, _)| count),
+        slices => rustix::io::readv(stream, slices),
+    }
+}
+
+fn write(stream: &TcpStream, slices: &[IoSlice<'_>]) -> rustix::io::Result<usize> {
+    match slices {
+        [slice] => send(stream, slice, SendFlags::NOSIGNAL),
+        slices => sendmsg(stream, slices, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL),
     }
 }
 
@@ -89,6 +105,68 @@ fn poll_io(
             (Err(error), None) if error.kind() == io::ErrorKind::WouldBlock => {}
             (Err(error), None) if error.kind() == io::ErrorKind::Interrupted => {}
             (outcome, None) => return Poll::Ready(outcome),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn joined() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (near, far) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        (near.unwrap(), far.unwrap().0)
+    }
+
+    async fn write(socket: &TcpStream, slices: &[&[u8]]) -> io::Result<usize> {
+        let slices: Vec<IoSlice<'_>> = slices.iter().map(|bytes| IoSlice::new(bytes)).collect();
+        poll_fn(|context| socket.poll_write(context, &slices)).await
+    }
+
+    async fn read(socket: &TcpStream, sizes: &[usize]) -> io::Result<Vec<Vec<u8>>> {
+        let mut buffers: Vec<Vec<u8>> = sizes.iter().map(|size| vec![0; *size]).collect();
+        let mut slices: Vec<IoSliceMut<'_>> = buffers.iter_mut().map(|buffer| IoSliceMut::new(buffer)).collect();
+        let mut left = poll_fn(|context| socket.poll_read(context, &mut slices)).await?;
+        for buffer in &mut buffers {
+            buffer.truncate(left);
+            left -= buffer.len();
+        }
+        Ok(buffers)
+    }
+
+    #[tokio::test]
+    async fn one_slice_and_several_are_read_and_written_alike() {
+        let (near, far) = joined().await;
+        for written in [&[&b"question"[..]][..], &[&b"que"[..], b"", b"stion"]] {
+            assert_eq!(write(&near, written).await.unwrap(), 8);
+            assert_eq!(read(&far, &[16]).await.unwrap(), [b"question"]);
+            assert_eq!(write(&near, written).await.unwrap(), 8);
+            assert_eq!(read(&far, &[3, 2, 16]).await.unwrap(), [&b"que"[..], b"st", b"ion"]);
+            // What does not fit is still there.
+            assert_eq!(write(&near, written).await.unwrap(), 8);
+            assert_eq!(read(&far, &[5]).await.unwrap(), [b"quest"]);
+            assert_eq!(read(&far, &[5]).await.unwrap(), [b"ion"]);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_end_reads_as_nothing_and_a_reset_as_an_error_however_many_slices_there_are() {
+        for sizes in [&[4][..], &[4, 4]] {
+            let (near, far) = joined().await;
+            near.end().unwrap();
+            assert!(read(&far, sizes).await.unwrap().iter().all(Vec::is_empty));
+
+            let (near, far) = joined().await;
+            near.reset_on_close();
+            drop(near);
+            assert_eq!(read(&far, sizes).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+            let parts: Vec<&[u8]> = sizes.iter().map(|_| &b"late"[..]).collect();
+            assert_eq!(write(&far, &parts).await.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
         }
     }
 }
