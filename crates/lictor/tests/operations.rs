@@ -579,11 +579,12 @@ fn a_service_may_name_the_user_of_its_proxy_where_the_agent_allows_that_user() {
 }
 
 #[test]
-fn a_custom_command_gains_no_privileges_and_has_the_capabilities_that_are_configured() {
+fn a_custom_command_has_the_privileges_and_capabilities_that_are_configured() {
     let script = "cat /proc/self/status; echo core=$(ulimit -c); exec sleep 1000";
     let mut config = json!({"services": [{"name": "web", "port": 1, "connect": {"proxy": {
         "command": ["/bin/sh", "-c", script], "config": {"disable_tcp_check": true}}}}]});
-    config["connect"] = json!({"enabled": true, "proxy_defaults": {"command_capabilities": "none"}});
+    let defaults = json!({"command_capabilities": "none", "command_new_privileges": "no"});
+    config["connect"] = json!({"enabled": true, "proxy_defaults": defaults});
     let mut house = House::start(LICTOR, config);
     let log = house.data_dir().join("proxy/logs/web-proxy-stdout.log");
     let said = |wanted: &str| {
@@ -597,11 +598,10 @@ fn a_custom_command_gains_no_privileges_and_has_the_capabilities_that_are_config
         said(&format!("{set}:\t0000000000000000"));
     }
 
-    // Where programs need it, it can be as without us.
+    // Where nothing is said it is as without us: programs may need it.
     house.kill_agent();
     house.reconfigure(|config| {
-        config["connect"]["proxy_defaults"] =
-            json!({"command_capabilities": "inherit", "command_new_privileges": "yes"});
+        config["connect"]["proxy_defaults"] = json!({});
     });
     house.start_agent();
     house.wait_ready();

@@ -95,9 +95,12 @@ pub(crate) fn launch(
     }
     let no_new_privileges = match spec.privileges.gain {
         Gain::Allowed => false,
-        Gain::AsItsProgramDoes => !gains_privileges(spec),
+        Gain::AsOurUser => user.is_some() && !gains_privileges(spec),
         Gain::Never => true,
     };
+    if no_new_privileges {
+        tracing::info!("supervisor: {}: it is kept from gaining privileges: no sudo, nothing that is setuid", spec.id);
+    }
     let Privileges { capabilities, .. } = spec.privileges;
     let cage = Cage { user, limits: spec.limits, capabilities, no_new_privileges };
     before_exec(&mut command, Gate { pid_writer, gate_reader, our_pidfd, sockets, bond, cage });

@@ -111,8 +111,8 @@ pub enum Gain {
     /// It may.
     #[default]
     Allowed,
-    /// Only if its own program is such a one.
-    AsItsProgramDoes,
+    /// It may as long as its user is the supervisor's. As another user it may only if its own program is such a one.
+    AsOurUser,
     /// It may not.
     Never,
 }

@@ -690,16 +690,23 @@ async fn a_program_starts_with_nothing_that_it_was_not_given_and_can_come_to_no_
 }
 
 #[tokio::test]
-async fn a_program_that_gains_privileges_by_its_start_is_let_do_so_and_others_are_not() {
+async fn who_runs_as_another_user_gains_no_privileges_unless_its_program_is_there_for_that() {
+    let Some(other) = another_user() else { return };
     let home = Home::new();
     let supervisor = home.open(Lifetime::Ephemeral);
-    let copy = home.path("as-owner");
+    let open_directory = tempfile::tempdir().unwrap();
+    fs::set_permissions(open_directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let copy = open_directory.path().join("as-owner");
     fs::copy("/bin/sleep", &copy).unwrap();
     fs::set_permissions(&copy, fs::Permissions::from_mode(0o4755)).unwrap();
-    let as_it_does = Privileges { gain: Gain::AsItsProgramDoes, capabilities: None };
-    for (id, program, wanted) in [("setuid", copy.as_path(), "0"), ("plain", Path::new("/bin/sleep"), "1")] {
-        let spec =
-            Spec { program: program.into(), args: vec!["1000".into()], privileges: as_it_does, ..home.script(id, "") };
+    let privileges = Privileges { gain: Gain::AsOurUser, capabilities: None };
+    let plain = Path::new("/bin/sleep");
+    for (id, user, program, wanted) in [
+        ("ours", None, plain, "0"),
+        ("other", Some(other), plain, "1"),
+        ("other-setuid", Some(other), copy.as_path(), "0"),
+    ] {
+        let spec = Spec { user, program: program.into(), args: vec!["1000".into()], privileges, ..home.script(id, "") };
         supervisor.want(spec);
         let pid = running(&supervisor, id).await;
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();

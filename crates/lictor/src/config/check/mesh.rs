@@ -308,7 +308,7 @@ fn command_privileges(check: &mut Check<'_>) -> Privileges {
     const GAIN: &str = "connect.proxy_defaults.command_new_privileges";
     const CAPABLE: &str = "connect.proxy_defaults.command_capabilities";
     let gain = match check.settings.text(GAIN) {
-        "" | "auto" => Gain::AsItsProgramDoes,
+        "" | "auto" => Gain::AsOurUser,
         "no" => Gain::Never,
         "yes" => Gain::Allowed,
         other => {

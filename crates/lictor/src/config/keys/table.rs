@@ -225,7 +225,7 @@ pub(crate) const KEYS: &[Key] = &[
     key("connect.proxy_defaults.limit_open_files", Int, "0", Honoured, "Files that each managed proxy may open; 0 is as many as the agent."),
     key("connect.proxy_defaults.limit_memory", Int, "0", Honoured, "Bytes of memory that each managed proxy may use with all that it starts, where a control group is delegated to the agent; 0 is no limit."),
     key("connect.proxy_defaults.cpu_weight", Int, "0", Honoured, "Share of the processor of each managed proxy where that is short, from 1 to 10000, where a control group is delegated to the agent; 0 is the usual one, 100."),
-    key("connect.proxy_defaults.command_new_privileges", Text, "auto", Honoured, "Whether custom commands can come to privileges by starting setuid programs or ones with file capabilities: `auto` (only if the command itself is one), `no`, `yes`."),
+    key("connect.proxy_defaults.command_new_privileges", Text, "auto", Honoured, "Whether custom commands can come to privileges by starting setuid programs (`sudo`) or ones with file capabilities: `yes`, `no`, or `auto`: as under Consul they can, but not where `run_as` makes them another user's, unless the command itself is such a program."),
     key("connect.proxy_defaults.command_capabilities", Text, "inherit", Honoured, "Which of the agent's capabilities custom commands have: `inherit` (as the kernel gives them on), `none`, or names with commas between."),
     key("connect.proxy_defaults.kill_on_agent_exit", Flag, "false", Honoured, "Let managed proxies end with their agent, also when it is killed."),
     key("connect.proxy_defaults.agent_lease", Duration, "0s", Honoured, "How long a built-in proxy goes on while its agent does not answer; 0 is for ever."),
