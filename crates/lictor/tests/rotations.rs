@@ -11,7 +11,7 @@ use common::{LICTOR, Load, echo, echo_once, root_key, rotate, wait_path};
 use lictor_testkit::program::find;
 use lictor_testkit::wait::within;
 use lictor_testkit::{House, Program, ports, until};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Rotates the roots under load, three times waiting for the leaf of the new root and three times without a pause, so that
 /// nobody has renewed anything.
@@ -132,4 +132,172 @@ fn three_rotations_fail_no_connection_of_custom_proxies_and_native_services() {
     }
     let roots = house.get("/v1/connect/ca/roots").json()["Roots"].clone();
     assert_eq!(roots.as_array().map(Vec::len), Some(keys.len() + 1), "{roots}");
+}
+
+/// What a peer wrote when the agent answered it.
+struct Learnt {
+    came: String,
+    asked: u64,
+    trusted: Vec<String>,
+    leaf: String,
+}
+
+/// All that a peer has written until now.
+fn learnt(reports: &Path, service: &str) -> Vec<Learnt> {
+    let text = std::fs::read_to_string(reports.join(service)).unwrap_or_default();
+    // The last line may be half written.
+    let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+    whole
+        .map(|line| {
+            let line: Value = serde_json::from_str(line).unwrap();
+            let trusted = line["trusted"].as_array().unwrap();
+            Learnt {
+                came: line["came"].as_str().unwrap().to_owned(),
+                asked: line["asked"].as_u64().unwrap(),
+                trusted: trusted.iter().map(|root| root.as_str().unwrap().to_owned()).collect(),
+                leaf: line["leaf"].as_str().unwrap().to_owned(),
+            }
+        })
+        .collect()
+}
+
+/// The base64 of a PEM block, which is how peers write roots.
+fn body(pem: &str) -> String {
+    pem.lines().filter(|line| !line.starts_with("-----")).collect()
+}
+
+/// The root that signs now.
+fn active_root(house: &House) -> String {
+    let roots = house.get("/v1/connect/ca/roots").json();
+    let all = roots["Roots"].as_array().unwrap();
+    all.iter().find(|root| root["Active"] == true).unwrap()["RootCert"].as_str().unwrap().to_owned()
+}
+
+/// Whether this root alone vouches for a certificate, without anything in between.
+fn vouches(root: &str, certificate: &str) -> bool {
+    let folder = tempfile::tempdir().unwrap();
+    let end = "-----END CERTIFICATE-----\n";
+    let alone = &certificate[..certificate.find(end).unwrap() + end.len()];
+    let [root_file, leaf_file] = [("root.pem", root), ("leaf.pem", alone)].map(|(name, text)| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    });
+    let mut openssl = Command::new(find("openssl").unwrap());
+    openssl.args(["verify", "-no-CApath", "-CAfile"]).arg(root_file).arg(leaf_file);
+    openssl.output().unwrap().status.success()
+}
+
+/// Three rotations, after each of which everybody has the new root beside the old ones, and has it by a blocking query. Peers that show their certificate alone, without what old roots have
+/// signed, prove it: whoever has not learnt the root refuses them.
+#[test]
+fn everybody_learns_each_new_root_by_a_blocking_query_and_trusts_it_beside_the_old_ones() {
+    let Some(python) = find("python3") else { return };
+    let Some(keys) = (0..3).map(|_| root_key()).collect::<Option<Vec<String>>>() else { return };
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/peer.py");
+    let folder = tempfile::tempdir().unwrap();
+    let reports = folder.path();
+    let report = format!("--report={}", reports.display());
+    let custom = json!([python, script, "proxy", report]);
+    let [native, bare, deaf] = [(); 3].map(|()| ports::one());
+    let [own_to_bare, custom_to_bare, native_to_bare] = [(); 3].map(|()| ports::one());
+    let [bare_to_own, bare_to_custom, bare_to_native, bare_to_deaf, chain_to_deaf] = [(); 5].map(|()| ports::one());
+    let to_bare = |port: u16| json!([{"destination_name": "bare", "local_bind_port": port}]);
+    let on_host =
+        |name, port: u16| json!({"name": name, "port": port, "address": "127.0.0.1", "connect": {"native": true}});
+    let house = House::start(
+        LICTOR,
+        json!({"services": [
+            {"name": "own", "port": echo().port(), "connect": {"proxy": {"upstreams": to_bare(own_to_bare)}}},
+            {"name": "custom", "port": echo().port(),
+                "connect": {"proxy": {"command": custom, "upstreams": to_bare(custom_to_bare)}}},
+            on_host("native", native), on_host("bare", bare), on_host("deaf", deaf),
+        ]}),
+    );
+    let peer = |words: &[&str]| {
+        let mut command = Command::new(&python);
+        command.arg(&script).args(words).arg(&report);
+        Program::start(command.env("CONSUL_HTTP_ADDR", format!("127.0.0.1:{}", house.http_port)))
+    };
+    let text = |port: u16| port.to_string();
+    let _peers = [
+        peer(&["native", "native", &text(native)]),
+        peer(&["native", "bare", &text(bare), "--bare"]),
+        peer(&["native", "deaf", &text(deaf), "--once"]),
+        peer(&["dial", "till", "bare", &text(native_to_bare), "deaf", &text(chain_to_deaf)]),
+        peer(&[
+            "dial",
+            "lone",
+            "own",
+            &text(bare_to_own),
+            "custom",
+            &text(bare_to_custom),
+            "native",
+            &text(bare_to_native),
+            "deaf",
+            &text(bare_to_deaf),
+            "--bare",
+        ]),
+    ];
+    let paths = [
+        ("lictor's proxy to a bare service", own_to_bare),
+        ("a custom proxy to a bare service", custom_to_bare),
+        ("a native client to a bare service", native_to_bare),
+        ("a bare client to lictor's proxy", bare_to_own),
+        ("a bare client to a custom proxy", bare_to_custom),
+        ("a bare client to a native service", bare_to_native),
+    ];
+    let works = |when: &str| {
+        for (what, entry) in paths {
+            until(&format!("bytes come back from {what} {when}"), || echo_once(entry).is_ok());
+        }
+    };
+    works("before any rotation");
+    until("the deaf service hears bare clients of the root that it knows", || echo_once(bare_to_deaf).is_ok());
+
+    let learners = ["custom", "native", "bare", "till", "lone"];
+    let mut roots = vec![active_root(&house)];
+    for (round, key) in keys.iter().enumerate() {
+        // Hangs from before the rotation.
+        let path = "/v1/agent/connect/ca/leaf/own";
+        let before = house.get(path).index();
+        let hang = || {
+            let (path, limit) = (format!("{path}?index={before}&wait=300s"), Duration::from_secs(400));
+            lictor_testkit::http::request(house.http_port, "GET", &path, &[], b"", limit).unwrap()
+        };
+        std::thread::scope(|scope| {
+            let hanging = scope.spawn(hang);
+            rotate(&house, key);
+            let new = active_root(&house);
+            for service in learners {
+                within(Duration::from_secs(60), &format!("{service} trusts root {}", round + 2), || {
+                    let lines = learnt(reports, service);
+                    let by_query = lines.iter().find(|line| line.trusted.contains(&body(&new)))?;
+                    assert_eq!(by_query.came, "roots", "{service}");
+                    assert!(by_query.asked > 0, "{service} did not wait for it");
+                    let old = roots.iter().all(|root| by_query.trusted.contains(&body(root)));
+                    assert!(old, "{service} forgot an older root when it learnt root {}", round + 2);
+                    Some(())
+                });
+            }
+            let woken = hanging.join().unwrap();
+            assert!(woken.index() > before);
+            let leaf = woken.json()["CertPEM"].as_str().unwrap().to_owned();
+            assert!(vouches(&new, &leaf), "a hanging query woke with a leaf that is not of root {}", round + 2);
+            roots.push(new);
+        });
+        let new = roots.last().unwrap();
+        for service in learners {
+            // Renewals of a mesh are spread over half a minute.
+            within(Duration::from_secs(120), &format!("{service} shows a leaf of root {}", round + 2), || {
+                learnt(reports, service).last().filter(|line| vouches(new, &line.leaf)).map(drop)
+            });
+        }
+        works(&format!("after rotation {}", round + 1));
+        if round == 0 {
+            // Who never learns shows that the paths above prove something; what the old root has signed still convinces it.
+            assert!(echo_once(bare_to_deaf).is_err(), "who does not know a root must not accept its leaf");
+            until("the whole chain convinces who knows only the old root", || echo_once(chain_to_deaf).is_ok());
+        }
+    }
 }

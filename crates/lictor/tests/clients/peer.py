@@ -2,11 +2,17 @@
 
     peer.py proxy                      a custom proxy, told who it is by CONNECT_PROXY_ID and CONNECT_PROXY_TOKEN
     peer.py native SERVICE PORT        a native service that sends back what it gets
-    peer.py dial SERVICE NAME PORT     a native client: what comes in at PORT goes to NAME, as SERVICE
+    peer.py dial SERVICE NAME PORT...  a native client: what comes in at PORT goes to NAME, as SERVICE
+
+    --report=DIR    write to a file there what is trusted and shown, at each answer of the agent
+    --bare          show the own certificate alone, without what old roots have signed for the new one
+    --once          read the roots once, and never learn of another one
 
 The agent is the one of CONSUL_HTTP_ADDR. Roots and leaf are kept current by blocking reads, and each handshake takes the
 latest, as the library for native programs does.
 """
+
+import base64
 
 import json
 import os
@@ -23,6 +29,9 @@ import urllib.request
 
 AGENT = "http://" + os.environ["CONSUL_HTTP_ADDR"].removeprefix("http://")
 TOKEN = os.environ.get("CONNECT_PROXY_TOKEN", "")
+OPTIONS = dict(word[2:].partition("=")[::2] for word in sys.argv if word.startswith("--"))
+WORDS = [word for word in sys.argv[1:] if not word.startswith("--")]
+END = "-----END CERTIFICATE-----\n"
 
 
 def call(path, body=None):
@@ -41,7 +50,10 @@ class Identity:
         self.folder = tempfile.TemporaryDirectory(prefix="lictor-test-peer-")
         self.changed = threading.Condition()
         self.roots = self.leaf = self.contexts = None
-        self.follow("/v1/agent/connect/ca/roots?", "roots")
+        if "once" in OPTIONS:
+            self.roots, _ = call("/v1/agent/connect/ca/roots")
+        else:
+            self.follow("/v1/agent/connect/ca/roots?", "roots")
         self.follow(f"/v1/agent/connect/ca/leaf/{service}?", "leaf")
 
     def follow(self, path, name):
@@ -50,6 +62,7 @@ class Identity:
     def keep(self, path, name):
         index = "0"
         while True:
+            asked = index
             try:
                 answer, index = call(f"{path}index={index}&wait=60s")
             except OSError as error:
@@ -60,12 +73,13 @@ class Identity:
                 setattr(self, name, answer)
                 if self.roots and self.leaf:
                     self.contexts = self.build()
+                    self.report(name, asked)
                     self.changed.notify_all()
 
     def build(self):
         pem = os.path.join(self.folder.name, "leaf.pem")
         with open(pem, "w", encoding="ascii") as file:
-            file.write(self.leaf["CertPEM"] + self.leaf["PrivateKeyPEM"])
+            file.write(self.shown() + self.leaf["PrivateKeyPEM"])
         roots = "\n".join(root["RootCert"] for root in self.roots["Roots"])
         made = []
         for side in (ssl.PROTOCOL_TLS_SERVER, ssl.PROTOCOL_TLS_CLIENT):
@@ -77,6 +91,21 @@ class Identity:
             context.load_cert_chain(pem)
             made.append(context)
         return made
+
+    def shown(self):
+        chain = self.leaf["CertPEM"]
+        return chain[:chain.index(END) + len(END)] if "bare" in OPTIONS else chain
+
+    def report(self, name, asked):
+        """A line: what came, for which index was asked, and what handshakes of either side use from now on."""
+        if "report" not in OPTIONS:
+            return
+        trusted = [{base64.b64encode(root).decode() for root in context.get_ca_certs(binary_form=True)}
+                   for context in self.contexts]
+        line = {"came": name, "asked": int(asked), "trusted": sorted(trusted[0] & trusted[1]), "leaf": self.shown()}
+        os.makedirs(OPTIONS["report"], exist_ok=True)
+        with open(os.path.join(OPTIONS["report"], self.service), "a", encoding="ascii") as file:
+            file.write(json.dumps(line) + "\n")
 
     def latest(self, side):
         with self.changed:
@@ -185,9 +214,11 @@ def native(service, port):
     served(("127.0.0.1", int(port)), handle)
 
 
-def dial(service, name, port):
-    served(("127.0.0.1", int(port)), outbound(Identity(service), name))
+def dial(service, *targets):
+    identity = Identity(service)
+    for name, port in zip(targets[::2], targets[1::2]):
+        served(("127.0.0.1", int(port)), outbound(identity, name))
 
 
-{"proxy": proxy, "native": native, "dial": dial}[sys.argv[1]](*sys.argv[2:])
+{"proxy": proxy, "native": native, "dial": dial}[WORDS[0]](*WORDS[1:])
 threading.Event().wait()
