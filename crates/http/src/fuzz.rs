@@ -50,6 +50,7 @@ fn leave_out_what_says_nothing(definition: &mut Definition) {
     }
     service.proxy = service.proxy.take().filter(|proxy| *proxy != ProxySpec::default());
     service.tags = service.tags.take().filter(|tags| !tags.is_empty());
+    service.meta = service.meta.take().filter(|meta| !meta.is_empty());
     definition.check = definition.check.take().filter(|check| !check.is_empty());
     if let Some(sidecar) = &mut definition.sidecar {
         leave_out_what_says_nothing(sidecar);

@@ -270,6 +270,8 @@ pub fn records(script: &[u8]) {
     let (mut meant, mut honest) = (Vec::new(), true);
     let (mut sent, mut arrived) = (Vec::new(), Vec::new());
     let app = stranger.app.clone();
+    // An application sends nothing behind its end.
+    let mut app_ended = false;
     let mut pump = None;
     let mut outcome = None;
     app.take(usize::from(script.byte().unwrap_or_default()));
@@ -314,15 +316,20 @@ pub fn records(script: &[u8]) {
             }
             6 => {
                 let bytes = pattern(script.amount(), sent.len() as u8);
-                app.feed(&bytes);
-                sent.extend(bytes);
+                if !app_ended {
+                    app.feed(&bytes);
+                    sent.extend(bytes);
+                }
             }
             7 => arrived.extend(app.take(script.amount())),
             8 => stranger.listen(script.amount()),
             9 => stranger.wire.end_incoming(),
             10 if word > 200 => app.fail(),
             10 if word > 150 => stranger.wire.fail(),
-            _ => app.end_incoming(),
+            _ => {
+                app_ended = true;
+                app.end_incoming();
+            }
         }
         if let Some(waiting) = line.take() {
             match begin(waiting, &about, &app, we) {
