@@ -665,10 +665,11 @@ fn a_lock_says_how_its_child_ended_and_leaves_nothing_behind() {
     let house = agent();
     run(&house, &["lock", "q", "exit 0"]).said("");
     let failed = run(&house, &["lock", "-child-exit-code", "q", "exit 3"]);
-    assert_eq!((failed.code, failed.err.as_str()), (Some(2), "Error running handler: exit status: 3\n"));
+    assert_eq!((failed.code, failed.err.as_str()), (Some(2), "Error running handler: exit status 3\n"));
     assert_eq!(run(&house, &["lock", "q", "exit 3"]).code, Some(0));
     assert_eq!(house.get("/v1/kv/?keys").json(), json!([]), "the key is gone");
     assert_eq!(house.get("/v1/session/list").json(), json!([]), "the session is gone");
+    run(&house, &["lock", "-try=-1s", "q", "true"]).refused(1, "Timeout must be positive\n");
     run(&house, &["lock", "q"]).refused(1, "Key prefix and child command must be specified\n");
     house.put("/v1/kv/q/.lock", Value::Null);
     run(&house, &["lock", "q", "true"]).refused(1, "Lock acquisition failed: Existing key does not match lock use\n");

@@ -82,6 +82,17 @@ fn a_critical_check_and_a_removed_node_end_their_sessions() {
 }
 
 #[test]
+fn a_number_that_is_given_empty_is_none_and_nothing_is_written() {
+    let house = house();
+    for name in ["flags", "cas"] {
+        let answer = house.request("PUT", &format!("/v1/kv/k?{name}="), b"v");
+        let text = "strconv.ParseUint: parsing \"\": invalid syntax";
+        assert_eq!((answer.status, answer.text().as_str()), (500, text), "{name}");
+    }
+    assert_eq!(house.get("/v1/kv/k").status, 404);
+}
+
+#[test]
 fn a_lock_that_was_lost_can_only_be_taken_after_its_delay() {
     let house = house();
     let (first, second) = (session(&house, json!({"LockDelay": "2s"})), session(&house, json!({})));

@@ -144,6 +144,9 @@ fn the_figures_of_an_agent_have_the_names_of_the_original() {
     let output =
         Command::new(LICTOR).args(["info", &format!("-http-addr=127.0.0.1:{}", house.http_port)]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
+    // Whatever names a term names the same one.
+    let health = house.get("/v1/operator/autopilot/health").json();
+    assert_eq!(health["Servers"][0]["LastTerm"].to_string(), first["raft"]["term"].as_str().unwrap());
     for line in ["raft:\n", "\tstate = Leader\n", "serf_lan:\n", "\tmembers = 1\n", "serf_wan:\n"] {
         assert!(text.contains(line), "{line:?} is missing: {text}");
     }

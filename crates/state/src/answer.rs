@@ -35,6 +35,8 @@ pub enum Topic {
     KeyPrefix(Box<str>),
     /// Any session.
     Sessions,
+    /// One session (folded id).
+    Session(Box<str>),
     /// ACL tokens.
     Tokens,
     /// ACL policies.

@@ -325,6 +325,7 @@ impl Tables {
         match topic {
             Topic::Intentions => intentions.index(),
             Topic::Sessions => sessions.index(),
+            Topic::Session(id) => sessions.index_of(id),
             Topic::Queries => queries.index(),
             Topic::Coordinates => coordinates.index(),
             Topic::Members => presence.index(),

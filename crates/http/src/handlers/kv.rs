@@ -122,10 +122,7 @@ pub(crate) fn put<'a>(call: &'a Call<'a>, body: RequestBody) -> Pending<'a, Answ
         call.needs_our_datacenter(call.query.get("dc"))?;
         let key = call.required(MISSING)?;
         refuse_conflicts(call, &["cas", "acquire", "release"])?;
-        let flags = match call.query.get("flags") {
-            "" => 0,
-            text => number(text)?,
-        };
+        let flags = if call.query.has("flags") { number(call.query.get("flags"))? } else { 0 };
         let how = how(call)?;
         let value = match body.read_at_most(LARGEST_VALUE as u64).await {
             Ok(value) => value,

@@ -53,7 +53,9 @@ fn member<'a>(call: &'a Call<'_>, pool: Pool) -> Member<'a> {
     let config = call.config();
     let mut tags: BTreeMap<Cow<'a, str>, Cow<'a, str>> = BTreeMap::new();
     tags.insert("acls".into(), if call.agent().acls_enabled() { "1" } else { "0" }.into());
-    tags.insert("bootstrap".into(), "1".into());
+    if !call.agent().is_sharing() {
+        tags.insert("bootstrap".into(), "1".into());
+    }
     tags.insert("build".into(), format!("{}:{}", config.version, short(&config.revision)).into());
     tags.insert("dc".into(), (&config.datacenter).into());
     tags.insert("id".into(), (&config.node_id).into());

@@ -1,7 +1,8 @@
 //! `Stats` of `/v1/agent/self`: what `info` prints, under the names of the original.
 //!
 //! Scripts read single values, so no name is missing. Where lictor has no such thing, it says what is true of it: the log
-//! of consensus is the store's history, and members of a gossip that does not exist are those that share the store.
+//! of consensus is the store's history, and members of a gossip that does not exist are those that share the store. What is
+//! a constant here is listed in docs/compatibility.md.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -70,6 +71,9 @@ fn build<'a>(call: &'a Call<'_>) -> Group<'a> {
     ])
 }
 
+/// There is one term, the one that snapshots and the health of servers name, too.
+const TERM: &str = "1";
+
 /// Every write is applied where it is committed, and nothing of the history is thrown away into a snapshot.
 fn raft<'a>(call: &Call<'_>, leads: bool, servers: usize, configuration: String) -> Group<'a> {
     let revision: Cow<'a, str> = call.agent().reader(&Caller::management("")).current().0.to_string().into();
@@ -79,7 +83,7 @@ fn raft<'a>(call: &Call<'_>, leads: bool, servers: usize, configuration: String)
         ("fsm_pending", "0".into()),
         ("last_contact", "0".into()),
         ("last_log_index", revision),
-        ("last_log_term", "2".into()),
+        ("last_log_term", TERM.into()),
         ("last_snapshot_index", "0".into()),
         ("last_snapshot_term", "0".into()),
         ("latest_configuration", configuration.into()),
@@ -91,7 +95,7 @@ fn raft<'a>(call: &Call<'_>, leads: bool, servers: usize, configuration: String)
         ("snapshot_version_max", "1".into()),
         ("snapshot_version_min", "0".into()),
         ("state", if leads { "Leader" } else { "Follower" }.into()),
-        ("term", "2".into()),
+        ("term", TERM.into()),
     ])
 }
 

@@ -72,6 +72,9 @@ fn run(flags: &Parsed) -> Outcome {
             u64::try_from(limit).ok().filter(|limit| *limit > 0).context("Lock holder limit must be positive")?
         }
     };
+    if [flags.text("timeout"), flags.text("try")].into_iter().flatten().any(|limit| limit.starts_with('-')) {
+        bail!("Timeout must be positive");
+    }
     let patience = match (flags.duration("timeout"), flags.duration("try")) {
         (Some(_), Some(_)) => bail!("Only one of -timeout and -try may be given"),
         (Some(limit), None) | (None, Some(limit)) => Some(limit).filter(|limit| !limit.is_zero()),
@@ -102,7 +105,9 @@ fn run(flags: &Parsed) -> Outcome {
         Ended::Never => Ok(ExitCode::FAILURE),
         Ended::Child(status) if status.success() => done(),
         Ended::Child(status) => {
-            complain(&format!("Error running handler: {status}"));
+            // As scripts know it from the original.
+            let how = status.code().map_or_else(|| status.to_string(), |code| format!("exit status {code}"));
+            complain(&format!("Error running handler: {how}"));
             Ok(if flags.is_set("child-exit-code") { ExitCode::from(CHILD_FAILED) } else { ExitCode::SUCCESS })
         }
         Ended::Lost => {

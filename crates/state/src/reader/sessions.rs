@@ -29,8 +29,9 @@ impl Reader {
 
     /// One session.
     pub fn session(&self, id: &str) -> Answer<Option<Arc<Session>>> {
-        self.answer(vec![Topic::Sessions], |tables| {
-            tables.sessions.get(&fold(id)).filter(|row| self.sees_session(row)).map(Arc::clone)
+        let id = fold(id);
+        self.answer(vec![Topic::Session((&*id).into())], |tables| {
+            tables.sessions.get(&id).filter(|row| self.sees_session(row)).map(Arc::clone)
         })
     }
 

@@ -40,12 +40,14 @@ impl Sessions {
             self.by_check.entry(place).or_default().insert(Arc::clone(&id));
         }
         self.by_node.entry(fold(row.node.as_str())).or_default().insert(Arc::clone(&id));
+        touched.add(Topic::Session((&*id).into()));
         self.rows.insert(id, Arc::new(row));
         self.touch(at, touched);
     }
 
     pub(crate) fn remove(&mut self, id: &str, at: Revision, touched: &mut Touched) {
         if self.unlink(id) {
+            touched.add(Topic::Session(id.into()));
             self.touch(at, touched);
         }
     }
@@ -97,6 +99,12 @@ impl Sessions {
 
     pub(crate) fn index(&self) -> Revision {
         self.index
+    }
+
+    /// When a session last changed. One that is gone has the index of all: it never falls, and who waits for it is not woken
+    /// by others.
+    pub(crate) fn index_of(&self, id: &str) -> Revision {
+        self.rows.get(id).map_or(self.index, |row| row.modified)
     }
 
     pub(crate) fn raise(&mut self, floor: Revision) {

@@ -144,37 +144,13 @@ fn tidied(mut registration: Registration) -> Result<Registration, Error> {
     if node.address.is_empty() && !*skip_node_update {
         return Err(Error::refused("Must provide address if SkipNodeUpdate is not set"));
     }
-    if !node.id.is_empty() {
-        if node.id.len() != 36 {
-            return Err(Error::refused("Bad node ID: uuid string is wrong length"));
-        }
-        if Uuid::try_parse(&node.id).is_err() {
-            return Err(Error::refused("Bad node ID: uuid is improperly formatted"));
-        }
-    }
+    refuse_node(node)?;
     if let Some(service) = service {
-        if service.name.is_empty() && !service.id.is_empty() {
-            return Err(Error::refused("Must provide service name with ID"));
-        }
-        if service.id.is_empty() {
-            service.id = ServiceId::new(service.name.as_str());
-        }
-        if matches!(service.address.as_str(), "0.0.0.0" | "::" | "[::]") {
-            return Err(Error::refused("Invalid service address"));
-        }
-        if service.weights.validate().is_err() {
-            service.weights = Weights::default();
-        }
-        if let Err(why) = service.meta.as_ref().map_or(Ok(()), meta::validate) {
-            let (node, id) = (&node.name, &service.id);
-            let place = format!("for node {node} and serviceID {id}");
-            return Err(Error::refused(format!("failed inserting service: Invalid Service Meta {place}: {why}")));
-        }
+        tidy_service(service)?;
+        refuse_meta(&node.name, service).map_err(|error| error.within("failed inserting service"))?;
     }
     for check in checks {
-        if check.id.is_empty() {
-            check.id = CheckId::new(check.name.as_str());
-        }
+        tidy_check(check);
         if check.node.is_empty() {
             check.node = node.name.clone();
         }
@@ -184,6 +160,54 @@ fn tidied(mut registration: Registration) -> Result<Registration, Error> {
         }
     }
     Ok(registration)
+}
+
+/// Why a node cannot be written.
+pub(super) fn refuse_node(node: &Node) -> Result<(), Error> {
+    if node.name.is_empty() {
+        return Err(Error::refused("Must provide node"));
+    }
+    if !node.id.is_empty() {
+        if node.id.len() != 36 {
+            return Err(Error::refused("Bad node ID: uuid string is wrong length"));
+        }
+        if Uuid::try_parse(&node.id).is_err() {
+            return Err(Error::refused("Bad node ID: uuid is improperly formatted"));
+        }
+    }
+    Ok(())
+}
+
+/// Fills in the defaults of an instance, or says why it cannot be written.
+pub(super) fn tidy_service(service: &mut Service) -> Result<(), Error> {
+    if service.name.is_empty() && !service.id.is_empty() {
+        return Err(Error::refused("Must provide service name with ID"));
+    }
+    if service.id.is_empty() {
+        service.id = ServiceId::new(service.name.as_str());
+    }
+    if matches!(service.address.as_str(), "0.0.0.0" | "::" | "[::]") {
+        return Err(Error::refused("Invalid service address"));
+    }
+    if service.weights.validate().is_err() {
+        service.weights = Weights::default();
+    }
+    Ok(())
+}
+
+/// Why the metadata of an instance cannot be written.
+pub(super) fn refuse_meta(node: &NodeName, service: &Service) -> Result<(), Error> {
+    service.meta.as_ref().map_or(Ok(()), meta::validate).map_err(|why| {
+        let place = format!("for node {node} and serviceID {}", service.id);
+        Error::refused(format!("Invalid Service Meta {place}: {why}"))
+    })
+}
+
+/// Fills in the defaults of a check.
+pub(super) fn tidy_check(check: &mut Check) {
+    if check.id.is_empty() {
+        check.id = CheckId::new(check.name.as_str());
+    }
 }
 
 impl Scratch<'_> {

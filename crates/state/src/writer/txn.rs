@@ -7,11 +7,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use lictor_model::acl::{Access, Caller, Resource};
 use lictor_model::health::Check;
-use lictor_model::name::{NodeName, fold};
+use lictor_model::name::{NodeName, ServiceId, fold};
 use lictor_model::node::Node;
 use lictor_model::revision::Revision;
 use lictor_model::service::Service;
 
+use super::catalog::{refuse_meta, refuse_node, tidy_check, tidy_service};
 use super::rights::Absence;
 use super::scratch::{PENDING, Scratch};
 use super::{Removal, Writer};
@@ -221,6 +222,26 @@ impl TxnOp {
             TxnOp::Invalid(what) => what.clone(),
         }
     }
+
+    /// The operation with its defaults filled in, or why it makes no sense.
+    fn tidied(&self) -> Result<TxnOp, Error> {
+        let mut op = self.clone();
+        match &mut op {
+            TxnOp::Kv { verb: KvVerb::GetTree | KvVerb::DeleteTree, .. } | TxnOp::Invalid(_) => {}
+            TxnOp::Kv { key, .. } if key.is_empty() => return Err(Error::refused("Must provide key")),
+            TxnOp::Node { verb: Verb::Set | Verb::Cas, node, .. } => refuse_node(node)?,
+            TxnOp::Service { verb: Verb::Set | Verb::Cas, node, service, .. } => {
+                tidy_service(service)?;
+                refuse_meta(node, service)?;
+            }
+            TxnOp::Service { service, .. } if service.id.is_empty() => {
+                service.id = ServiceId::new(service.name.as_str());
+            }
+            TxnOp::Check { check, .. } => tidy_check(check),
+            TxnOp::Kv { .. } | TxnOp::Node { .. } | TxnOp::Service { .. } => {}
+        }
+        Ok(op)
+    }
 }
 
 impl Writer {
@@ -254,7 +275,8 @@ impl Writer {
     async fn finish(&self, caller: &Caller, ops: &[TxnOp]) -> Result<(), Error> {
         self.end_broken_sessions().await?;
         for op in ops {
-            let (node, removal) = match op {
+            let Ok(op) = op.tidied() else { continue };
+            let (node, removal) = match &op {
                 TxnOp::Node { verb: Verb::Delete | Verb::DeleteCas, node, .. } => (&node.name, Removal::Node),
                 TxnOp::Service { verb: Verb::Delete | Verb::DeleteCas, node, service, .. } => {
                     (node, Removal::Service(service.id.clone()))
@@ -290,8 +312,9 @@ impl Scratch<'_> {
         let mut denied = Vec::new();
         let mut failures = Vec::new();
         for (position, op) in ops.iter().enumerate() {
-            let op = self.named(op)?;
-            match self.may_carry_out(caller, &op) {
+            let named = self.named(op)?;
+            let tidied = named.tidied();
+            match self.may_carry_out(caller, tidied.as_ref().unwrap_or(&named)) {
                 Ok(()) => {}
                 Err(Error::Denied) => {
                     denied.push(failure(position, "Permission denied"));
@@ -299,6 +322,14 @@ impl Scratch<'_> {
                 }
                 Err(error) => return Err(error),
             }
+            let op = match tidied {
+                Ok(op) => op,
+                Err(Error::Refused(what)) => {
+                    failures.push(failure(position, &what));
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             match self.carry_out_one(&op) {
                 // What may not be read looks as if it were not there.
                 Ok(Ok(given)) if !given.iter().all(|item| item.is_visible(caller)) && op.reads_one() => {

@@ -50,6 +50,31 @@ async fn a_session_needs_its_node_and_checks() {
 }
 
 #[tokio::test]
+async fn a_watcher_of_a_session_wakes_on_it_alone() {
+    let house = with_holder().await;
+    let watch = |id: String| {
+        let reader = house.reader();
+        let found = reader.session(&id);
+        tokio::spawn(async move { reader.changed(&found.topics, found.index).await })
+    };
+    let (own, missing) = (watch(uuid(1)), watch(uuid(3)));
+    house.register(only("n1")).await;
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+    }
+    house.writer.create_session(bound(2, &[]), SHORTEST).await.unwrap();
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!own.is_finished() && !missing.is_finished());
+    house.writer.create_session(bound(3, &[]), SHORTEST).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(5), missing).await.expect("asleep").unwrap();
+    assert!(!own.is_finished());
+    house.writer.destroy_session(&uuid(1)).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(5), own).await.expect("asleep").unwrap();
+}
+
+#[tokio::test]
 async fn sessions_are_found_by_id_and_node() {
     let house = with_holder().await;
     house.register(only("n2")).await;

@@ -4,7 +4,9 @@ use bytes::Bytes;
 use lictor_model::acl::{Access, Caller, Resource, Rules};
 use lictor_model::health::{Check, Status};
 use lictor_model::intention::Action;
+use lictor_model::node::Node;
 use lictor_model::revision::Revision;
+use lictor_model::service::Service;
 use lictor_state::reader::Side;
 use lictor_state::writer::{KvVerb, Put, TxnFailure, TxnItem, TxnOp, TxnOutcome, Verb};
 
@@ -241,4 +243,67 @@ async fn without_the_right_nothing_is_written_and_nothing_shown() {
     let service =
         TxnOp::Service { verb: Verb::Delete, node: "n1".into(), service: service("s", "mine"), index: Revision::ZERO };
     assert_eq!(txn(&[service]).await, TxnOutcome::Failed(vec![failed(0, "Permission denied")]));
+}
+
+#[tokio::test]
+async fn an_instance_of_a_service_is_not_replaced_by_who_may_write_only_another_service() {
+    let house = House::new().await;
+    house.register(only("n1").with(service("one", "theirs"))).await;
+    let mut rules = Rules::default();
+    rules.add_prefix(Resource::Service, "mine", Access::Write);
+    let caller = Caller::with_rules("a", rules, Action::Deny);
+    let put = |id: &str| TxnOp::Service {
+        verb: Verb::Set,
+        node: "n1".into(),
+        service: service(id, "mine"),
+        index: Revision::ZERO,
+    };
+    let txn = async |op: TxnOp| house.writer.txn(&caller, &[op]).await.unwrap();
+    assert_eq!(txn(put("one")).await, TxnOutcome::Failed(vec![failed(0, "Permission denied")]));
+    assert!(matches!(txn(put("two")).await, TxnOutcome::Done(_)));
+    assert_eq!(house.reader().instances("theirs", Side::Ordinary, &all()).value.len(), 1);
+}
+
+#[tokio::test]
+async fn ids_default_to_names_and_what_cannot_be_named_is_refused() {
+    let house = House::new().await;
+    let instance = |verb, id: &str, name: &str, address: &str| TxnOp::Service {
+        verb,
+        node: "n1".into(),
+        service: Service { address: address.into(), ..service(id, name) },
+        index: Revision::ZERO,
+    };
+    let machine = |id: &str, name: &str| TxnOp::Node {
+        verb: Verb::Set,
+        node: Node { id: id.into(), ..node(name) },
+        index: Revision::ZERO,
+    };
+    let nameless = Check { node: "n1".into(), name: "c".into(), ..check("", "", Status::Passing) };
+    let health = TxnOp::Check { verb: Verb::Set, check: nameless, index: Revision::ZERO };
+    let items = house.done(&[machine("", "n1"), instance(Verb::Set, "", "web", ""), health]).await;
+    assert!(matches!(&items[1], TxnItem::Service(_, row) if row.service.id.as_str() == "web"), "{items:?}");
+    assert!(matches!(&items[2], TxnItem::Check(row) if row.check.id.as_str() == "c"), "{items:?}");
+    assert_eq!(house.done(&[instance(Verb::Get, "web", "", "")]).await.len(), 1);
+    let failures = house
+        .fails(&[
+            kv(KvVerb::Set, ""),
+            kv(KvVerb::Get, ""),
+            machine("", ""),
+            machine("x", "n2"),
+            instance(Verb::Set, "id", "", ""),
+            instance(Verb::Cas, "id", "web", "0.0.0.0"),
+        ])
+        .await;
+    let expected = [
+        "Must provide key",
+        "Must provide key",
+        "Must provide node",
+        "Bad node ID: uuid string is wrong length",
+        "Must provide service name with ID",
+        "Invalid service address",
+    ];
+    let expected: Vec<TxnFailure> = expected.iter().enumerate().map(|(op, what)| failed(op, what)).collect();
+    assert_eq!(failures, expected);
+    house.done(&[instance(Verb::Delete, "", "web", ""), kv(KvVerb::GetTree, "")]).await;
+    assert!(house.reader().services(&all()).value.is_empty());
 }
