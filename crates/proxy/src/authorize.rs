@@ -1,7 +1,9 @@
 //! May this peer connect to our service? Decided here, from intentions held and kept current, so that no connection
 //! waits for the agent and none fails for want of it.
 
-use arc_swap::ArcSwapOption;
+use std::sync::{Arc, OnceLock};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
 use lictor_model::intention::{Action, Intention, Otherwise, decide};
 use lictor_tls::{Gate, Peer, Refusal};
 use tokio::sync::{mpsc, oneshot};
@@ -19,10 +21,12 @@ pub(crate) enum Verdict {
     Unknown,
 }
 
-/// The intentions that speak of our service.
+/// The intentions that speak of one service: ours, for as long as the proxy stands for it.
 #[derive(Default)]
 pub(crate) struct Policy {
     held: ArcSwapOption<Held>,
+    /// Why nobody may connect any more: the proxy stands for another service. For good.
+    over: OnceLock<String>,
 }
 
 struct Held {
@@ -38,7 +42,21 @@ impl Policy {
         self.held.store(otherwise.map(|otherwise| Held { intentions, otherwise }.into()));
     }
 
+    /// Denies everybody from now on.
+    fn end(&self, reason: String) {
+        // Once it is over it stays so, for the first reason.
+        let _ = self.over.set(reason);
+    }
+
+    /// Why nobody may connect any more, if that is so.
+    pub(crate) fn over(&self) -> Option<&String> {
+        self.over.get()
+    }
+
     pub(crate) fn decide(&self, peer: &Peer) -> Verdict {
+        if let Some(reason) = self.over() {
+            return Verdict::Denied(reason.clone());
+        }
         let held = self.held.load();
         let Some(held) = held.as_ref() else { return Verdict::Unknown };
         let decision = decide(
@@ -51,9 +69,32 @@ impl Policy {
     }
 }
 
-impl Gate for Policy {
+/// The policy of the service that the proxy stands for now. What was begun for a service keeps that service's policy, so
+/// that nothing is ever decided under the name of another one.
+#[derive(Default)]
+pub(crate) struct Policies {
+    current: ArcSwap<Policy>,
+}
+
+impl Policies {
+    pub(crate) fn current(&self) -> Arc<Policy> {
+        self.current.load_full()
+    }
+
+    /// The service is ours no more: whatever was begun for it is denied from now on.
+    pub(crate) fn end(&self, reason: String) {
+        self.current.load().end(reason);
+    }
+
+    /// Begins with another service, of which nothing is known yet.
+    pub(crate) fn begin(&self) {
+        self.current.store(Arc::default());
+    }
+}
+
+impl Gate for Policies {
     fn admit(&self, client: &Peer) -> Result<(), Refusal> {
-        match self.decide(client) {
+        match self.current.load().decide(client) {
             Verdict::Denied(reason) => Err(Refusal::Denied(reason)),
             // What is unknown is asked behind the handshake, where waiting is possible.
             Verdict::Allowed | Verdict::Unknown => Ok(()),
@@ -119,20 +160,38 @@ mod tests {
     fn nothing_is_decided_before_the_intentions_and_the_default_are_known() {
         let policy = Policy::default();
         assert_eq!(policy.decide(&peer("web")), Verdict::Unknown);
-        assert!(policy.admit(&peer("web")).is_ok());
+        assert!(Policies::default().admit(&peer("web")).is_ok());
         policy.update(Matched { intentions: vec![deny("web")], otherwise: None });
         assert_eq!(policy.decide(&peer("web")), Verdict::Unknown);
     }
 
     #[test]
     fn what_is_held_decides() {
-        let policy = Policy::default();
+        let policies = Policies::default();
+        let policy = policies.current();
         policy.update(Matched { intentions: vec![deny("web")], otherwise: Some(Action::Allow) });
         assert!(matches!(policy.decide(&peer("web")), Verdict::Denied(reason) if reason.contains("default/web")));
-        assert!(matches!(policy.admit(&peer("web")), Err(Refusal::Denied(_))));
+        assert!(matches!(policies.admit(&peer("web")), Err(Refusal::Denied(_))));
         assert_eq!(policy.decide(&peer("api")), Verdict::Allowed);
         policy.update(Matched { intentions: vec![], otherwise: Some(Action::Deny) });
         assert_eq!(policy.decide(&peer("api")), Verdict::Denied("Default behavior configured by ACLs".into()));
+    }
+
+    #[test]
+    fn what_was_begun_for_a_service_is_denied_when_the_proxy_stands_for_another_one_and_stays_so() {
+        let policies = Policies::default();
+        let before = policies.current();
+        before.update(Matched { intentions: vec![], otherwise: Some(Action::Allow) });
+        policies.end("another service".into());
+        assert!(matches!(policies.admit(&peer("web")), Err(Refusal::Denied(_))), "nothing is known of the next one");
+        policies.begin();
+        assert_eq!(policies.current().decide(&peer("web")), Verdict::Unknown);
+        // A late answer about the service before.
+        before.update(Matched { intentions: vec![], otherwise: Some(Action::Allow) });
+        assert_eq!(before.decide(&peer("web")), Verdict::Denied("another service".into()));
+        policies.current().update(Matched { intentions: vec![], otherwise: Some(Action::Allow) });
+        assert_eq!(before.decide(&peer("web")), Verdict::Denied("another service".into()));
+        assert_eq!(policies.current().decide(&peer("web")), Verdict::Allowed);
     }
 
     #[tokio::test]

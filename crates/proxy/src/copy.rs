@@ -10,6 +10,7 @@ use lictor_tls::{Peer, Pump, Session};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 
+use crate::authorize::Policy;
 use crate::balance::{Engaged, Instance};
 use crate::bulk::{Pace, Seat};
 use crate::inbound::Inbound;
@@ -25,6 +26,8 @@ pub(crate) enum Way {
     Inbound {
         /// Who.
         client: Arc<Peer>,
+        /// What decides about it, at any time.
+        policy: Arc<Policy>,
     },
     /// We connected to an instance for our application.
     Outbound {
@@ -63,18 +66,19 @@ pub(crate) fn carry(
     way: Way,
     after: Option<After>,
 ) {
-    let client = match &way {
-        Way::Inbound { client } => Some(Arc::clone(client)),
+    let judged = match &way {
+        Way::Inbound { client, policy } => Some((Arc::clone(client), Arc::clone(policy))),
         Way::Outbound { .. } => None,
     };
     shared.opened(flow);
-    let place = shared.tracker.enter(client);
+    let place = shared.tracker.enter(judged);
     let (id, decided_again) = (place.id(), matches!(way, Way::Inbound { .. }));
     let started = Instant::now();
     let passage = Box::new(Passage {
         pump: Some(session.join(app, Arc::clone(&flow.meter))),
         moved: (0, 0),
         place,
+        steps: 0,
         way,
         flow: Arc::clone(flow),
         shared: Arc::clone(shared),
@@ -88,7 +92,7 @@ pub(crate) fn carry(
     passage.go_on(&desk.home);
     if decided_again {
         // Intentions may have changed between the decision and the entry in the table.
-        shared.tracker.cut_if_denied(id, &shared.policy);
+        shared.tracker.cut_if_denied(id);
     }
 }
 
@@ -98,6 +102,8 @@ struct Passage {
     /// What the pump moved before it was given up.
     moved: (u64, u64),
     place: Place,
+    /// Tasks that have carried it, with the present one.
+    steps: u64,
     way: Way,
     flow: Arc<Flow>,
     shared: Arc<Shared>,
@@ -112,11 +118,12 @@ struct Passage {
 
 impl Passage {
     /// Lets a task carry the connection on an event loop that watches its sockets.
-    fn go_on(self: Box<Self>, runtime: &Handle) {
-        let (id, shared, desk) = (self.place.id(), Arc::clone(&self.shared), Arc::clone(&self.desk));
+    fn go_on(mut self: Box<Self>, runtime: &Handle) {
+        self.steps += 1;
+        let (step, id, shared, desk) = (self.steps, self.place.id(), Arc::clone(&self.shared), Arc::clone(&self.desk));
         // A cut that comes before the task is known reaches it then.
         let task = desk.scope.spawn_on(runtime, "connection", self.run());
-        shared.tracker.carried_by(id, task.abort_handle());
+        shared.tracker.carried_by(id, step, task.abort_handle());
     }
 
     /// Lets the bulk thread carry the connection, if it can.
@@ -234,7 +241,7 @@ impl Passage {
 
     fn name(&self) -> String {
         match &self.way {
-            Way::Inbound { client } => format!("connection of {}", client.uri),
+            Way::Inbound { client, .. } => format!("connection of {}", client.uri),
             Way::Outbound { upstream, .. } => format!("connection to {upstream}"),
         }
     }

@@ -39,15 +39,26 @@ pub(crate) struct Follow<C> {
     /// The service that we stand for, and the watches that belong to it.
     service: Option<(ServiceName, Scope)>,
     upstreams: HashMap<Destination, (Arc<Resolved>, Scope)>,
+    /// The service's.
     credentials: Arc<Credentials>,
-}
-
-/// What is there of the credentials; they are installed when both parts are.
-#[derive(Default)]
-struct Credentials {
-    parts: Mutex<(Option<Leaf>, Option<Bundle>)>,
     /// Whether they have been installed.
     ready: watch::Sender<bool>,
+}
+
+/// What is there of one service's credentials; they are installed when both parts are.
+#[derive(Default)]
+struct Credentials {
+    parts: Mutex<Parts>,
+    /// Whether they have been installed.
+    ready: watch::Sender<bool>,
+}
+
+#[derive(Default)]
+struct Parts {
+    leaf: Option<Leaf>,
+    bundle: Option<Bundle>,
+    /// The proxy stands for another service: what still comes is not installed.
+    over: bool,
 }
 
 impl<C: ControlPlane> Follow<C> {
@@ -60,6 +71,7 @@ impl<C: ControlPlane> Follow<C> {
             service: None,
             upstreams: HashMap::new(),
             credentials: Arc::default(),
+            ready: watch::Sender::default(),
         }
     }
 
@@ -68,9 +80,9 @@ impl<C: ControlPlane> Follow<C> {
         self.agent.silent()
     }
 
-    /// Becomes true when certificates are there.
+    /// Whether there are certificates of the service that the proxy stands for.
     pub(crate) fn credentials(&self) -> watch::Receiver<bool> {
-        self.credentials.ready.subscribe()
+        self.ready.subscribe()
     }
 
     /// Publishes the settings of a proxy, as the agent has them.
@@ -109,24 +121,43 @@ impl<C: ControlPlane> Follow<C> {
         published
     }
 
-    /// Follows what the service needs: roots, a leaf, intentions.
+    /// Follows what the service needs: roots, a leaf, intentions. With another service than before nothing of that one is
+    /// in force any more when this returns, and [`Follow::credentials`] says so. Whether the service is a new one.
     pub(crate) fn serve(
         &mut self,
         service: &ServiceName,
         questions: &Arc<tokio::sync::Mutex<mpsc::Receiver<Question>>>,
-    ) {
+    ) -> bool {
         if self.service.as_ref().is_some_and(|(known, _)| known == service) {
-            return;
+            return false;
         }
         if let Some((_, watches)) = self.service.take() {
             watches.stop();
+            self.part(service);
         }
+        self.credentials = Arc::new(Credentials { ready: self.ready.clone(), ..Credentials::default() });
         let watches = self.scope.child("service");
         self.follow_roots(&watches);
         self.follow_leaf(&watches, service);
         self.follow_intentions(&watches, service);
         self.answer_questions(&watches, service, questions);
         self.service = Some((service.clone(), watches));
+        true
+    }
+
+    /// The proxy stands for another service from now on. Nobody who was let in to the one before has been let in to this
+    /// one, and nobody follows any more who may connect to that: so all of it ends, what is carried included. What our
+    /// application has dialled goes on: it is the other side's to decide.
+    fn part(&self, next: &ServiceName) {
+        let shared = &self.shared;
+        // In this order: who takes a policy, then credentials and where connections go, has them all of one service or a
+        // policy that denies.
+        shared.policies.end(format!("the proxy stands for {next} now"));
+        self.credentials.end(shared);
+        shared.public.store(None);
+        shared.policies.begin();
+        shared.tracker.cut_denied();
+        shared.retirement.send_modify(|_| ());
     }
 
     /// The instances behind a destination; followed from the first time on that somebody asks for them.
@@ -193,13 +224,14 @@ impl<C: ControlPlane> Follow<C> {
 
     fn follow_intentions(&self, scope: &Scope, service: &ServiceName) {
         let (control, shared, service) = (Arc::clone(&self.control), Arc::clone(&self.shared), service.clone());
+        let policy = shared.policies.current();
         let mut follower = Follower::new(format!("intentions for {service}"), &self.agent, POLL);
         self.spawn(scope, "intentions", async move {
             loop {
                 let answer = control.intentions(service.as_str(), follower.due().await).await;
                 let Some(matched) = follower.take(answer) else { continue };
-                shared.policy.update(matched);
-                shared.tracker.cut_denied(&shared.policy);
+                policy.update(matched);
+                shared.tracker.cut_denied();
             }
         });
     }
@@ -283,13 +315,16 @@ impl Credentials {
     /// Takes a new part and installs both as soon as both are there.
     fn take(&self, shared: &Shared, leaf: Option<Leaf>, bundle: Option<Bundle>) -> Result<(), TlsError> {
         let mut parts = self.parts.lock();
+        if parts.over {
+            return Ok(());
+        }
         if leaf.is_some() {
-            parts.0 = leaf;
+            parts.leaf = leaf;
         }
         if bundle.is_some() {
-            parts.1 = bundle;
+            parts.bundle = bundle;
         }
-        let (Some(leaf), Some(bundle)) = &*parts else { return Ok(()) };
+        let Parts { leaf: Some(leaf), bundle: Some(bundle), .. } = &*parts else { return Ok(()) };
         let before = shared.mesh.credentials();
         shared.mesh.install(leaf.clone(), bundle.clone())?;
         if before.is_some_and(|before| !shared.mesh.credentials().is_some_and(|now| Arc::ptr_eq(&before, &now))) {
@@ -298,5 +333,13 @@ impl Credentials {
         }
         self.ready.send_replace(true);
         Ok(())
+    }
+
+    /// Takes them out of force for good.
+    fn end(&self, shared: &Shared) {
+        let mut parts = self.parts.lock();
+        *parts = Parts { over: true, ..Parts::default() };
+        shared.mesh.withdraw();
+        self.ready.send_replace(false);
     }
 }

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::app;
-use crate::authorize::{Verdict, ask};
+use crate::authorize::{Policy, Verdict, ask};
 use crate::copy::{After, Way, carry};
 use crate::metrics::count;
 use crate::outcome::Inbound as Outcome;
@@ -36,15 +36,17 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// when it hears of it, within [`crate::pool::SWEEP`]; the rest is for one that gets no time to.
 pub(crate) const LAST_CALL: Duration = Duration::from_secs(2);
 
-/// The public listener's work.
+/// The public listener's work, for one service: one that the proxy stands for later has another of these.
 pub(crate) struct Inbound {
     shared: Arc<Shared>,
+    /// The service's.
+    policy: Arc<Policy>,
     settings: ArcSwap<Public>,
 }
 
 impl Inbound {
     pub(crate) fn new(shared: Arc<Shared>, settings: Public) -> Inbound {
-        Inbound { shared, settings: ArcSwap::from_pointee(settings) }
+        Inbound { policy: shared.policies.current(), shared, settings: ArcSwap::from_pointee(settings) }
     }
 
     /// Later connections follow these settings.
@@ -79,12 +81,13 @@ impl Inbound {
 
     /// Decides about one connection; whoever may not make it is turned away.
     async fn authorize(&self, session: Session) -> Result<Session, Outcome> {
-        let reason = match self.shared.policy.decide(session.peer()) {
+        let reason = match self.policy.decide(session.peer()) {
             Verdict::Allowed => None,
             Verdict::Denied(reason) => Some(reason),
             Verdict::Unknown => {
                 let answer = ask(&self.shared.questions, session.peer()).await;
-                (!answer.allowed).then_some(answer.reason)
+                // The service may have been another one when the agent was asked.
+                self.policy.over().cloned().or((!answer.allowed).then_some(answer.reason))
             }
         };
         match reason {
@@ -110,7 +113,7 @@ impl Inbound {
                 return Err(Outcome::NoApp { app: settings.app.clone(), error });
             }
         };
-        let way = Way::Inbound { client: Arc::clone(session.peer()) };
+        let way = Way::Inbound { client: Arc::clone(session.peer()), policy: Arc::clone(&self.policy) };
         let after = session.carries_many().then(|| After::Wait { inbound: Arc::clone(&self), from });
         carry(&desk, &self.shared, session, app, &self.shared.metrics.inbound, way, after);
         Ok(())
@@ -170,7 +173,10 @@ impl Inbound {
 
     /// What an earlier connection of the session proved may not hold any more.
     async fn recheck(&self, mut session: Session) -> Result<Session, Outcome> {
-        let credentials = self.shared.mesh.credentials().ok_or(Outcome::Unsecured(lictor_tls::Error::NoCredentials))?;
+        let Some(credentials) = self.shared.mesh.credentials() else {
+            session.refuse().await;
+            return Err(Outcome::Unsecured(lictor_tls::Error::NoCredentials));
+        };
         if !session.is_vouched_for(&credentials) {
             let uri = session.peer().uri.clone();
             session.refuse().await;

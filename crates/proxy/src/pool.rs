@@ -87,17 +87,20 @@ impl Pool {
         }
     }
 
-    /// Waits until the sessions should be looked after; for ever while there are none. Cancel safe.
-    pub(crate) async fn due(&self) {
-        if self.waiting.lock().count == 0 {
-            self.filled.notified().await;
+    /// Looks after the sessions for ever; rests while there are none.
+    pub(crate) async fn tend(&self) {
+        loop {
+            if self.waiting.lock().count == 0 {
+                self.filled.notified().await;
+            }
+            tokio::time::sleep(SWEEP).await;
+            self.sweep();
         }
-        tokio::time::sleep(SWEEP).await;
     }
 
     /// Parts with sessions that waited too long, that the other end wants to end, or whose credentials are not in
     /// force any more.
-    pub(crate) fn sweep(&self) {
+    fn sweep(&self) {
         let now = Instant::now();
         let credentials = self.shared.mesh.credentials();
         let mut waiting = self.waiting.lock();

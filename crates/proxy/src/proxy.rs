@@ -132,6 +132,11 @@ impl Config {
 const FIRST_REBIND: Duration = Duration::from_secs(1);
 /// The longest such wait.
 const LAST_REBIND: Duration = Duration::from_secs(30);
+/// How long a port that we have left may be taken by ourselves: whoever keeps our sockets beyond our end lets go of them when
+/// it hears of it.
+const LEAVING: Duration = Duration::from_secs(2);
+/// How soon it is tried again.
+const LEAVING_LOOK: Duration = Duration::from_millis(20);
 
 /// How long inherited sockets may wait for settings and certificates; then whoever connects is refused.
 const INHERITANCE: Duration = Duration::from_secs(10);
@@ -237,6 +242,7 @@ impl Proxy {
             problems: Vec::new(),
             announced: false,
             taken: None,
+            left: Vec::new(),
             unsettled,
             inherited,
             inherited_until: Instant::now() + INHERITANCE,
@@ -366,6 +372,8 @@ struct Director<C> {
     announced: bool,
     /// The public port, while somebody else listens there.
     taken: Option<u16>,
+    /// Ports where we listened until then.
+    left: Vec<(u16, Instant)>,
     /// Why there are no settings yet.
     unsettled: watch::Receiver<Option<String>>,
     inherited: Inherited,
@@ -396,7 +404,11 @@ impl<C: ControlPlane> Director<C> {
         let mut fixed = false;
         let mut latest = settings.borrow_and_update().clone();
         loop {
-            let ready = *credentials.borrow_and_update();
+            let is_new = latest.as_ref().is_some_and(|(wanted, _)| self.follow.serve(&wanted.service, &self.questions));
+            self.announced &= !is_new;
+            // With another service there is always a time without a public listener: what serves the service before must not
+            // get the settings of this one.
+            let ready = !is_new && *credentials.borrow_and_update();
             if let Some((wanted, problems)) = &latest {
                 self.problems.clone_from(problems);
                 self.apply(wanted, ready).await;
@@ -580,7 +592,6 @@ impl<C: ControlPlane> Director<C> {
 
     /// Makes the listeners what the settings want, leaving alone those that stay.
     async fn apply(&mut self, wanted: &Settings, ready: bool) {
-        self.follow.serve(&wanted.service, &self.questions);
         let reporting = wanted
             .telemetry
             .as_ref()
@@ -598,12 +609,17 @@ impl<C: ControlPlane> Director<C> {
         let mut keys: Vec<Key> = public.iter().map(|public| Key::Public(public.listen.clone())).collect();
         keys.extend(wanted.upstreams.iter().map(|upstream| Key::Upstream(upstream.listen.clone())));
         let gone: Vec<Key> = self.listeners.keys().filter(|key| !keys.contains(key)).cloned().collect();
+        let mut closing = Vec::new();
         for key in gone {
             if let Some(Listener { what, state: State::Open(address) }) = self.listeners.remove(&key) {
                 tracing::info!("{} stopped listening on {address}", what.name());
-                // Accepting ends soon; nothing waits for it.
-                drop(self.close_one(address));
+                closing.push(self.close_one(address));
+                self.left.push((address.port(), Instant::now()));
             }
+        }
+        // What is opened below may want the same port.
+        for closed in closing {
+            closed.await;
         }
         self.shared.public.store(public.first().copied().cloned().map(Arc::new));
         for public in public {
@@ -659,6 +675,7 @@ impl<C: ControlPlane> Director<C> {
     /// Binds every listener whose time has come.
     async fn bind_due(&mut self) {
         let now = Instant::now();
+        self.left.retain(|(_, since)| now < *since + LEAVING);
         for (key, listener) in &mut self.listeners {
             let State::Waiting { at, backoff, problem, since } = &listener.state else { continue };
             if *at > now {
@@ -685,6 +702,13 @@ impl<C: ControlPlane> Director<C> {
                     }
                     listener.state = State::Open(address);
                 }
+                (what, Err(error))
+                    if error.kind() == io::ErrorKind::AddrInUse
+                        && self.left.iter().any(|(port, _)| *port == place.port) =>
+                {
+                    let problem = format!("{} waits for {place}, which is just being left", what.name());
+                    listener.state = State::Waiting { at: now + LEAVING_LOOK, backoff, problem, since };
+                }
                 (what, Err(error)) => {
                     if let (Served::Inbound(_), io::ErrorKind::AddrInUse) = (what, error.kind()) {
                         self.taken = Some(place.port);
@@ -710,7 +734,7 @@ impl<C: ControlPlane> Director<C> {
         }
     }
 
-    /// Says once who we are.
+    /// Says who we are, once for each service.
     fn announce(&mut self) {
         if std::mem::replace(&mut self.announced, true) {
             return;

@@ -7,7 +7,7 @@ use arc_swap::ArcSwapOption;
 use lictor_tls::{KeyExchange, Mesh};
 use tokio::sync::{mpsc, watch};
 
-use crate::authorize::{Policy, Question};
+use crate::authorize::{Policies, Question};
 use crate::calm::Calm;
 use crate::direct::Neighbors;
 use crate::metrics::{Flow, Metrics, count};
@@ -18,7 +18,7 @@ use crate::track::Tracker;
 /// Everything that a connection may need to know.
 pub(crate) struct Shared {
     pub(crate) mesh: Mesh,
-    pub(crate) policy: Arc<Policy>,
+    pub(crate) policies: Arc<Policies>,
     pub(crate) tracker: Arc<Tracker>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) journal: Journal,
@@ -44,10 +44,10 @@ impl Shared {
         questions: mpsc::Sender<Question>,
         neighbors: Option<Neighbors>,
     ) -> Shared {
-        let policy = Arc::new(Policy::default());
+        let policies = Arc::new(Policies::default());
         Shared {
-            mesh: Mesh::new(key_exchange, Arc::clone(&policy) as _),
-            policy,
+            mesh: Mesh::new(key_exchange, Arc::clone(&policies) as _),
+            policies,
             tracker: Arc::default(),
             metrics: Arc::default(),
             journal: Journal::default(),

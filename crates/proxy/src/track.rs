@@ -60,18 +60,22 @@ impl Drop for Accepted {
 struct Live {
     next: u64,
     entries: HashMap<u64, Entry>,
+    /// Every connection shall end.
+    over: bool,
 }
 
 struct Entry {
-    /// Of connections from peers; those we dialled are the other side's to decide.
-    client: Option<Arc<Peer>>,
+    /// Of connections from peers: who, and what decides about it; those we dialled are the other side's to decide.
+    judged: Option<(Arc<Peer>, Arc<Policy>)>,
     task: Option<AbortHandle>,
+    /// Which of its tasks that is: those that carried it before have smaller numbers.
+    step: u64,
     cut: Option<String>,
 }
 
 impl Entry {
-    fn cut_if_denied(&mut self, policy: &Policy) {
-        if let (Some(client), None) = (&self.client, &self.cut)
+    fn cut_if_denied(&mut self) {
+        if let (Some((client, policy)), None) = (&self.judged, &self.cut)
             && let Verdict::Denied(reason) = policy.decide(client)
         {
             self.cut = Some(reason);
@@ -104,43 +108,51 @@ impl Tracker {
     }
 
     /// Takes a connection into the table.
-    pub(crate) fn enter(self: &Arc<Self>, client: Option<Arc<Peer>>) -> Place {
-        let accepted = self.accepted(if client.is_some() { Direction::Inbound } else { Direction::Outbound });
+    pub(crate) fn enter(self: &Arc<Self>, judged: Option<(Arc<Peer>, Arc<Policy>)>) -> Place {
+        let accepted = self.accepted(if judged.is_some() { Direction::Inbound } else { Direction::Outbound });
         let mut live = self.live.lock();
         let id = live.next;
         live.next += 1;
-        live.entries.insert(id, Entry { client, task: None, cut: None });
+        live.entries.insert(id, Entry { judged, task: None, step: 0, cut: None });
         Place { tracker: Arc::clone(self), id, _accepted: accepted }
     }
 
-    /// Says which task carries a connection. It may have ended already.
-    pub(crate) fn carried_by(&self, id: u64, task: AbortHandle) {
+    /// Says which task carries a connection, and which of them it is, from 1 on. It may have ended already, and a later one
+    /// may have been named before: tasks that start each other on several threads get here in any order.
+    pub(crate) fn carried_by(&self, id: u64, step: u64, task: AbortHandle) {
         let mut live = self.live.lock();
-        if let Some(entry) = live.entries.get_mut(&id) {
-            match entry.cut {
-                Some(_) => task.abort(),
-                None => entry.task = Some(task),
+        let over = live.over;
+        if let Some(entry) = live.entries.get_mut(&id)
+            && step > entry.step
+        {
+            entry.step = step;
+            if over || entry.cut.is_some() {
+                task.abort();
+            } else {
+                entry.task = Some(task);
             }
         }
     }
 
     /// Decides again about every connection from a peer and ends those that are denied now.
-    pub(crate) fn cut_denied(&self, policy: &Policy) {
+    pub(crate) fn cut_denied(&self) {
         for entry in self.live.lock().entries.values_mut() {
-            entry.cut_if_denied(policy);
+            entry.cut_if_denied();
         }
     }
 
     /// The same for one connection.
-    pub(crate) fn cut_if_denied(&self, id: u64, policy: &Policy) {
+    pub(crate) fn cut_if_denied(&self, id: u64) {
         if let Some(entry) = self.live.lock().entries.get_mut(&id) {
-            entry.cut_if_denied(policy);
+            entry.cut_if_denied();
         }
     }
 
     /// Ends every connection.
     pub(crate) fn end_all(&self) {
-        for task in self.live.lock().entries.values_mut().filter_map(|entry| entry.task.take()) {
+        let mut live = self.live.lock();
+        live.over = true;
+        for task in live.entries.values_mut().filter_map(|entry| entry.task.take()) {
             task.abort();
         }
     }
@@ -212,15 +224,15 @@ mod tests {
     #[tokio::test]
     async fn a_denied_client_loses_its_connections_and_nobody_else() {
         let tracker = Arc::new(Tracker::default());
-        let (inbound, outbound) = (tracker.enter(Some(peer("web"))), tracker.enter(None));
+        let policy = Arc::new(Policy::default());
+        let (inbound, outbound) = (tracker.enter(Some((peer("web"), Arc::clone(&policy)))), tracker.enter(None));
         let task = tokio::spawn(std::future::pending::<()>());
-        tracker.carried_by(inbound.id(), task.abort_handle());
-        let policy = Policy::default();
+        tracker.carried_by(inbound.id(), 1, task.abort_handle());
         policy.update(Matched { intentions: vec![], otherwise: Some(Action::Allow) });
-        tracker.cut_denied(&policy);
+        tracker.cut_denied();
         assert_eq!(inbound.cut(), None);
         policy.update(Matched { intentions: vec![], otherwise: Some(Action::Deny) });
-        tracker.cut_denied(&policy);
+        tracker.cut_denied();
         assert!(task.await.unwrap_err().is_cancelled());
         assert!(inbound.cut().is_some() && outbound.cut().is_none());
     }
@@ -228,12 +240,37 @@ mod tests {
     #[tokio::test]
     async fn a_cut_reaches_a_connection_whose_task_is_not_known_yet() {
         let tracker = Arc::new(Tracker::default());
-        let place = tracker.enter(Some(peer("web")));
-        let policy = Policy::default();
+        let policy = Arc::new(Policy::default());
+        let place = tracker.enter(Some((peer("web"), Arc::clone(&policy))));
         policy.update(Matched { intentions: vec![], otherwise: Some(Action::Deny) });
-        tracker.cut_denied(&policy);
+        tracker.cut_denied();
         let task = tokio::spawn(std::future::pending::<()>());
-        tracker.carried_by(place.id(), task.abort_handle());
+        tracker.carried_by(place.id(), 1, task.abort_handle());
+        assert!(task.await.unwrap_err().is_cancelled());
+    }
+
+    #[tokio::test]
+    async fn a_cut_reaches_the_task_that_carries_now_in_whatever_order_they_were_named() {
+        let tracker = Arc::new(Tracker::default());
+        let policy = Arc::new(Policy::default());
+        let place = tracker.enter(Some((peer("web"), Arc::clone(&policy))));
+        let [before, now] = [(); 2].map(|()| tokio::spawn(std::future::pending::<()>()));
+        tracker.carried_by(place.id(), 2, now.abort_handle());
+        tracker.carried_by(place.id(), 1, before.abort_handle());
+        policy.update(Matched { intentions: vec![], otherwise: Some(Action::Deny) });
+        tracker.cut_denied();
+        assert!(now.await.unwrap_err().is_cancelled());
+        assert!(!before.is_finished(), "it has passed the connection on and is nobody's to end");
+        before.abort();
+    }
+
+    #[tokio::test]
+    async fn an_end_of_all_reaches_a_task_that_is_named_later() {
+        let tracker = Arc::new(Tracker::default());
+        let place = tracker.enter(None);
+        tracker.end_all();
+        let task = tokio::spawn(std::future::pending::<()>());
+        tracker.carried_by(place.id(), 1, task.abort_handle());
         assert!(task.await.unwrap_err().is_cancelled());
     }
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::os::fd::OwnedFd;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -192,17 +192,13 @@ async fn work(index: usize, mut commands: mpsc::UnboundedReceiver<Command>, shar
         bulk: Bulk::beside(index),
     });
     let mut open: Vec<(SocketAddr, Scope)> = Vec::new();
+    // Goes on across the turns of the loop: begun anew in each, whoever looks more seldom would never get to it.
+    let mut tending = pin!(async { tokio::join!(desk.pool.tend(), desk.lanes.tend()) });
     loop {
         let command = tokio::select! {
             command = commands.recv() => command,
-            () = desk.pool.due() => {
-                desk.pool.sweep();
-                continue;
-            }
-            () = desk.lanes.due() => {
-                desk.lanes.sweep();
-                continue;
-            }
+            // Never ends.
+            _ = &mut tending => continue,
         };
         match command {
             Some(Command::Open(opening)) => {

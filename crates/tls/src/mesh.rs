@@ -52,6 +52,11 @@ impl Mesh {
         Ok(())
     }
 
+    /// Takes the credentials out of force: until others are installed every handshake fails.
+    pub fn withdraw(&self) {
+        self.current.store(None);
+    }
+
     /// Whether credentials have been installed.
     pub fn has_credentials(&self) -> bool {
         self.current.load().is_some()

@@ -59,16 +59,19 @@ impl Lanes {
         self.filled.notify_one();
     }
 
-    /// Waits until the lanes should be looked after; for ever while there are none. Cancel safe.
-    pub(crate) async fn due(&self) {
-        if self.waiting.lock().is_empty() {
-            self.filled.notified().await;
+    /// Looks after the lanes for ever; rests while there are none.
+    pub(crate) async fn tend(&self) {
+        loop {
+            if self.waiting.lock().is_empty() {
+                self.filled.notified().await;
+            }
+            tokio::time::sleep(SWEEP).await;
+            self.sweep();
         }
-        tokio::time::sleep(SWEEP).await;
     }
 
     /// Closes lanes that waited too long or whose other end has closed.
-    pub(crate) fn sweep(&self) {
+    fn sweep(&self) {
         let now = Instant::now();
         self.waiting.lock().retain(|_, lanes| {
             lanes.retain(|(lane, since)| now.saturating_duration_since(*since) < IDLE && is_quiet(lane));
@@ -242,7 +245,7 @@ pub(crate) fn follow(
         end: None,
     };
     let task = desk.scope.spawn("connection", absence.run(Arc::clone(desk)));
-    shared.tracker.carried_by(id, task.abort_handle());
+    shared.tracker.carried_by(id, 1, task.abort_handle());
 }
 
 /// A connection that another proxy carries for us.

@@ -24,7 +24,7 @@ use super::join::join;
 use super::kernel::{self, Process};
 use super::wire::{ACCEPTED, DENIED, ELSEWHERE, LONGEST, Request, Standing, Told};
 use crate::app;
-use crate::authorize::Verdict;
+use crate::authorize::{Policy, Verdict};
 use crate::metrics::count;
 use crate::outcome::{Carried, Inbound as Outcome, Traffic};
 use crate::shared::Shared;
@@ -148,6 +148,8 @@ async fn take(shared: &Arc<Shared>, desk: &Arc<Desk>, lane: Lane, request: &[u8]
     let Some(request) = Request::decode(request) else { return Then::Nothing };
     let accepted = shared.tracker.accepted(Direction::Inbound);
     let answered = |lane: Lane, word| if say(&lane.stream, word) { Then::Wait(lane) } else { Then::Nothing };
+    // First of all: the rest may be of a service that we stand for since, and then this one denies everybody.
+    let policy = shared.policies.current();
     let credentials = shared.mesh.credentials().filter(|own| super::is_valid(own));
     let (Some(credentials), Some(public)) = (credentials, shared.public.load_full()) else {
         return answered(lane, ELSEWHERE);
@@ -170,7 +172,7 @@ async fn take(shared: &Arc<Shared>, desk: &Arc<Desk>, lane: Lane, request: &[u8]
         // Its application is gone already.
         Err(_) => return answered(lane, ELSEWHERE),
     };
-    match shared.policy.decide(&client) {
+    match policy.decide(&client) {
         // The agent must be asked about its certificate, so it has to show one.
         Verdict::Unknown => return answered(lane, ELSEWHERE),
         Verdict::Denied(reason) => {
@@ -187,7 +189,7 @@ async fn take(shared: &Arc<Shared>, desk: &Arc<Desk>, lane: Lane, request: &[u8]
     count(&shared.metrics.direct);
     match app::dial(&public).await {
         Ok(app) => {
-            carry(shared, desk, lane, stream, app, client);
+            carry(shared, desk, lane, (stream, app), client, policy);
             drop(accepted);
             Then::Nothing
         }
@@ -200,9 +202,16 @@ async fn take(shared: &Arc<Shared>, desk: &Arc<Desk>, lane: Lane, request: &[u8]
     }
 }
 
-fn carry(shared: &Arc<Shared>, desk: &Arc<Desk>, lane: Lane, peer: TcpStream, app: TcpStream, client: Arc<Peer>) {
+fn carry(
+    shared: &Arc<Shared>,
+    desk: &Arc<Desk>,
+    lane: Lane,
+    (peer, app): (TcpStream, TcpStream),
+    client: Arc<Peer>,
+    policy: Arc<Policy>,
+) {
     shared.opened(&shared.metrics.inbound);
-    let place = shared.tracker.enter(Some(Arc::clone(&client)));
+    let place = shared.tracker.enter(Some((Arc::clone(&client), policy)));
     let id = place.id();
     let passage = Passage {
         lane: Some(lane),
@@ -217,9 +226,9 @@ fn carry(shared: &Arc<Shared>, desk: &Arc<Desk>, lane: Lane, peer: TcpStream, ap
         end: None,
     };
     let task = desk.scope.spawn("connection", passage.run(Arc::clone(desk)));
-    shared.tracker.carried_by(id, task.abort_handle());
+    shared.tracker.carried_by(id, 1, task.abort_handle());
     // Intentions may have changed between the decision and the entry in the table.
-    shared.tracker.cut_if_denied(id, &shared.policy);
+    shared.tracker.cut_if_denied(id);
 }
 
 /// A connection being carried. Its outcome is written, and told to the other end, when it is dropped, however that comes

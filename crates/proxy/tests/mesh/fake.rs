@@ -63,6 +63,8 @@ pub struct Agent {
     away: watch::Sender<bool>,
     /// What it answers when it is asked about one connection.
     pub authorizes: watch::Sender<bool>,
+    /// The service whose leaf and intentions it does not give away.
+    pub refuses: watch::Sender<Option<&'static str>>,
 }
 
 impl Agent {
@@ -75,6 +77,7 @@ impl Agent {
             instances: Topic::new(vec![]),
             away: watch::Sender::new(false),
             authorizes: watch::Sender::new(true),
+            refuses: watch::Sender::new(None),
         })
     }
 
@@ -108,6 +111,11 @@ impl Agent {
     pub fn come_back(&self) {
         self.away.send_replace(false);
     }
+
+    fn may_know(&self, service: &str) -> Result<(), ControlError> {
+        let refused = self.refuses.borrow().is_some_and(|refused| refused == service);
+        if refused { Err(ControlError::Forbidden("Permission denied".into())) } else { Ok(()) }
+    }
 }
 
 impl ControlPlane for Agent {
@@ -120,11 +128,13 @@ impl ControlPlane for Agent {
         self.roots.read(&self.away, seen).await
     }
 
-    async fn leaf(&self, _service: &str, seen: &Seen) -> Result<Fresh<IssuedLeaf>, ControlError> {
+    async fn leaf(&self, service: &str, seen: &Seen) -> Result<Fresh<IssuedLeaf>, ControlError> {
+        self.may_know(service)?;
         self.leaf.read(&self.away, seen).await
     }
 
-    async fn intentions(&self, _service: &str, seen: &Seen) -> Result<Fresh<Matched>, ControlError> {
+    async fn intentions(&self, service: &str, seen: &Seen) -> Result<Fresh<Matched>, ControlError> {
+        self.may_know(service)?;
         self.intentions.read(&self.away, seen).await
     }
 

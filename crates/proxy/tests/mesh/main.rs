@@ -303,6 +303,57 @@ async fn settings_open_close_and_redirect_listeners_without_touching_the_others(
     assert!(echoes(&mut live).await);
 }
 
+/// Every problem that a proxy has had since.
+fn problems(proxy: &Proxy) -> Arc<std::sync::Mutex<Vec<String>>> {
+    let (seen, mut status) = (Arc::new(std::sync::Mutex::new(Vec::new())), proxy.status());
+    let problems = Arc::clone(&seen);
+    tokio::spawn(async move {
+        while status.changed().await.is_ok() {
+            problems.lock().unwrap().extend(status.borrow_and_update().problems.clone());
+        }
+    });
+    seen
+}
+
+#[tokio::test]
+async fn a_port_goes_from_one_listener_to_another_at_once() {
+    let authority = Authority::new("root");
+    let app = Echo::start("127.0.0.1:0").await;
+    let mut entry = db_entry(app.address, json!({}));
+    entry["Proxy"]["Upstreams"] = web_entry(json!({}))["Proxy"]["Upstreams"].clone();
+    let db = Running::start(&Agent::new(&authority, &authority.leaf("db"), entry.clone()));
+    let (public, upstream) = (db.public().await.port(), db.upstream().await.port());
+    let problems = problems(db.proxy());
+    for turn in 0..12 {
+        // All addresses instead of one, and the other way round; and in every third turn the two change places.
+        let (host, other) = if turn % 2 == 0 { ("0.0.0.0", "127.0.0.1") } else { ("127.0.0.1", "0.0.0.0") };
+        let (public, upstream) = if turn % 3 == 0 { (upstream, public) } else { (public, upstream) };
+        entry["Address"] = json!(host);
+        entry["Port"] = json!(public);
+        entry["Proxy"]["Upstreams"][0]["LocalBindAddress"] = json!(other);
+        entry["Proxy"]["Upstreams"][0]["LocalBindPort"] = json!(upstream);
+        db.agent.set_entry(entry.clone());
+        let wanted: Vec<std::net::SocketAddr> =
+            [(host, public), (other, upstream)].map(|(host, port)| format!("{host}:{port}").parse().unwrap()).into();
+        let mut listening = db.proxy().listening();
+        let all = listening.wait_for(|all| all.iter().map(|one| one.address).collect::<Vec<_>>() == wanted);
+        tokio::time::timeout(LIMIT, all).await.expect("the listeners are not open").unwrap();
+    }
+    // Somebody keeps our sockets, as a supervisor does, and lets go of them when it hears of it.
+    let kept = duplicates(db.proxy());
+    entry["Address"] = json!("127.0.0.2");
+    db.agent.set_entry(entry.clone());
+    eventually("the other address", async || db.public().await.ip().to_string() == "127.0.0.2").await;
+    entry["Address"] = json!("0.0.0.0");
+    entry["Proxy"]["Upstreams"][0]["LocalBindAddress"] = json!("127.0.0.1");
+    db.agent.set_entry(entry);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    drop(kept);
+    eventually("all addresses", async || db.public().await.ip().is_unspecified()).await;
+    let problems = problems.lock().unwrap();
+    assert!(!problems.iter().any(|problem| problem.contains("cannot listen")), "{problems:?}");
+}
+
 #[tokio::test]
 async fn a_taken_port_is_reported_and_tried_again() {
     let authority = Authority::new("root");
@@ -645,10 +696,8 @@ async fn echo_over(session: Session) -> Option<Session> {
 #[tokio::test]
 async fn a_connection_that_was_on_its_way_when_its_session_was_told_to_end_is_carried() {
     let mut pair = Pair::start().await;
-    let (address, issued) = (pair.db.public().await, pair.authority.leaf("web"));
-    let dialler = Mesh::new(KeyExchange::Classical, Arc::new(|_: &Peer| Ok(())));
-    let leaf = Leaf::from_pem(&issued.certificates, &issued.key).unwrap();
-    dialler.install(leaf, Bundle::from_pem([pair.authority.pem.as_str()]).unwrap()).unwrap();
+    let address = pair.db.public().await;
+    let dialler = dialler(&pair.authority, "web");
     let stream = TcpStream::connect(address).await.unwrap();
     let target = Target::new(address, "dc1", "db");
     let session = dialler.connect(stream, &target, Reuse::Connections).await.unwrap();
@@ -698,6 +747,70 @@ async fn half_closes_and_banners_work_on_sessions_that_were_used_before() {
         near.reuses.load(Ordering::Relaxed) >= 12
     })
     .await;
+}
+
+/// A dialler with a certificate of a service.
+fn dialler(authority: &Authority, service: &str) -> Mesh {
+    let (issued, mesh) = (authority.leaf(service), Mesh::new(KeyExchange::Classical, Arc::new(|_: &Peer| Ok(()))));
+    let leaf = Leaf::from_pem(&issued.certificates, &issued.key).unwrap();
+    mesh.install(leaf, Bundle::from_pem([authority.pem.as_str()]).unwrap()).unwrap();
+    mesh
+}
+
+#[tokio::test]
+async fn a_proxy_of_another_service_than_before_serves_nobody_until_it_can_decide_and_prove_itself_as_that() {
+    let pair = Pair::start().await;
+    let metrics = pair.db.proxy().metrics();
+    let address = pair.db.public().await;
+    let web = dialler(&pair.authority, "web");
+    let target = Target::new(address, "dc1", "db");
+    let waiting = web.connect(TcpStream::connect(address).await.unwrap(), &target, Reuse::Connections).await.unwrap();
+    let waiting = echo_over(waiting).await.unwrap();
+    let mut live = pair.connect().await;
+    assert!(echoes(&mut live).await);
+
+    // The proxy is of `cache` now, which `web` may not reach; and that is not to be learnt.
+    let other = Echo::start("127.0.0.1:0").await;
+    let mut entry = db_entry(other.address, json!({}));
+    entry["Port"] = json!(address.port());
+    entry["Proxy"]["DestinationServiceName"] = json!("cache");
+    pair.db.agent.refuses.send_replace(Some("cache"));
+    pair.db.agent.set_entry(entry);
+    let ended = tokio::time::timeout(LIMIT, live.read_u8()).await;
+    assert!(matches!(ended, Ok(Err(_))), "what was let in to the service before goes on: {ended:?}");
+    assert_eq!(metrics.cut.load(Ordering::Relaxed), 1);
+    assert_eq!(pair.db.proxy().status().borrow().phase, Phase::Starting);
+    for _ in 0..5 {
+        assert!(!pair.works().await);
+    }
+    // Whoever was there before is told to go and is not let in either.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (near, app) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+    let mut pump = waiting.join(app.unwrap().0, Arc::default());
+    let pumping = tokio::spawn(async move { pump.run().await });
+    assert!(!echoes(&mut near.unwrap()).await);
+    pumping.abort();
+    assert_eq!(other.connections(), 0);
+
+    // As with any proxy that starts, the agent is asked until the intentions are known.
+    let before = pair.app.connections();
+    pair.db.agent.deny(Some("web"));
+    pair.db.agent.authorizes.send_replace(false);
+    pair.db.agent.set_leaf(&pair.authority.leaf("cache"));
+    pair.db.agent.refuses.send_replace(None);
+    let address = pair.db.public().await;
+    let as_cache = Target::new(address, "dc1", "cache");
+    let denied = metrics.denied.load(Ordering::Relaxed);
+    let mut session = web.connect(TcpStream::connect(address).await.unwrap(), &as_cache, Reuse::None).await.unwrap();
+    // The word of the client is the last one: that it was denied is seen later.
+    session.flush().await.unwrap();
+    eventually("the denial of web", async || metrics.denied.load(Ordering::Relaxed) > denied).await;
+    pair.db.agent.authorizes.send_replace(true);
+    let api = dialler(&pair.authority, "api");
+    let session = api.connect(TcpStream::connect(address).await.unwrap(), &as_cache, Reuse::Connections).await.unwrap();
+    assert!(echo_over(session).await.is_some());
+    assert_eq!((other.connections(), pair.app.connections()), (1, before));
+    assert!(!pair.works().await, "nobody is db any more");
 }
 
 /// An application that sends back what it gets as it gets it.
