@@ -8,6 +8,7 @@ use std::time::Duration;
 use lictor_model::Opaque;
 use lictor_model::health::CheckSpec;
 use lictor_model::name::{CheckId, ServiceName};
+use lictor_model::secret;
 use lictor_model::service::{Kind, ManagedProxy, ProxySpec, Service, Upstream, Weights};
 use serde_json::Value;
 
@@ -58,42 +59,17 @@ pub fn view(config: &Config, proxy: &ManagedProxy) -> Result<ManagedProxyView, S
     })
 }
 
-/// What a view shows in the place of a secret.
-const HIDDEN: &str = "hidden";
-/// Settings with such a word in their name hold a secret.
-const SECRETIVE: [&str; 8] =
-    ["password", "passwd", "passphrase", "secret", "token", "apikey", "privatekey", "credential"];
-
 /// The same without what looks like a secret: a view is for people, the proxy itself is told all.
 pub fn without_secrets(mut view: ManagedProxyView) -> ManagedProxyView {
     if let Some(config) = &mut view.config {
-        hide(config);
+        secret::hide(config);
     }
     for upstream in &mut view.upstreams {
         if let Some(config) = &mut upstream.config {
-            hide(config);
+            secret::hide(config);
         }
     }
     view
-}
-
-fn hide(settings: &mut Opaque) {
-    for (name, value) in settings {
-        let plain: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
-        let plain = plain.to_ascii_lowercase();
-        match value {
-            Value::Object(inner) => hide(inner),
-            Value::Array(items) => items.iter_mut().filter_map(Value::as_object_mut).for_each(hide),
-            // Whether and how often is no secret; an empty one is none either.
-            Value::Null | Value::Bool(_) => {}
-            Value::String(text) if text.is_empty() => {}
-            Value::String(_) | Value::Number(_) => {
-                if SECRETIVE.iter().any(|word| plain.contains(word)) {
-                    *value = HIDDEN.into();
-                }
-            }
-        }
-    }
 }
 
 fn command(config: &Config, mode: ExecMode, own: &[String]) -> Vec<String> {

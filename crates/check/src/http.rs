@@ -9,6 +9,7 @@ use http::header::{
 use http::{Method, Request, StatusCode, Uri};
 use http_body_util::Full;
 use lictor_model::health::CheckSpec;
+use lictor_model::secret;
 use lictor_tls::dialer::Verify;
 
 use crate::connection::Packing;
@@ -21,6 +22,8 @@ const MAX_REDIRECTS: usize = 10;
 /// A check by HTTP.
 pub(crate) struct Http {
     url: String,
+    /// The same in outputs, which more people may read than the definition.
+    shown: String,
     method: String,
     headers: Vec<(String, Vec<String>)>,
     verify: Verify,
@@ -48,6 +51,7 @@ impl Http {
     pub(crate) fn new(spec: &CheckSpec, trust: &Trust) -> Http {
         Http {
             url: spec.http.clone(),
+            shown: secret::url(&spec.http),
             method: if spec.method.is_empty() { "GET".to_owned() } else { spec.method.clone() },
             headers: spec.header.clone().into_iter().collect(),
             verify: if spec.tls_skip_verify { Verify::Nothing } else { Verify::default() },
@@ -62,7 +66,7 @@ impl Http {
             Ok(Err(why)) => Outcome::critical(why),
             Err(_) => Outcome::critical(format!(
                 "{} {}: net/http: request canceled (Client.Timeout exceeded while awaiting headers)",
-                self.method, self.url
+                self.method, self.shown
             )),
         }
     }
@@ -70,7 +74,7 @@ impl Http {
     fn judge(&self, answered: &Answered) -> Outcome {
         let Answered { status, body, .. } = answered;
         let reason = status.canonical_reason().unwrap_or_default();
-        let output = format!("HTTP {} {}: {} {reason} Output: {body}", self.method, self.url, status.as_u16());
+        let output = format!("HTTP {} {}: {} {reason} Output: {body}", self.method, self.shown, status.as_u16());
         let status = match status.as_u16() {
             200..=299 => lictor_model::health::Status::Passing,
             429 => lictor_model::health::Status::Warning,
@@ -88,11 +92,11 @@ impl Http {
                 _ => return Ok(answered),
             }
         }
-        Err(format!("{} {}: stopped after {MAX_REDIRECTS} redirects", self.method, self.url))
+        Err(format!("{} {}: stopped after {MAX_REDIRECTS} redirects", self.method, self.shown))
     }
 
     async fn request(&self, url: &str) -> Result<Answered, String> {
-        let failed = |why: String| format!("{} {url}: {why}", self.method);
+        let failed = |why: String| format!("{} {}: {why}", self.method, secret::url(url));
         let uri: Uri = url.parse().map_err(|_| failed("this is no URL".into()))?;
         let encrypted = match uri.scheme_str() {
             Some("http") => false,

@@ -91,10 +91,21 @@ fn an_agent_shows_its_whole_configuration_without_its_secrets() {
             "ae_interval": "5s",
             "dns_config": {"service_ttl": {"web": "90s"}, "soa": {"retry": 5}},
             "retry_join": ["provider=aws tag_key=a secret_access_key=sesame"],
-            "connect": {"ca_config": {"leaf_cert_ttl": "48h"}},
+            "connect": {
+                "ca_config": {"leaf_cert_ttl": "48h"},
+                "proxy_defaults": {"config": {"db_password": "sesame", "deep": {"url": "redis://u:sesame@h"}, "plain": 1}},
+            },
             "services": [{"name": "web", "port": 80, "token": SECRET, "check": {"ttl": "10s", "token": SECRET}}],
-            "checks": [{"name": "disk", "ttl": "1m"}],
-            "watches": [{"type": "key", "key": "k", "token": SECRET, "args": ["/bin/true"]}],
+            "checks": [
+                {"name": "disk", "ttl": "1m"},
+                {"name": "page", "interval": "1h", "http": "http://u:sesame@127.0.0.1:1/x?api_key=sesame",
+                    "header": {"Authorization": ["Basic sesame"]}},
+            ],
+            "watches": [
+                {"type": "key", "key": "k", "token": SECRET, "args": ["/bin/true"]},
+                {"type": "key", "key": "l", "handler_type": "http", "http_handler_config": {
+                    "path": "http://u:sesame@127.0.0.1:1/", "header": {"X-Token": ["sesame"]}}},
+            ],
         }),
     );
     let shown = house.get("/v1/agent/self").text();
@@ -105,6 +116,12 @@ fn an_agent_shows_its_whole_configuration_without_its_secrets() {
         names.split_whitespace().filter(|name| of.get(name).is_none()).map(str::to_owned).collect()
     };
     assert_eq!(missing(shown, CONFIGURATION), Vec::<String>::new());
+    let page = shown["Checks"].as_array().unwrap().iter().find(|check| check["Name"] == "page").unwrap();
+    assert_eq!(page["HTTP"], "http://hidden@127.0.0.1:1/x?api_key=hidden");
+    assert_eq!(page["Header"], json!({"Authorization": ["hidden"]}));
+    assert_eq!(shown["Watches"][1]["http_handler_config"]["path"], "http://hidden@127.0.0.1:1/");
+    let defaults = json!({"db_password": "hidden", "deep": {"url": "redis://hidden@h"}, "plain": 1});
+    assert_eq!(shown["ConnectProxyDefaultConfig"], defaults);
     assert_eq!(missing(&shown["Telemetry"], TELEMETRY), Vec::<String>::new());
     let expected = json!({
         "ACLMasterToken": "hidden", "EncryptKey": "hidden", "KeyFile": "hidden", "AEInterval": "1m0s",

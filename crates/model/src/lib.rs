@@ -16,6 +16,7 @@ pub mod node;
 pub mod query;
 pub mod revision;
 pub mod root;
+pub mod secret;
 pub mod service;
 pub mod text;
 pub mod token;

@@ -77,3 +77,13 @@ async fn an_answer_that_comes_packed_is_shown_unpacked() {
     let (_, outcome) = exchange(answer(&packed(b"hello")), CheckSpec { header, ..CheckSpec::default() }).await;
     assert!(!outcome.output.contains("hello"), "{}", outcome.output);
 }
+
+#[tokio::test]
+async fn the_password_in_a_url_is_in_no_output() {
+    // Nobody listens there any more.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let url = format!("http://user:sesame@127.0.0.1:{port}/x?token=sesame");
+    let outcome = run(CheckSpec { http: url, ..CheckSpec::default() }, Config::default()).await;
+    let shown = format!("GET http://hidden@127.0.0.1:{port}/x?token=hidden: ");
+    assert!(outcome.output.starts_with(&shown) && !outcome.output.contains("sesame"), "{}", outcome.output);
+}

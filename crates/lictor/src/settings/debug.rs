@@ -11,6 +11,7 @@ use base64::prelude::BASE64_STANDARD;
 use lictor_http::config::Network;
 use lictor_model::Opaque;
 use lictor_model::health::CheckSpec;
+use lictor_model::secret::{self, HIDDEN};
 use lictor_model::service::Definition;
 use lictor_notation::duration;
 use serde_json::{Map, Value, json};
@@ -21,9 +22,6 @@ use crate::config::address::ListenAddr;
 use crate::config::check::tuning::without_secrets;
 use crate::config::check::{AgentConfig, Role};
 use crate::config::watch::Watch;
-
-/// What stands for every secret, set or not.
-const HIDDEN: &str = "hidden";
 
 /// Members that show one key as it counts.
 const OF_KEYS: &[(&str, &str)] = &[
@@ -182,6 +180,8 @@ pub(super) fn shown(
     shown.insert("Services".into(), declared.services.iter().map(service).collect());
     shown.insert("Checks".into(), declared.checks.iter().map(check).collect());
     shown.insert("Watches".into(), declared.watches.iter().map(Watch::shown).collect());
+    // Users and passwords can be part of any URL: of checks, of watches, of a CA, of a collector of numbers.
+    shown.values_mut().for_each(secret::hide_in_urls);
     shown
 }
 
@@ -335,7 +335,7 @@ fn telemetry(settings: &Settings, config: &AgentConfig) -> Value {
         "StatsiteAddr": telemetry.statsite_address,
     });
     for (name, path) in OF_TELEMETRY {
-        shown[*name] = if is_secret(name) { json!(HIDDEN) } else { settings.shown(path) };
+        shown[*name] = if secret::is_named(name) { json!(HIDDEN) } else { settings.shown(path) };
     }
     shown
 }
@@ -365,7 +365,8 @@ fn check(spec: &CheckSpec) -> Value {
         "GRPC": spec.grpc,
         "GRPCUseTLS": spec.grpc_use_tls,
         "HTTP": spec.http,
-        "Header": spec.header,
+        // Which headers are sent helps whoever looks why a check fails; what is in them may let somebody in.
+        "Header": spec.header.iter().map(|(name, values)| (name.clone(), values.iter().map(|_| HIDDEN).collect())).collect::<Map<_, Value>>(),
         "ID": spec.id.as_str(),
         "Interval": time(spec.interval),
         "Method": spec.method,
@@ -401,24 +402,11 @@ fn network_shape(network: &Network) -> Value {
     json!({"IP": first.to_string(), "Mask": BASE64_STANDARD.encode(mask)})
 }
 
-/// Whether a member of this name is not for everybody's eyes.
-fn is_secret(name: &str) -> bool {
-    let name = name.to_lowercase();
-    ["key", "token", "secret"].iter().any(|part| name.contains(part))
-}
-
-/// A map whose shape is somebody else's, with what may be secret hidden at any depth.
+/// A map whose shape is somebody else's, with what may be secret hidden.
 fn without_secret_members(map: &Map<String, Value>) -> Value {
-    fn hide(value: &Value) -> Value {
-        match value {
-            Value::Object(map) => without_secret_members(map),
-            Value::Array(all) => all.iter().map(hide).collect(),
-            other => other.clone(),
-        }
-    }
-    let shown =
-        map.iter().map(|(name, value)| (name.clone(), if is_secret(name) { json!(HIDDEN) } else { hide(value) }));
-    Value::Object(shown.collect())
+    let mut shown = map.clone();
+    secret::hide(&mut shown);
+    Value::Object(shown)
 }
 
 #[cfg(test)]
@@ -432,16 +420,5 @@ mod tests {
         assert_eq!(shape("192.168.1.0/27")["Mask"], "////4A==");
         assert_eq!(shape("0.0.0.0/0")["Mask"], "AAAAAA==");
         assert_eq!(shape("fd00::/7")["Mask"], "/gAAAAAAAAAAAAAAAAAAAA==");
-    }
-
-    #[test]
-    fn members_that_may_be_secret_are_hidden_at_any_depth() {
-        let map =
-            json!({"LeafCertTTL": "72h", "PrivateKey": "x", "deep": [{"api_token": "y", "Secret": {"a": 1}, "b": 2}]});
-        let shown = without_secret_members(map.as_object().unwrap());
-        assert_eq!(
-            shown,
-            json!({"LeafCertTTL": "72h", "PrivateKey": "hidden", "deep": [{"api_token": "hidden", "Secret": "hidden", "b": 2}]})
-        );
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use lictor_model::secret;
 
 use super::{Check, Network, Node, Role, Store};
 use crate::config::address;
@@ -129,9 +130,7 @@ fn host_and_port(word: &str) -> Option<(&str, Option<u16>)> {
 /// A join address without the secrets that one of a cloud may hold.
 pub(crate) fn without_secrets(text: &str) -> String {
     let words = text.split_whitespace().map(|word| match word.split_once('=') {
-        Some((name, _)) if ["key", "token", "secret"].iter().any(|part| name.to_lowercase().contains(part)) => {
-            format!("{name}=hidden")
-        }
+        Some((name, _)) if secret::is_named(name) => format!("{name}={}", secret::HIDDEN),
         _ => word.to_owned(),
     });
     words.collect::<Vec<_>>().join(" ")
