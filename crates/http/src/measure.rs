@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use http::Method;
 use lictor_meter::{Timer, count, process};
+use lictor_model::name::fold;
+use lictor_model::service::Service;
+use lictor_state::reader::{Filter, Side};
 
 use crate::call::Call;
 use crate::respond::{Response, ResponseBody};
@@ -91,17 +94,60 @@ pub(crate) fn answered(call: &Call<'_>, response: &Response) {
         count(&format!("{outcome}.{endpoint}"), &node);
     }
     let Some((_, what)) = QUERIED.iter().find(|(of, _)| *of == pattern) else { return };
-    let service = ("service", call.argument);
-    count(&format!("{what}.query"), &[service]);
-    let tags: Vec<&str> = call.query.all("tag").collect();
-    if let [tag] = tags[..] {
-        count(&format!("{what}.query-tag"), &[service, ("tag", tag)]);
+    let asked: Vec<&str> = call.query.all("tag").collect();
+    let labels = Labels::known(call, &asked);
+    let of_service = labels.service.as_deref().map(|name| ("service", name));
+    let count_with = |kind: &str, more: Option<(&'static str, &str)>| {
+        let labels: Vec<_> = of_service.into_iter().chain(more).collect();
+        count(&format!("{what}.{kind}"), &labels);
+    };
+    count_with("query", None);
+    if let [_] = asked[..] {
+        count_with("query-tag", labels.tags.first().map(|tag| ("tag", tag.as_str())));
     }
-    if !tags.is_empty() {
-        count(&format!("{what}.query-tags"), &[service, ("tags", &tags.join(","))]);
+    if !asked.is_empty() {
+        let tags = labels.tags.join(",");
+        count_with("query-tags", Some(("tags", tags.as_str())).filter(|_| !tags.is_empty()));
     }
     if matches!(response.body(), ResponseBody::Whole(body, _) if body.trim_ascii() == b"[]") {
-        count(&format!("{what}.not-found"), &[service]);
+        count_with("not-found", None);
+    }
+}
+
+/// What a question is labelled with: only names that the catalog has, as it spells them. Anybody can ask for any name, and
+/// each label is a series that is kept for a while; what is unknown is counted without one.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Labels {
+    service: Option<String>,
+    /// Sorted.
+    tags: Vec<String>,
+}
+
+impl Labels {
+    /// What the caller may know of what it asked for.
+    fn known(call: &Call<'_>, tags: &[&str]) -> Labels {
+        let side = if call.route.pattern.ends_with("/connect/") { Side::Connect } else { Side::Ordinary };
+        let reader = call.agent().reader(&call.caller);
+        let find = |tags: &[&str]| {
+            let tags = tags.iter().map(|tag| (*tag).to_owned()).collect();
+            reader.any_instance(call.argument, side, &Filter { tags, ..Filter::default() })
+        };
+        // An instance with these tags, or any if there is none.
+        let found = find(tags).or_else(|| if tags.is_empty() { None } else { find(&[]) });
+        found.map_or_else(Labels::default, |row| Labels::of(&row.service, call.argument, tags))
+    }
+
+    /// The same as an instance spells it.
+    fn of(service: &Service, asked: &str, tags: &[&str]) -> Labels {
+        let destination = service.proxy.as_ref().map(|proxy| proxy.destination_name.as_str());
+        let is_asked = |name: &&str| fold(name) == fold(asked);
+        let name = std::iter::once(service.name.as_str()).chain(destination).find(is_asked);
+        let own = service.tags.iter().flatten();
+        let mut known: Vec<String> =
+            own.filter(|own| tags.iter().any(|tag| own.eq_ignore_ascii_case(tag))).cloned().collect();
+        known.sort_unstable();
+        known.dedup();
+        Labels { service: name.map(str::to_owned), tags: known }
     }
 }
 
@@ -114,5 +160,16 @@ mod tests {
         assert_eq!(dotted("/v1/status/leader"), "v1.status.leader");
         assert_eq!(dotted("/v1/kv/"), "v1.kv._");
         assert_eq!(dotted("/v1/agent/connect/ca/leaf/"), "v1.agent.connect.ca.leaf._");
+    }
+
+    #[test]
+    fn labels_are_what_the_catalog_has_and_as_it_spells_it() {
+        let texts = |all: &[&str]| all.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        let service = Service { name: "Web".into(), tags: Some(texts(&["V2", "blue", "blue"])), ..Service::default() };
+        let labels = |asked: &str, tags: &[&str]| Labels::of(&service, asked, tags);
+        let known = Labels { service: Some("Web".into()), tags: texts(&["V2", "blue"]) };
+        assert_eq!(labels("wEB", &["BLUE", "v2", "blue", "made-up"]), known);
+        assert_eq!(labels("web", &["x"]).tags, texts(&[]));
+        assert_eq!(labels("other", &[]).service, None);
     }
 }

@@ -89,6 +89,7 @@ pub(crate) async fn run(telemetry: &Telemetry, stop: Stop, mut measure: impl FnM
     loop {
         let ending = stop.or_stopped(tokio::time::sleep(PERIOD)).await.is_none();
         measure();
+        process().forget_idle();
         if !sinks.is_empty() {
             let (delivery, view) = (process().deliver(), process().view());
             for sink in &mut sinks {

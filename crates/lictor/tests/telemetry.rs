@@ -169,13 +169,26 @@ fn dogstatsd_gets_tags_instead_of_longer_names() {
     let (dogstatsd, port) = Heard::datagrams();
     let house = House::start_dev(
         LICTOR,
-        json!({"telemetry": {
-            "dogstatsd_addr": format!("127.0.0.1:{port}"), "dogstatsd_tags": ["env:test"], "metrics_prefix": "mine"}}),
+        json!({
+            "telemetry": {
+                "dogstatsd_addr": format!("127.0.0.1:{port}"), "dogstatsd_tags": ["env:test"], "metrics_prefix": "mine"},
+            "services": [{"name": "web", "tags": ["A"]}],
+        }),
     );
-    house.get("/v1/health/service/nope?tag=a");
-    dogstatsd.wait_for("a counter with labels", |line| line == "mine.health.service.query:1|c|#env:test,service:nope");
-    dogstatsd.wait_for("nothing was found", |line| line == "mine.health.service.not-found:1|c|#env:test,service:nope");
-    dogstatsd.wait_for("a tag", |line| line == "mine.health.service.query-tag:1|c|#env:test,service:nope,tag:a");
+    until("the service is there", || house.get("/v1/catalog/service/web").text() != "[]");
+    house.get("/v1/health/service/WEB?tag=a");
+    dogstatsd.wait_for("a counter with labels", |line| line == "mine.health.service.query:1|c|#env:test,service:web");
+    dogstatsd.wait_for("a tag", |line| line == "mine.health.service.query-tag:1|c|#env:test,service:web,tag:A");
+    house.get("/v1/health/service/web?tag=unknown");
+    dogstatsd.wait_for("a service without such instances", |line| {
+        line == "mine.health.service.not-found:1|c|#env:test,service:web"
+    });
+    // What the catalog does not know is counted, too, but not by the name that somebody thought of.
+    house.get("/v1/health/service/nope?tag=nix");
+    dogstatsd.wait_for("nothing was found", |line| line == "mine.health.service.not-found:1|c|#env:test");
+    for word in ["nope", "nix", "unknown", "WEB"] {
+        assert!(!dogstatsd.0.lock().unwrap().iter().any(|line| line.contains(word)), "{word}");
+    }
     dogstatsd.wait_for("a gauge without host", |line| {
         line.starts_with("mine.runtime.sys_bytes:") && line.ends_with("|g|#env:test")
     });

@@ -131,6 +131,11 @@ impl Series {
         Some(shares.map(|share| values[((share * values.len() as f64).ceil() as usize).saturating_sub(1).min(last)]))
     }
 
+    /// Whether nothing came for longer than `keep` and nothing waits to be delivered.
+    pub(crate) fn is_idle(&self, now: Instant, keep: Duration) -> bool {
+        self.pending.is_empty() && self.touched.is_none_or(|at| now.saturating_duration_since(at) > keep)
+    }
+
     /// The sum and the single values since the last call.
     pub(crate) fn deliver(&mut self) -> (f64, Vec<f64>) {
         (std::mem::take(&mut self.undelivered), std::mem::take(&mut self.pending))

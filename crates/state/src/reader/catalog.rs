@@ -9,7 +9,7 @@ use lictor_model::node::Node;
 use lictor_model::revision::Revision;
 use lictor_model::service::Service;
 
-use super::{CheckRow, Filter, Instance, NodeContents, NodeRow, Reader, Side};
+use super::{CheckRow, Filter, Instance, NodeContents, NodeRow, Reader, ServiceRow, Side};
 use crate::answer::{Answer, Topic};
 use crate::replica::catalog::{Catalog, NodeEntry, own_checks};
 
@@ -71,15 +71,36 @@ impl Reader {
             Side::Connect => Topic::Connect((&*name).into()),
         };
         self.answer(vec![topic], |tables| {
-            let seen = tables.catalog.instances(&name, side).filter(|(entry, row)| {
-                self.sees_node(entry)
-                    && self.caller.reads_service(row.service.name.as_str())
-                    && filter.takes_node(&entry.row.node)
-                    && (side == Side::Connect || filter.takes_tags(&row.service))
-            });
+            let seen = self.seen(&tables.catalog, &name, side, filter);
             let mut instances: Vec<_> = seen.map(|(entry, row)| tables.catalog.instance(entry, row)).collect();
             tables.sort_near(&mut instances, filter.near.as_deref(), |instance| instance.node.node.name.as_str());
             instances
+        })
+    }
+
+    /// One of these instances, if there is any: tells that the name is known to the caller, and how it is spelled.
+    pub fn any_instance(&self, name: &str, side: Side, filter: &Filter) -> Option<Arc<ServiceRow>> {
+        let name = fold(name);
+        if side == Side::Connect && !self.caller.reads_service(&name) {
+            return None;
+        }
+        let tables = self.replica.tables();
+        self.seen(&tables.catalog, &name, side, filter).next().map(|(_, row)| Arc::clone(row))
+    }
+
+    /// Instances under a folded name that the caller may see and that the filter takes.
+    fn seen<'a>(
+        &'a self,
+        catalog: &'a Catalog,
+        name: &str,
+        side: Side,
+        filter: &'a Filter,
+    ) -> impl Iterator<Item = (&'a NodeEntry, &'a Arc<ServiceRow>)> + use<'a> {
+        catalog.instances(name, side).filter(move |(entry, row)| {
+            self.sees_node(entry)
+                && self.caller.reads_service(row.service.name.as_str())
+                && filter.takes_node(&entry.row.node)
+                && (side == Side::Connect || filter.takes_tags(&row.service))
         })
     }
 
