@@ -5,7 +5,8 @@
 //! a machine that slept finds by its wall clock that a certificate has aged, one whose wall clock was turned back
 //! still renews by its monotonic clock.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +24,9 @@ use crate::agent::Inner;
 
 /// A leaf that nobody has read for so long is forgotten.
 const UNREAD_LIMIT: Duration = Duration::from_secs(72 * 3600);
+
+/// More than a node has services. Without access control anyone can ask for a leaf of any name.
+const MOST_LEAVES: usize = 8192;
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
@@ -42,6 +46,31 @@ struct Slot {
     backoff: Backoff,
 }
 
+impl Slot {
+    /// Without a leaf yet.
+    fn new() -> Slot {
+        Slot {
+            leaf: watch::channel(None).0,
+            root_id: String::new(),
+            renew_at: Instant::now(),
+            renew_at_wall: 0,
+            read_at: Instant::now(),
+            backoff: Backoff::new(Duration::from_secs(1), Duration::from_secs(60)),
+        }
+    }
+}
+
+/// Forgets a leaf where there are as many as may be: the one that was not read for longest, of those that nobody waits for.
+fn make_room(slots: &mut BTreeMap<Key, Slot>) {
+    if slots.len() < MOST_LEAVES {
+        return;
+    }
+    let unread = slots.iter().filter(|(_, slot)| slot.leaf.receiver_count() == 0);
+    if let Some(key) = unread.min_by_key(|(_, slot)| slot.read_at).map(|(key, _)| key.clone()) {
+        slots.remove(&key);
+    }
+}
+
 /// All leaves of this agent.
 #[derive(Default)]
 pub(crate) struct Leaves {
@@ -49,19 +78,37 @@ pub(crate) struct Leaves {
     /// One issue at a time per key: callers that arrive together share it.
     issuing: tokio::sync::Mutex<()>,
     changed: Notify,
-    authorized: Mutex<BTreeSet<String>>,
+    authorized: AskedBefore,
+}
+
+/// Targets that were asked about. They come from requests, so there is a most of them, and only their hashes are kept:
+/// with a key of this process, or a client could find names that collide.
+#[derive(Default)]
+struct AskedBefore {
+    key: RandomState,
+    seen: Mutex<HashSet<u64>>,
+}
+
+/// Forgetting all of so many only means that a header says "miss" once more.
+const ASKED_LIMIT: usize = 4096;
+
+impl AskedBefore {
+    /// Whether it was asked before; from now on it was.
+    fn note(&self, target: &str) -> bool {
+        let hash = self.key.hash_one(target);
+        let mut seen = self.seen.lock();
+        if seen.len() >= ASKED_LIMIT {
+            seen.clear();
+        }
+        !seen.insert(hash)
+    }
 }
 
 impl Leaves {
     /// Whether authorisation for a target was asked before; the original tells clients by a header, because its
     /// first answer had to be fetched.
     pub(crate) fn asked_before(&self, target: &str) -> bool {
-        let mut authorized = self.authorized.lock();
-        // The set only feeds that header; names come from requests, so it is bounded.
-        if authorized.len() > 4096 {
-            authorized.clear();
-        }
-        !authorized.insert(target.to_owned())
+        self.authorized.note(target)
     }
 
     fn read(&self, key: &Key) -> Option<Arc<IssuedLeaf>> {
@@ -126,14 +173,10 @@ impl Inner {
         let leaf = Arc::new(issued.leaf);
         let renewal = issued.renew_after;
         let mut slots = self.leaves.slots.lock();
-        let slot = slots.entry(key.clone()).or_insert_with(|| Slot {
-            leaf: watch::channel(None).0,
-            root_id: String::new(),
-            renew_at: Instant::now(),
-            renew_at_wall: 0,
-            read_at: Instant::now(),
-            backoff: Backoff::new(Duration::from_secs(1), Duration::from_secs(60)),
-        });
+        if !slots.contains_key(key) {
+            make_room(&mut slots);
+        }
+        let slot = slots.entry(key.clone()).or_insert_with(Slot::new);
         slot.root_id = issued.root_id;
         slot.renew_at = Instant::now() + renewal;
         slot.renew_at_wall = clock::unix_seconds().saturating_add(i64::try_from(renewal.as_secs()).unwrap_or(i64::MAX));
@@ -209,5 +252,43 @@ impl Inner {
         }
         let slots = self.leaves.slots.lock();
         slots.values().map(|slot| slot.renew_at).min().unwrap_or_else(|| now + Duration::from_secs(3600))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_asked_before_is_known_and_takes_the_same_room_however_long_it_is() {
+        let asked = AskedBefore::default();
+        let long = "x".repeat(1 << 20);
+        assert!(!asked.note("db") && asked.note("db") && !asked.note(&long) && asked.note(&long));
+        for number in 0..2 * ASKED_LIMIT {
+            asked.note(&number.to_string());
+            assert!(asked.seen.lock().len() <= ASKED_LIMIT);
+        }
+        // A number per target: what is kept of one cannot grow with it.
+        let kept: HashSet<u64> = asked.seen.lock().clone();
+        assert!(!kept.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_too_many_leaves_the_one_that_was_not_read_for_longest_goes() {
+        let mut slots = BTreeMap::new();
+        let key = |number: usize| Key { token: String::new(), service: format!("{number:05}") };
+        for number in 0..MOST_LEAVES {
+            make_room(&mut slots);
+            slots.insert(key(number), Slot::new());
+            tokio::time::advance(Duration::from_millis(1)).await;
+        }
+        assert_eq!(slots.len(), MOST_LEAVES);
+        // The first has a reader that waits for the next; the second was read again.
+        let waiting = slots[&key(0)].leaf.subscribe();
+        slots.get_mut(&key(1)).unwrap().read_at = Instant::now();
+        make_room(&mut slots);
+        assert_eq!(slots.len(), MOST_LEAVES - 1);
+        assert!(slots.contains_key(&key(0)) && slots.contains_key(&key(1)) && !slots.contains_key(&key(2)));
+        drop(waiting);
     }
 }
