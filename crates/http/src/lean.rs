@@ -20,8 +20,9 @@ use http::header::{
 use http::request::Parts;
 use http::{Method, Request, StatusCode, Uri, Version};
 use lictor_model::name::ServiceId;
+use lictor_task::descriptors::BytesOnly;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest, ReadBuf, Ready};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::TcpStream;
 
 use crate::call::Peer;
 use crate::respond::{Response, ResponseBody};
@@ -44,9 +45,9 @@ impl Line for TcpStream {
     }
 }
 
-impl Line for UnixStream {
+impl Line for BytesOnly {
     async fn ready(&self) -> io::Result<Ready> {
-        UnixStream::ready(self, Interest::READABLE).await
+        self.readable().await
     }
 }
 

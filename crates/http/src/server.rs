@@ -20,11 +20,12 @@ use lictor_agent::Agent;
 use lictor_api::json::Layout;
 use lictor_model::acl::Caller;
 use lictor_model::name::ServiceId;
+use lictor_task::descriptors::{self, BytesOnly};
 use lictor_task::{Backoff, Scope, Stop};
 use lictor_tls::listener::Acceptor;
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixListener};
 use tokio::time::Instant;
 
 use crate::blocking::{self, SeenBefore};
@@ -115,9 +116,37 @@ impl fmt::Display for Address {
 enum ListenSocket {
     Tcp(TcpListener),
     Tls(TcpListener, Arc<Acceptor>),
-    Unix(UnixListener),
-    UnixTls(UnixListener, Arc<Acceptor>),
-    Proxies(UnixListener),
+    Unix(Local),
+    UnixTls(Local, Arc<Acceptor>),
+    Proxies(Local),
+}
+
+/// A Unix socket that listens. Nothing that anybody sends through it can make a thread of ours wait: see [`descriptors`].
+struct Local {
+    /// `None` once it is dropped.
+    listener: Option<UnixListener>,
+    /// Whether the kernel keeps descriptors from coming in at all.
+    refuses: bool,
+}
+
+impl Local {
+    async fn accept(&self) -> std::io::Result<BytesOnly> {
+        let listener = self.listener.as_ref().ok_or(std::io::ErrorKind::NotConnected)?;
+        let (stream, _) = listener.accept().await?;
+        Ok(BytesOnly::new(stream, self.refuses))
+    }
+}
+
+impl Drop for Local {
+    fn drop(&mut self) {
+        let Some(listener) = self.listener.take() else { return };
+        if !self.refuses
+            && let Ok(listener) = listener.into_std()
+        {
+            // There may be connections in it that nobody has accepted.
+            descriptors::close(vec![listener.into()]);
+        }
+    }
 }
 
 /// Takes all addresses. Must be called within a tokio runtime.
@@ -218,12 +247,18 @@ fn listen_tcp(address: SocketAddr, unread_limit: Duration) -> std::io::Result<Tc
     TcpListener::from_std(socket.into())
 }
 
-fn listen_unix(path: &Path) -> std::io::Result<UnixListener> {
+fn listen_unix(path: &Path) -> std::io::Result<Local> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    UnixListener::bind(path)
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // Before it can be found. Where that is not possible, each connection is read with care.
+    let refuses = descriptors::refuse(&socket).unwrap_or(false);
+    socket.set_nonblocking(true)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    socket.listen(BACKLOG)?;
+    Ok(Local { listener: Some(UnixListener::from_std(socket.into())?), refuses })
 }
 
 fn set_owner(path: &Path, mode: Option<u32>, user: Option<u32>, group: Option<u32>) -> std::io::Result<()> {
@@ -256,16 +291,16 @@ async fn accept(server: Arc<Server>, scope: Scope, socket: ListenSocket) {
             }
             ListenSocket::Unix(listener) => {
                 let Some(accepted) = stop.or_stopped(listener.accept()).await else { return };
-                accepted.map(|(stream, _)| scope.spawn("connection", serve.plain(stream, Peer::Unix)))
+                accepted.map(|stream| scope.spawn("connection", serve.plain(stream, Peer::Unix)))
             }
             ListenSocket::UnixTls(listener, acceptor) => {
                 let Some(accepted) = stop.or_stopped(listener.accept()).await else { return };
                 let acceptor = Arc::clone(acceptor);
-                accepted.map(|(stream, _)| scope.spawn("connection", serve.secure(stream, acceptor, Peer::Unix)))
+                accepted.map(|stream| scope.spawn("connection", serve.secure(stream, acceptor, Peer::Unix)))
             }
             ListenSocket::Proxies(listener) => {
                 let Some(accepted) = stop.or_stopped(listener.accept()).await else { return };
-                accepted.map(|(stream, _)| scope.spawn("connection", serve.proxy(stream)))
+                accepted.map(|stream| scope.spawn("connection", serve.proxy(stream)))
             }
         };
         match accepted {
@@ -292,8 +327,8 @@ struct Serve {
 
 impl Serve {
     /// A connection of a managed proxy; whoever else connects is told nothing.
-    async fn proxy(mut self, stream: UnixStream) {
-        let process = lictor_task::Peer::of(&stream).ok();
+    async fn proxy(mut self, stream: BytesOnly) {
+        let process = stream.stream().and_then(lictor_task::Peer::of).ok();
         self.proxy = match &process {
             Some(process) => {
                 let proxy = self.server.agent.proxy_of_process(process.pid()).await;
@@ -550,6 +585,60 @@ mod tests {
     use tokio::io::AsyncWriteExt;
 
     use super::*;
+
+    /// A connection whose last descriptor is not closed before a client has taken what is in it, and that client.
+    fn lingering() -> (std::net::TcpStream, std::net::TcpStream) {
+        use std::io::Write;
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut full = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        full.set_nonblocking(true).unwrap();
+        while full.write(&[0; 1 << 16]).is_ok() {}
+        socket2::SockRef::from(&full).set_linger(Some(LINGER)).unwrap();
+        (full, listener.accept().unwrap().0)
+    }
+
+    /// Much longer than this test may take.
+    const LINGER: Duration = Duration::from_secs(120);
+
+    #[tokio::test]
+    async fn a_descriptor_that_is_sent_to_a_unix_socket_keeps_no_thread() {
+        use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+        use tokio::io::AsyncReadExt;
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("api");
+        let local = listen_unix(&path).unwrap();
+        let started = Instant::now();
+        let mut others = Vec::new();
+        // One that is never accepted, and one that is.
+        for accepts in [true, false] {
+            let client = std::os::unix::net::UnixStream::connect(&path).unwrap();
+            let (full, other) = lingering();
+            others.push(other);
+            let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            let sent = [std::os::fd::AsFd::as_fd(&full)];
+            control.push(SendAncillaryMessage::ScmRights(&sent));
+            let slices = [std::io::IoSlice::new(b"GET")];
+            let sending = rustix::net::sendmsg(&client, &slices, &mut control, SendFlags::empty());
+            assert_eq!(sending.is_err(), local.refuses, "{sending:?}");
+            if sending.is_err() {
+                assert_eq!(sending, Err(rustix::io::Errno::PERM));
+                rustix::net::send(&client, b"GET", SendFlags::empty()).unwrap();
+            }
+            if accepts {
+                let mut text = [0; 3];
+                local.accept().await.unwrap().read_exact(&mut text).await.unwrap();
+                assert_eq!(&text, b"GET");
+            }
+            // It is ours no longer; where it was refused, nobody may wait for it here either.
+            if local.refuses {
+                socket2::SockRef::from(&full).set_linger(None).unwrap();
+            }
+        }
+        drop(local);
+        assert!(started.elapsed() < LINGER / 2, "it took {:?}", started.elapsed());
+    }
 
     #[tokio::test]
     async fn a_client_that_does_not_take_its_answer_is_given_up() {
