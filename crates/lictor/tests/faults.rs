@@ -102,6 +102,11 @@ fn a_full_disk_stops_neither_traffic_nor_the_restart_of_a_proxy() {
     load.wait_for(200);
     let (sent, failures) = load.stop();
     assert!(failures.is_empty(), "{} of {sent} requests failed: {:?}", failures.len(), failures[0]);
+    // The next agent would not know of a process that takes over now, so what runs goes on.
+    let before = sorted(house.proxies());
+    let said = lictor(&house, "restart-proxies web-proxy");
+    assert!(said.contains("was not replaced") && said.contains("No space left on device"), "{said}");
+    assert_eq!(sorted(house.proxies()), before);
     kill_and_wait_for_another(&house, "db-proxy");
     until("the path is back", || echo_once(entry).is_ok());
     until("the log tells", || house.log().contains("No space left on device"));

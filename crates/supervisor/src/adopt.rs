@@ -7,12 +7,14 @@
 //! Records can be lost (a careless `rm`, a damaged disk). Each process therefore carries a mark in its environment that
 //! names the supervisor's directory and the id, and processes with the mark but without a record are found by it.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 
 use rustix::process::{Pid, PidfdFlags};
 
+use crate::group::descends_from;
 use crate::identity::{self, Identity, Stat};
+use crate::kept;
+use crate::record::Record;
 use crate::session::is_alive;
 
 /// The environment entry that marks a supervised process.
@@ -88,33 +90,51 @@ pub(crate) struct Unrecorded {
     pub(crate) pidfd: OwnedFd,
 }
 
-/// Finds processes that carry the mark of `house` but whose id is not among `recorded`.
+/// Finds processes that carry the mark of `house` and are not among the `recorded` ones, the oldest first.
 ///
-/// Children of a supervised process inherit its mark; only leaders of a session count, and of several with the same id
-/// the oldest, because the others were started by it.
-pub(crate) fn unrecorded(house: &str, boot: &str, user: u32, recorded: &BTreeSet<String>) -> Vec<Unrecorded> {
-    let prefix = mark(house, "");
-    let mut found: BTreeMap<String, Unrecorded> = BTreeMap::new();
-    for raw in identity::all_processes() {
-        let Some(pid) = Pid::from_raw(raw).filter(|pid| !pid.is_init()) else { continue };
-        if !Stat::of(raw).is_ok_and(|stat| stat.session == raw && !stat.is_dead()) {
-            continue;
-        }
-        let Ok(pidfd) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else { continue };
-        let Some(id) = identity::started_with(raw, MARK).and_then(|mark| Some(mark.strip_prefix(&prefix)?.to_owned()))
-        else {
-            continue;
-        };
-        let Ok(stat) = Stat::of(raw) else { continue };
-        if recorded.contains(&id) || !identity::user(raw).is_ok_and(|owner| owner == user) || !is_alive(&pidfd) {
-            continue;
-        }
-        let identity =
-            Identity { boot: boot.to_owned(), pid: raw, start: stat.start, executable: identity::executable(raw) };
-        let older = found.get(&id).is_none_or(|other| stat.start < other.identity.start);
-        if older {
-            found.insert(id.clone(), Unrecorded { id, identity, pidfd });
-        }
+/// Children of a supervised process inherit its mark; only leaders of a session count. Of several with the same id the
+/// oldest counts, because the others were started by it, unless they take part in handovers: then each is one of its own,
+/// and there is nobody else who could know of it.
+pub(crate) fn unrecorded(house: &str, boot: &str, user: u32, recorded: &[&Record]) -> Vec<Unrecorded> {
+    struct Known {
+        id: String,
+        pid: i32,
+        hands_over: bool,
     }
-    found.into_values().collect()
+    let prefix = mark(house, "");
+    let known =
+        |record: &&Record| Known { id: record.id.clone(), pid: record.identity.pid, hands_over: record.hands_over };
+    let mut known: Vec<Known> = recorded.iter().map(known).collect();
+    let mut candidates: Vec<Unrecorded> = identity::all_processes()
+        .filter_map(|raw| {
+            let pid = Pid::from_raw(raw).filter(|pid| !pid.is_init())?;
+            Stat::of(raw).ok().filter(|stat| stat.session == raw && !stat.is_dead())?;
+            let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok()?;
+            let id = identity::started_with(raw, MARK)?.strip_prefix(&prefix)?.to_owned();
+            let stat = Stat::of(raw).ok()?;
+            if !identity::user(raw).is_ok_and(|owner| owner == user) || !is_alive(&pidfd) {
+                return None;
+            }
+            let executable = identity::executable(raw);
+            let identity = Identity { boot: boot.to_owned(), pid: raw, start: stat.start, executable };
+            Some(Unrecorded { id, identity, pidfd })
+        })
+        .collect();
+    candidates.sort_by_key(|found| found.identity.start);
+    candidates.retain(|found| {
+        let pid = found.identity.pid;
+        if known.iter().any(|other| other.pid == pid) {
+            return false;
+        }
+        let inherited = identity::started_with(pid, kept::VARIABLE).is_some();
+        let relatives: Vec<&Known> = known.iter().filter(|other| other.id == found.id).collect();
+        let hands_over = inherited || relatives.iter().any(|other| other.hands_over);
+        let is_known =
+            !relatives.is_empty() && (!hands_over || relatives.iter().any(|other| descends_from(pid, other.pid)));
+        if !is_known {
+            known.push(Known { id: found.id.clone(), pid, hands_over: inherited });
+        }
+        !is_known
+    });
+    candidates
 }

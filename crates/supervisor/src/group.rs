@@ -249,7 +249,7 @@ fn delegated(own: &Path) -> Result<PathBuf, String> {
 }
 
 /// Whether `pid` is `ancestor` or was started by it, at whatever remove.
-fn descends_from(mut pid: i32, ancestor: i32) -> bool {
+pub(crate) fn descends_from(mut pid: i32, ancestor: i32) -> bool {
     // Longer chains than this are none.
     for _ in 0..64 {
         if pid == ancestor {
@@ -281,6 +281,11 @@ pub(crate) struct Group {
 }
 
 impl Group {
+    #[cfg(test)]
+    pub(crate) fn at(folder: &Path) -> Group {
+        Group { folder: folder.to_owned() }
+    }
+
     /// The group of a process, if it has one of its own from a supervisor known as `house`.
     pub(crate) fn of(house: &str, pid: i32) -> Option<Group> {
         let folder = Mount::present().ok()?.of_process(pid).ok()??;

@@ -18,6 +18,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use lictor_task::descriptors;
 use parking_lot::Mutex;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SocketAddrUnix};
 use tokio::io::Interest;
@@ -34,8 +35,6 @@ const LONGEST_PATH: usize = 107;
 const LONGEST_MESSAGE: usize = 8192;
 /// What is kept of a text or a field.
 const LONGEST_VALUE: usize = 1024;
-/// Descriptors that one message may carry; the kernel has the same limit.
-const MOST_DESCRIPTORS: usize = 253;
 /// Fields kept per process.
 const MOST_FIELDS: usize = 64;
 /// Fields meant for the owner start with this.
@@ -106,16 +105,24 @@ impl Registry {
         find(&self.0.lock(), pid).map(|reporter| reporter.id.clone())
     }
 
-    fn hear(&self, sender: i32, message: &str, sockets: Vec<OwnedFd>) {
-        let reporters = self.0.lock();
-        match find(&reporters, sender) {
-            Some(reporter) => {
-                reporter.said.send_if_modified(|said| said.hear(message));
-                if let Some(kept) = &reporter.kept {
-                    keep(kept, message, sockets);
-                }
-            }
-            None => tracing::debug!("supervisor: a message of process {sender}, which is not supervised, is ignored"),
+    fn hear(&self, heard: Heard) {
+        let Heard { sender, message, sockets } = heard;
+        let (Some(sender), Some(message)) = (sender, message) else {
+            tracing::debug!("supervisor: an unreadable readiness message is ignored");
+            return descriptors::close(sockets);
+        };
+        let kept = {
+            let reporters = self.0.lock();
+            let Some(reporter) = find(&reporters, sender) else {
+                tracing::debug!("supervisor: a message of process {sender}, which is not supervised, is ignored");
+                return descriptors::close(sockets);
+            };
+            reporter.said.send_if_modified(|said| said.hear(&message));
+            reporter.kept.clone().map(|kept| (kept, reporter.id.clone()))
+        };
+        match kept {
+            Some((kept, id)) => keep(&kept, &id, &message, sockets),
+            None => descriptors::close(sockets),
         }
     }
 }
@@ -127,15 +134,19 @@ fn find(reporters: &HashMap<i32, Reporter>, pid: i32) -> Option<&Reporter> {
 }
 
 /// Does what a message says about sockets.
-fn keep(kept: &Kept, message: &str, sockets: Vec<OwnedFd>) {
+fn keep(kept: &Kept, id: &str, message: &str, sockets: Vec<OwnedFd>) {
     let value =
         |wanted: &str| message.lines().filter_map(|line| line.split_once('=')).find(|(name, _)| *name == wanted);
-    let Some((_, name)) = value("FDNAME") else { return };
+    let Some((_, name)) = value("FDNAME") else { return descriptors::close(sockets) };
     if value("FDSTOREREMOVE").is_some_and(|(_, value)| value == "1") {
         kept.remove(name);
     } else if value("FDSTORE").is_some_and(|(_, value)| value == "1") {
-        kept.put(name, sockets);
+        if !kept.put(name, sockets) {
+            tracing::debug!("supervisor: {id}: the sockets of {name:?} are more than are kept for one process");
+        }
+        return;
     }
+    descriptors::close(sockets);
 }
 
 /// The receiving end for one process; dropped when it is gone.
@@ -218,13 +229,26 @@ impl Ear {
     }
 
     /// Hears messages for ever.
+    ///
+    /// Anybody may send descriptors along, and when there is no number left for one the kernel closes it in the very call
+    /// that receives it. So no thread that has something else to do makes this call.
     pub(crate) async fn listen(self, registry: Registry) {
+        let Ear { socket, path } = self;
+        let socket = Arc::new(socket);
         loop {
-            match self.socket.async_io(Interest::READABLE, || receive(&self.socket)).await {
-                Ok(Some(heard)) => registry.hear(heard.sender, &heard.message, heard.sockets),
-                Ok(None) => tracing::debug!("supervisor: an unreadable readiness message is ignored"),
+            let heard = match socket.readable().await {
+                Ok(()) => {
+                    let socket = Arc::clone(&socket);
+                    let receiving = descriptors::apart(move || socket.try_io(Interest::READABLE, || receive(&socket)));
+                    receiving.await.unwrap_or_else(|| Err(io::Error::other("no thread is left for it")))
+                }
+                Err(error) => Err(error),
+            };
+            match heard {
+                Ok(heard) => registry.hear(heard),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => {
-                    tracing::warn!("supervisor: cannot receive readiness messages on {:?}: {error}", self.path);
+                    tracing::warn!("supervisor: cannot receive readiness messages on {path:?}: {error}");
                     // An error that stays must not become a busy loop.
                     tokio::time::sleep(std::time::Duration::from_secs(1)).await;
                 }
@@ -233,17 +257,18 @@ impl Ear {
     }
 }
 
-/// One message with the pid the kernel vouches for.
+/// One message with the pid the kernel vouches for, if it does.
 struct Heard {
-    sender: i32,
-    message: String,
+    sender: Option<i32>,
+    /// `None` for one that is no text or too long.
+    message: Option<String>,
     sockets: Vec<OwnedFd>,
 }
 
-/// `None` for a message that is no text, too long or of an unknown sender.
-fn receive(socket: &tokio::net::UnixDatagram) -> io::Result<Option<Heard>> {
+fn receive(socket: &tokio::net::UnixDatagram) -> io::Result<Heard> {
     let mut buffer = [0u8; LONGEST_MESSAGE];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1), ScmRights(MOST_DESCRIPTORS))];
+    let mut space =
+        [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1), ScmRights(descriptors::MOST_IN_A_MESSAGE))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
     let received = rustix::net::recvmsg(socket, &mut [IoSliceMut::new(&mut buffer)], &mut control, flags)?;
@@ -254,16 +279,13 @@ fn receive(socket: &tokio::net::UnixDatagram) -> io::Result<Option<Heard>> {
             RecvAncillaryMessage::ScmCredentials(credentials) => {
                 sender = Some(credentials.pid.as_raw_nonzero().get());
             }
-            // Whatever is not kept is closed when it is dropped.
-            RecvAncillaryMessage::ScmRights(descriptors) => sockets.extend(descriptors),
+            RecvAncillaryMessage::ScmRights(sent) => sockets.extend(sent),
             _ => {}
         }
     }
-    if received.flags.contains(ReturnFlags::TRUNC) {
-        return Ok(None);
-    }
-    let text = buffer.get(..received.bytes).and_then(|bytes| std::str::from_utf8(bytes).ok());
-    Ok(sender.zip(text.map(str::to_owned)).map(|(sender, message)| Heard { sender, message, sockets }))
+    let whole = buffer.get(..received.bytes).filter(|_| !received.flags.contains(ReturnFlags::TRUNC));
+    let message = whole.and_then(|bytes| std::str::from_utf8(bytes).ok()).map(str::to_owned);
+    Ok(Heard { sender, message, sockets })
 }
 
 /// Where the socket is when the directory's own path is too long: always the same place for the same directory.
@@ -347,6 +369,48 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_descriptor_whose_closing_sleeps_keeps_nobody_waiting() {
+        use std::io::Write;
+        use std::time::{Duration, Instant};
+
+        use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sockopt};
+
+        const LINGER: Duration = Duration::from_secs(120);
+        let directory = tempfile::tempdir().unwrap();
+        let ear = Ear::bind(directory.path(), user()).unwrap();
+        let client = UnixDatagram::unbound().unwrap();
+        client.connect(ear.path()).unwrap();
+        let registry = Registry::default();
+        let scope = lictor_task::Scope::new("test");
+        scope.spawn("ear", ear.listen(registry.clone()));
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut others = Vec::new();
+        let mut send = |message: &[u8]| {
+            // A connection that nobody reads: its last descriptor is closed when all has been sent, or after a time.
+            let mut full = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            others.push(listener.accept().unwrap());
+            full.set_nonblocking(true).unwrap();
+            while full.write(&[0; 1 << 16]).is_ok() {}
+            sockopt::set_socket_linger(&full, Some(LINGER)).unwrap();
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            let sent = [std::os::fd::AsFd::as_fd(&full)];
+            control.push(SendAncillaryMessage::ScmRights(&sent));
+            rustix::net::sendmsg(&client, &[io::IoSlice::new(message)], &mut control, SendFlags::empty()).unwrap();
+        };
+        let started = Instant::now();
+        // Of a stranger, unreadable, and not to be kept.
+        send(b"FDSTORE=1\nFDNAME=a");
+        send(&[0xff]);
+        let us = i32::try_from(std::process::id()).unwrap();
+        let mut expected = registry.expect("p", us, Said::default(), &Kept::default());
+        send(b"FDSTORE=1\nFDNAME=a");
+        send(b"READY=1");
+        expected.said.wait_for(|said| said.ready).await.unwrap();
+        assert!(started.elapsed() < LINGER / 2, "it was heard after {:?}", started.elapsed());
+    }
+
+    #[tokio::test]
     async fn whoever_finds_the_socket_is_known_from_the_first_message_on() {
         use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -369,7 +433,7 @@ mod tests {
         while senders.len() < 500 {
             let ear = Ear::bind_at(path.clone()).unwrap();
             while let Ok(heard) = receive(&ear.socket) {
-                senders.extend(heard.map(|heard| heard.sender));
+                senders.extend(heard.sender);
             }
         }
         over.store(true, Ordering::Relaxed);

@@ -158,7 +158,7 @@ impl Process {
             let work = live.ended();
             self.retired.push(Retired::draining(live, work));
         }
-        if let Some(live) = unneeded {
+        for live in unneeded {
             let work = live.ended();
             self.retired.push(Retired::unneeded(Some(live), work, self.ending()));
         }
@@ -424,6 +424,8 @@ impl Process {
         let old_work = self.work.replace(work);
         let successor = live.record.clone();
         live.record.role = Role::Current;
+        let mut unnoted = None;
+        let mut before = None;
         if let (Some(mut old), Some(old_work)) = (self.live.take(), old_work) {
             let drain = match self.spec.as_ref().map(|spec| spec.replacement) {
                 Some(Replacement::HandOver { drain }) => drain,
@@ -435,13 +437,25 @@ impl Process {
                 self.id
             );
             old.expected.keep_no_more_sockets();
+            before = Some(old.record.clone());
             old.record.role = Role::Retired { until_unix_ms: unix_ms() + millis(drain) };
             // First, so that it is never without a record.
-            self.house.write_record(&old.record);
+            if !self.house.write_record(&old.record) {
+                unnoted = Some(old.record.clone());
+            }
             self.retired.push(Retired::draining(old, old_work));
         }
-        self.house.write_record(&live.record);
-        self.house.remove_record(&successor);
+        if self.house.write_record(&live.record) {
+            self.house.remove_record(&successor);
+            // Which has made room.
+            if let Some(record) = &unnoted {
+                self.house.write_record(record);
+            }
+        } else if let Some(before) = before {
+            // What it says is no longer true, and the next agent would end the new process for it. The record of the
+            // successor alone says what is.
+            self.house.remove_record(&before);
+        }
         if let Some(path) = self.spec.as_ref().and_then(|spec| spec.pid_file.as_deref()) {
             launch::write_pid_file(&self.id, path, live.session.pid());
         }
@@ -714,12 +728,22 @@ fn start(house: &House, spec: &Spec, fingerprint: Fingerprint, role: Role, kept:
         let record = Record::new(spec.id.clone(), identity, fingerprint, unix_ms());
         let (bound, uid) = (house.bond == Bond::DiesWithUs, spec.user.map(|user| user.uid));
         let record = Record { hands_over, bound, uid, pid_file: spec.pid_file.clone(), role, ..record };
-        house.write_record(&record);
+        match role {
+            // What runs goes on without it, and a process that takes over must be known to the next agent.
+            Role::Successor => house.try_write_record(&record)?,
+            Role::Current | Role::Retired { .. } => {
+                house.write_record(&record);
+            }
+        }
         if let Some(path) = pid_file {
             launch::write_pid_file(&spec.id, path, child.pid);
         }
         // Before the gate opens, so that its first message is not lost.
         let expected = house.registry.expect(&spec.id, child.pid, Said::default(), &own);
+        if !hands_over {
+            // Nobody would inherit its sockets.
+            expected.keep_no_more_sockets();
+        }
         let logs = spec.logs.as_ref();
         let positions = logs.map(|logs| spec.log_files().map(|path| logs.position(path)).collect()).unwrap_or_default();
         // Also before the gate opens: it never runs without its limits.
@@ -815,7 +839,7 @@ pub(crate) fn take_charge(house: &House, record: Record, pidfd: std::os::fd::Own
     let said = Said { ready: record.ready, ..Said::default() };
     let kept = Kept::default();
     let expected = house.registry.expect(&record.id, record.identity.pid, said, &kept);
-    if matches!(record.role, Role::Retired { .. }) {
+    if matches!(record.role, Role::Retired { .. }) || !record.hands_over {
         expected.keep_no_more_sockets();
     }
     let age = Duration::from_millis(u64::try_from(unix_ms() - record.started_unix_ms).unwrap_or(0));

@@ -1,13 +1,15 @@
 //! What is remembered of a running process, one file each, so that the next supervisor can find it.
 //!
 //! A record exists from the moment between `fork` and `exec` (see `launch`) until the process is confirmed gone. It is
-//! replaced by renaming, so a reader sees the old one or the new one. It is not flushed to the disk on purpose: a record
+//! replaced by renaming, so a reader sees the old one or the new one; on a full disk it is written over, in one piece that
+//! only a crash of the machine could cut. It is not flushed to the disk on purpose: a record
 //! is believed only within the boot it was written in, and a crash of the machine that could lose it ends the process it
 //! names as well. The start of a process would otherwise wait for the disk.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -21,6 +23,9 @@ const VERSION: u32 = 1;
 
 /// Longer names are cut and told apart by their hash; leaves room for endings within the 255 bytes of a file name.
 const LONGEST_NAME: usize = 120;
+
+/// What file systems give room in, at least.
+const BLOCK: usize = 512;
 
 /// A running process as the next supervisor must know it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,14 +100,19 @@ impl Records {
     pub(crate) fn write(&self, record: &Record) -> Result<(), Error> {
         let path = self.path(record);
         let temporary = path.with_extension("tmp");
+        let failed = |source| Error::Record { path: path.clone(), source };
+        let text = serde_json::to_vec(record).map_err(|error| failed(error.into()))?;
         let write = || -> io::Result<()> {
-            let text = serde_json::to_vec(record)?;
             let mut file =
                 fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
             file.write_all(&text)?;
             fs::rename(&temporary, &path)
         };
-        write().map_err(|source| Error::Record { path: path.clone(), source })
+        let Err(error) = write() else { return Ok(()) };
+        // What there is of it takes room that is needed.
+        let _ = fs::remove_file(&temporary);
+        let is_full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        if is_full && write_over(&path, text).is_ok() { Ok(()) } else { Err(failed(error)) }
     }
 
     /// Forgets a process. One that has no record is forgotten already.
@@ -161,6 +171,38 @@ impl Records {
             Role::Retired { .. } => format!("{name}~{}.json", record.identity.pid),
         })
     }
+}
+
+/// Replaces the text of a file that is there, which takes no room: it stays within the blocks that the file has. Blanks
+/// behind a shorter text mean nothing.
+fn write_over(path: &Path, mut text: Vec<u8>) -> io::Result<()> {
+    let file = fs::OpenOptions::new().write(true).open(path)?;
+    let length = usize::try_from(file.metadata()?.len()).unwrap_or_default();
+    if text.len().div_ceil(BLOCK) > length.div_ceil(BLOCK) {
+        return Err(io::ErrorKind::StorageFull.into());
+    }
+    text.resize(text.len().max(length), b' ');
+    file.write_all_at(&text, 0)
+}
+
+/// Around a handover a process has two records for a moment, and an agent may be killed in that moment. Gives one record of
+/// each process, and those that another one goes beyond.
+pub(crate) fn one_of_each(records: Vec<Record>) -> (Vec<Record>, Vec<Record>) {
+    let rank = |record: &Record| match record.role {
+        Role::Successor => 0,
+        Role::Current => 1,
+        Role::Retired { .. } => 2,
+    };
+    let process = |record: &Record| {
+        let Identity { boot, pid, start, .. } = &record.identity;
+        (record.id.clone(), boot.clone(), *pid, *start)
+    };
+    let mut furthest = BTreeMap::new();
+    for record in &records {
+        let known = furthest.entry(process(record)).or_insert_with(|| rank(record));
+        *known = rank(record).max(*known);
+    }
+    records.into_iter().partition(|record| furthest.get(&process(record)) == Some(&rank(record)))
 }
 
 fn put_aside(path: &Path, cause: &str) {
@@ -251,6 +293,42 @@ mod tests {
         let mut left: Vec<Role> = records.read_all().unwrap().into_iter().map(|record| record.role).collect();
         left.sort_by_key(|role| *role != Role::Current);
         assert_eq!(left, [Role::Current, Role::Retired { until_unix_ms: 5 }]);
+    }
+
+    #[test]
+    fn a_process_counts_once_and_as_what_it_became_last() {
+        let other = Record { identity: Identity { pid: 8, ..record("web").identity }, ..record("web") };
+        let of = |role, record: &Record| Record { role, ..record.clone() };
+        let gone = Role::Retired { until_unix_ms: 5 };
+        let (web, db) = (record("web"), record("db"));
+        // Killed after the new process was recorded as what runs, and before that.
+        let (kept, beyond) = one_of_each(vec![of(Role::Successor, &web), of(Role::Current, &web), of(gone, &other)]);
+        assert_eq!(kept, [of(Role::Current, &web), of(gone, &other)]);
+        assert_eq!(beyond, [of(Role::Successor, &web)]);
+        let all = vec![of(Role::Current, &web), of(Role::Successor, &other), of(gone, &web), of(Role::Current, &db)];
+        let (kept, beyond) = one_of_each(all);
+        assert_eq!(kept, [of(Role::Successor, &other), of(gone, &web), of(Role::Current, &db)]);
+        assert_eq!(beyond, [of(Role::Current, &web)]);
+        // A number alone is no process.
+        let later = Record { identity: Identity { start: 10, ..web.identity.clone() }, role: gone, ..web.clone() };
+        assert_eq!(one_of_each(vec![web.clone(), later]).1, []);
+    }
+
+    #[test]
+    fn a_record_is_written_over_only_within_the_room_that_it_has() {
+        let directory = tempfile::tempdir().unwrap();
+        let records = Records::new(directory.path().into());
+        let short = record("web");
+        let long = Record { pid_file: Some("x".repeat(40).into()), ..short.clone() };
+        records.write(&long).unwrap();
+        let path = directory.path().join("web.json");
+        let length = fs::metadata(&path).unwrap().len();
+        write_over(&path, serde_json::to_vec(&short).unwrap()).unwrap();
+        assert_eq!(records.find("web").unwrap(), short);
+        assert_eq!(fs::metadata(&path).unwrap().len(), length);
+        assert!(write_over(&path, vec![b' '; 100_000]).is_err());
+        assert!(write_over(&directory.path().join("db.json"), Vec::new()).is_err(), "there is none");
+        assert_eq!(records.read_all().unwrap(), [short]);
     }
 
     #[test]

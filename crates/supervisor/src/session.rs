@@ -11,7 +11,6 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -224,21 +223,26 @@ impl Session {
             tokio::time::sleep(look).await;
             look = (look * 2).min(LONGEST_LOOK);
         }
+        let mut out_of_memory = false;
+        if let Some(group) = self.group() {
+            let owner = id.to_owned();
+            let ending = tokio::task::spawn_blocking(move || {
+                let out_of_memory = group.ran_out_of_memory();
+                // Whatever has left the session is still in the group. A zombie keeps no group from being removed.
+                group.end(&owner);
+                out_of_memory
+            });
+            out_of_memory = ending.await.unwrap_or_default();
+        }
+        // Last, and with nothing to wait for behind it: from here on the number may be another process's, and until the
+        // owner hears of the end it may be signalled.
         let exit = match self.parent {
             Parent::Us => reap(self.pidfd.get_ref()),
             Parent::Other => Exit::Unknown,
         };
-        let Some(group) = self.group() else { return exit };
-        let owner = id.to_owned();
-        let ending = tokio::task::spawn_blocking(move || {
-            let out_of_memory = group.ran_out_of_memory();
-            // Whatever has left the session is still in the group.
-            group.end(&owner);
-            out_of_memory
-        });
-        match (ending.await, &exit) {
-            (Ok(true), Exit::Signal(libc::SIGKILL) | Exit::Unknown) => Exit::OutOfMemory,
-            _ => exit,
+        match exit {
+            Exit::Signal(libc::SIGKILL) | Exit::Unknown if out_of_memory => Exit::OutOfMemory,
+            exit => exit,
         }
     }
 }
@@ -293,7 +297,35 @@ fn reap(pidfd: &OwnedFd) -> Exit {
 
 /// Whether the process of a pidfd is alive. A zombie is dead.
 pub(crate) fn is_alive(pidfd: &OwnedFd) -> bool {
-    let mut poll = [PollFd::new(pidfd, PollFlags::IN)];
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    matches!(rustix::event::poll(&mut poll, Some(&now)), Ok(0))
+    !lictor_task::peer::has_ended(pidfd)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_number_is_not_given_away_before_its_group_is_gone_and_its_end_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        // It cannot be removed while there is something in it.
+        std::fs::write(folder.path().join("something"), "").unwrap();
+        let child = std::process::Command::new("true").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let number = Pid::from_raw(pid).unwrap();
+        let pidfd = rustix::process::pidfd_open(number, PidfdFlags::empty()).unwrap();
+        let start = Stat::of(pid).unwrap().start;
+        let session = Session::new(number, start, Parent::Us, pidfd, None).unwrap();
+        session.set_group(Group::at(folder.path()));
+        let ended = session.ended("p");
+        let looks = async {
+            for _ in 0..40 {
+                tokio::time::sleep(Duration::from_millis(25)).await;
+                assert!(Stat::of(pid).is_ok_and(|stat| stat.start == start), "its number is free");
+            }
+            std::fs::remove_file(folder.path().join("something")).unwrap();
+        };
+        let (exit, ()) = tokio::join!(ended, looks);
+        assert_eq!(exit, Exit::Code(0));
+        assert!(Stat::of(pid).is_err(), "it stays a zombie");
+    }
 }

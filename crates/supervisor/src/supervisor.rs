@@ -1,6 +1,6 @@
 //! The supervisor: what its owner wants, declared process by process, and what runs, as a watch.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::future::Future;
 use std::io;
@@ -14,14 +14,14 @@ use parking_lot::Mutex;
 use rustix::fs::FlockOperation;
 use tokio::sync::watch;
 
-use crate::adopt;
+use crate::adopt::{self, Unrecorded};
 use crate::error::Error;
 use crate::group::Groups;
 use crate::identity;
 use crate::launch::Bond;
 use crate::notify::{Ear, Registry};
 use crate::process::{self, Live, Process};
-use crate::record::{Record, Records, Role};
+use crate::record::{self, Record, Records, Role};
 use crate::spec::{Fingerprint, Limits, Spec, User, sha256_hex};
 use crate::status::Status;
 
@@ -30,6 +30,9 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long the tasks of processes may take to let go; they wait for nothing.
 const LETTING_GO: Duration = Duration::from_secs(5);
+
+/// How long a process may drain of which nothing is known but that it does: as long as is usual.
+const USUAL_DRAIN_MS: i64 = 300_000;
 
 /// What a supervisor needs to know at its start.
 #[derive(Clone, Debug)]
@@ -106,8 +109,8 @@ pub(crate) struct Family {
     pub(crate) current: Option<Live>,
     successor: Option<Live>,
     pub(crate) retired: Vec<Live>,
-    /// A successor that was not ready yet: it is started anew when it is wanted.
-    pub(crate) unneeded: Option<Live>,
+    /// Successors that were not ready yet, and processes that no record tells of: one is started anew when it is wanted.
+    pub(crate) unneeded: Vec<Live>,
 }
 
 impl Family {
@@ -121,24 +124,57 @@ impl Family {
 
     /// Ends or takes back a handover that was half way.
     fn settle(mut self, house: &House) -> Family {
-        // The first step of handing over is a second record of the old process.
-        let pid_of = |live: &Live| live.record.identity.pid;
-        if self.current.as_ref().is_some_and(|current| self.retired.iter().any(|old| pid_of(old) == pid_of(current))) {
-            self.current = None;
-        }
         if let Some(mut successor) = self.successor.take() {
             let old = successor.record.clone();
             match &self.current {
-                Some(_) => self.unneeded = Some(successor),
+                Some(_) => self.unneeded.push(successor),
                 None => {
                     successor.record.role = Role::Current;
-                    house.write_record(&successor.record);
-                    house.remove_record(&old);
+                    if house.write_record(&successor.record) {
+                        house.remove_record(&old);
+                    }
                     self.current = Some(successor);
                 }
             }
         }
         self
+    }
+
+    /// The records of all.
+    fn records(&self) -> impl Iterator<Item = &Record> {
+        self.current.iter().chain(&self.retired).chain(&self.unneeded).map(|live| &live.record)
+    }
+
+    /// Finds a place for a process that no record tells of.
+    fn take_unrecorded(&mut self, house: &House, found: Unrecorded) {
+        let now = process::unix_ms();
+        let draining = Role::Retired { until_unix_ms: now + USUAL_DRAIN_MS };
+        let listens = identity::listens(found.identity.pid);
+        let drains = |current: &Live| identity::listens(current.record.identity.pid) == Some(false);
+        let takes_over = listens == Some(true)
+            && self.current.as_ref().is_some_and(|current| current.record.hands_over && drains(current));
+        if takes_over && let Some(mut old) = self.current.take() {
+            // It has handed over to this one, and that could not be recorded.
+            old.expected.keep_no_more_sockets();
+            old.record.role = draining;
+            house.write_record(&old.record);
+            self.retired.push(old);
+        }
+        let role = match listens {
+            _ if self.current.is_none() => Role::Current,
+            Some(false) => draining,
+            Some(true) | None => Role::Retired { until_unix_ms: now },
+        };
+        // It will be replaced if it is wanted, by a handover if what is wanted can do that.
+        let record = Record::new(found.id, found.identity, Fingerprint::of_nothing(), now);
+        let record = Record { role, hands_over: true, ..record };
+        house.write_record(&record);
+        let Some(live) = process::take_charge(house, record, found.pidfd) else { return };
+        match role {
+            Role::Current => self.current = Some(live),
+            _ if role == draining => self.retired.push(live),
+            _ => self.unneeded.push(live),
+        }
     }
 }
 
@@ -244,34 +280,34 @@ impl Supervisor {
             Gate::Open => None,
             Gate::Refused(reason) => Some(reason.clone()),
         };
+        let may_adopt = |record: &Record| match &reason {
+            Some(reason) if record.uid.is_none_or(|uid| uid == house.user) => {
+                tracing::warn!("supervisor: {}: not adopting pid {}: {reason}", record.id, record.identity.pid);
+                false
+            }
+            Some(_) | None => true,
+        };
+        // One of each, before any is adopted: two of one process would get into each other's way.
+        let (found, superseded) = record::one_of_each(found.into_iter().filter(may_adopt).collect());
+        superseded.iter().for_each(|record| house.remove_record(record));
         let mut known = BTreeMap::<String, Family>::new();
         for record in found {
             let id = record.id.clone();
-            if let Some(reason) = reason.as_ref().filter(|_| record.uid.is_none_or(|uid| uid == house.user)) {
-                tracing::warn!("supervisor: {id}: not adopting pid {}: {reason}", record.identity.pid);
-                continue;
-            }
             if let Some(live) = process::adopt(house, record) {
                 known.entry(id).or_default().take(live);
             }
         }
-        let recorded: BTreeSet<String> = known.keys().cloned().collect();
-        for (id, family) in known {
-            self.adopt(id, family.settle(house));
-        }
-        if house.records.is_none() || reason.is_some() {
-            return;
-        }
-        // Of our own user only: the mark of another one's process proves nothing.
-        for found in adopt::unrecorded(&house.name, &house.boot, house.user, &recorded) {
-            tracing::warn!("supervisor: {}: pid {} runs without a record", found.id, found.identity.pid);
-            // It will be replaced if it is wanted.
-            let unknown = Fingerprint::of_nothing();
-            let record = Record::new(found.id.clone(), found.identity, unknown, process::unix_ms());
-            house.write_record(&record);
-            if let Some(live) = process::take_charge(house, record, found.pidfd) {
-                self.adopt(found.id, Family { current: Some(live), ..Family::default() });
+        let mut known: BTreeMap<_, _> = known.into_iter().map(|(id, family)| (id, family.settle(house))).collect();
+        if house.records.is_some() && reason.is_none() {
+            // Of our own user only: the mark of another one's process proves nothing.
+            let recorded: Vec<&Record> = known.values().flat_map(Family::records).collect();
+            for found in adopt::unrecorded(&house.name, &house.boot, house.user, &recorded) {
+                tracing::warn!("supervisor: {}: pid {} runs without a record", found.id, found.identity.pid);
+                known.entry(found.id.clone()).or_default().take_unrecorded(house, found);
             }
+        }
+        for (id, family) in known {
+            self.adopt(id, family);
         }
     }
 
@@ -455,12 +491,19 @@ impl House {
         process::adopt(self, record)
     }
 
-    /// A process that cannot be recorded is started all the same: its mark finds it, and traffic matters more than a
-    /// full disk.
-    pub(crate) fn write_record(&self, record: &Record) {
-        if let Some(Err(error)) = self.records.as_ref().map(|records| records.write(record)) {
+    /// A process that cannot be recorded is started all the same when nothing else runs: its mark finds it, and traffic
+    /// matters more than a full disk. `false` when it is not recorded as it should be.
+    pub(crate) fn write_record(&self, record: &Record) -> bool {
+        let written = self.try_write_record(record);
+        if let Err(error) = &written {
             tracing::warn!("supervisor: {}: {}", record.id, error.chain());
         }
+        written.is_ok()
+    }
+
+    /// The same for a process without which things go on as well.
+    pub(crate) fn try_write_record(&self, record: &Record) -> Result<(), Error> {
+        self.records.as_ref().map_or(Ok(()), |records| records.write(record))
     }
 
     pub(crate) fn remove_record(&self, record: &Record) {

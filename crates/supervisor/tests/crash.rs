@@ -5,14 +5,19 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may fail")]
 
 use std::fs;
+use std::net::TcpListener;
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use lictor_supervisor::{Config, Farewell, Gate, Lifetime, Policy, Spec, State, Supervisor};
+use lictor_supervisor::{
+    Config, Farewell, Gate, Handover, Lifetime, Policy, Replacement, Spec, State, Status, Supervisor,
+};
 use lictor_task::Scope;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
 const IDS: [&str; 3] = ["a", "b", "c"];
 const MS: Duration = Duration::from_millis(1);
@@ -22,7 +27,7 @@ fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     match arguments.get(1).map(String::as_str) {
         Some("supervise") => supervise(Path::new(&arguments[2]), &arguments[3]),
-        Some("report") => report(&arguments[2]),
+        Some("report") => report(&arguments[2], arguments.get(3).map_or("", String::as_str)),
         // What a test harness would be asked.
         Some("--list") => println!("crash: test"),
         _ => {
@@ -32,6 +37,18 @@ fn main() {
             println!("test readiness_is_heard_and_survives_a_killed_supervisor ... ok");
             the_processes_of_a_killed_ephemeral_supervisor_die_with_it();
             println!("test the_processes_of_a_killed_ephemeral_supervisor_die_with_it ... ok");
+            a_supervisor_killed_in_the_middle_of_recording_a_handover_costs_no_process_that_serves();
+            println!(
+                "test a_supervisor_killed_in_the_middle_of_recording_a_handover_costs_no_process_that_serves ... ok"
+            );
+            a_successor_that_cannot_be_recorded_is_not_started_and_what_runs_goes_on();
+            println!("test a_successor_that_cannot_be_recorded_is_not_started_and_what_runs_goes_on ... ok");
+            a_handover_that_cannot_be_recorded_is_known_to_the_next_supervisor();
+            println!("test a_handover_that_cannot_be_recorded_is_known_to_the_next_supervisor ... ok");
+            a_process_without_a_record_is_found_beside_a_recorded_one_of_its_id();
+            println!("test a_process_without_a_record_is_found_beside_a_recorded_one_of_its_id ... ok");
+            sockets_are_kept_only_for_programs_that_hand_over();
+            println!("test sockets_are_kept_only_for_programs_that_hand_over ... ok");
         }
     }
 }
@@ -60,10 +77,20 @@ fn supervise(home: &Path, seed: &str) -> ! {
     unreachable!()
 }
 
-/// Plays a process that tells in two steps that it is ready.
-fn report(done: &str) {
+/// Plays a process that tells in two steps that it is ready, and listens when it is one that does.
+fn report(done: &str, kind: &str) {
     let socket = UnixDatagram::unbound().unwrap();
     let path = std::env::var("NOTIFY_SOCKET").unwrap();
+    let listener = kind.starts_with("listens").then(|| TcpListener::bind("127.0.0.1:0").unwrap());
+    if let Some(listener) = &listener {
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let sent = [listener.as_fd()];
+        control.push(SendAncillaryMessage::ScmRights(&sent));
+        socket.connect(&path).unwrap();
+        let message = [std::io::IoSlice::new(b"FDSTORE=1\nFDNAME=a")];
+        rustix::net::sendmsg(&socket, &message, &mut control, SendFlags::empty()).unwrap();
+    }
     socket.send_to(b"STATUS=warming up\nX_LICTOR_PORT=21000\nMAINPID=1", &path).unwrap();
     socket.send_to(b"READY=1", &path).unwrap();
     fs::write(done, "reported").unwrap();
@@ -105,6 +132,15 @@ fn holder(home: &Path, id: &str, variant: u8) -> Spec {
 fn reporter(home: &Path) -> Spec {
     let this = std::env::current_exe().unwrap();
     spec(home, "p", this.to_str().unwrap(), &["report", home.join("done").to_str().unwrap()])
+}
+
+/// A process that can hand over, and goes on when it has.
+fn heir(home: &Path, kind: &str) -> Spec {
+    let (this, done) = (std::env::current_exe().unwrap(), home.join("done"));
+    let script = "trap '' USR2; exec \"$0\" report \"$1\" \"$2\"";
+    let args = ["-c", script, this.to_str().unwrap(), done.to_str().unwrap(), kind];
+    let replacement = Replacement::HandOver { drain: Duration::from_secs(600) };
+    Spec { replacement, ..spec(home, "p", "/bin/sh", &args) }
 }
 
 /// A private directory; what still runs from it dies with it.
@@ -255,4 +291,166 @@ fn the_processes_of_a_killed_ephemeral_supervisor_die_with_it() {
     eventually("its process", || home.living().len() == 1);
     kill(supervisor);
     eventually("its end", || home.living().is_empty());
+}
+
+fn in_a_runtime(test: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test);
+}
+
+/// Waits until `p` is as expected.
+async fn status(supervisor: &Supervisor, what: impl Fn(&Status) -> bool) -> Status {
+    let mut statuses = supervisor.statuses();
+    let wait = statuses.wait_for(|all| all.get("p").is_some_and(&what));
+    match tokio::time::timeout(2 * DEADLINE, wait).await {
+        Ok(all) => all.unwrap().get("p").unwrap().clone(),
+        Err(_) => panic!("waited in vain, it is {:?}", supervisor.statuses().borrow().get("p")),
+    }
+}
+
+async fn ready(supervisor: &Supervisor) -> i32 {
+    let status = status(supervisor, |status| status.state == State::Ready).await;
+    i32::try_from(status.pid.unwrap()).unwrap()
+}
+
+fn drains(status: &Status, pid: i32) -> bool {
+    status.draining.iter().any(|old| i32::try_from(old.pid) == Ok(pid))
+}
+
+fn is(status: &Status, pid: i32) -> bool {
+    status.pid.is_some_and(|present| i32::try_from(present) == Ok(pid))
+}
+
+fn a_supervisor_killed_in_the_middle_of_recording_a_handover_costs_no_process_that_serves() {
+    let home = Home::new();
+    let file = |name: &str| home.path().join("house/processes").join(name);
+    in_a_runtime(async {
+        let supervisor = open(home.path(), Lifetime::Persistent);
+        supervisor.want(heir(home.path(), "listens"));
+        let pid = ready(&supervisor).await;
+        eventually("the record of it", || fs::read_to_string(file("p.json")).unwrap().contains("\"ready\":true"));
+        supervisor.shutdown(Farewell::Leave).await;
+        drop(supervisor);
+        // It was recorded as what runs, and its record as a successor was not removed any more.
+        let record = fs::read_to_string(file("p.json")).unwrap();
+        let next = record.replace("\"role\":\"current\"", "\"role\":\"successor\"");
+        assert_ne!(record, next);
+        fs::write(file("p~next.json"), next).unwrap();
+        let supervisor = open(home.path(), Lifetime::Persistent);
+        assert!(!file("p~next.json").exists());
+        supervisor.want(heir(home.path(), "listens"));
+        supervisor.settled();
+        let status = status(&supervisor, |status| status.state == State::Ready).await;
+        assert!(is(&status, pid) && status.adopted && status.draining.is_empty(), "{status:?}");
+        assert_eq!(supervisor.id_of_process(pid).as_deref(), Some("p"), "it is heard");
+        supervisor.shutdown(Farewell::StopAll).await;
+    });
+    assert_eq!(home.living(), []);
+}
+
+fn a_successor_that_cannot_be_recorded_is_not_started_and_what_runs_goes_on() {
+    let home = Home::new();
+    in_a_runtime(async {
+        let supervisor = open(home.path(), Lifetime::Persistent);
+        supervisor.want(heir(home.path(), "listens"));
+        let pid = ready(&supervisor).await;
+        // No file can be made there any more, as on a full disk.
+        fs::create_dir(home.path().join("house/processes/p~next.tmp")).unwrap();
+        assert!(supervisor.restart("p"));
+        let failed = |status: &Status| matches!(&status.handover, Handover::Failed { .. });
+        let status = status(&supervisor, failed).await;
+        let Handover::Failed { cause } = &status.handover else { unreachable!() };
+        assert!(cause.contains("cannot write the record") && cause.contains("p~next.json"), "{cause}");
+        assert!(is(&status, pid) && status.state == State::Ready, "{status:?}");
+        assert_eq!(home.living(), [("p".to_owned(), pid)]);
+        fs::remove_dir(home.path().join("house/processes/p~next.tmp")).unwrap();
+        supervisor.shutdown(Farewell::StopAll).await;
+    });
+    assert_eq!(home.living(), []);
+}
+
+fn a_handover_that_cannot_be_recorded_is_known_to_the_next_supervisor() {
+    let home = Home::new();
+    let file = |name: &str| home.path().join("house/processes").join(name);
+    in_a_runtime(async {
+        let supervisor = open(home.path(), Lifetime::Persistent);
+        supervisor.want(heir(home.path(), "listens"));
+        let old = ready(&supervisor).await;
+        fs::create_dir(file("p.tmp")).unwrap();
+        assert!(supervisor.restart("p"));
+        let status_after = status(&supervisor, |status| drains(status, old)).await;
+        let new = i32::try_from(status_after.pid.unwrap()).unwrap();
+        assert!(!file("p.json").exists(), "it would say that the old one is what runs");
+        supervisor.shutdown(Farewell::Leave).await;
+        drop(supervisor);
+        fs::remove_dir(file("p.tmp")).unwrap();
+
+        let supervisor = open(home.path(), Lifetime::Persistent);
+        supervisor.want(heir(home.path(), "listens"));
+        supervisor.settled();
+        let status = status(&supervisor, |status| status.state == State::Ready).await;
+        assert!(is(&status, new) && status.adopted && drains(&status, old), "{status:?}");
+        assert!(file("p.json").exists() && !file("p~next.json").exists());
+        supervisor.shutdown(Farewell::StopAll).await;
+    });
+    assert_eq!(home.living(), []);
+}
+
+fn a_process_without_a_record_is_found_beside_a_recorded_one_of_its_id() {
+    for (kind_of_old, kind_of_new) in [("quiet", "listens"), ("listens", "quiet"), ("listens", "listens as well")] {
+        let home = Home::new();
+        let folder = home.path().join("house/processes");
+        in_a_runtime(async {
+            let supervisor = open(home.path(), Lifetime::Persistent);
+            supervisor.want(heir(home.path(), kind_of_old));
+            let old = ready(&supervisor).await;
+            let record = fs::read(folder.join("p.json")).unwrap();
+            supervisor.want(heir(home.path(), kind_of_new));
+            let status_after = status(&supervisor, |status| drains(status, old)).await;
+            let new = i32::try_from(status_after.pid.unwrap()).unwrap();
+            supervisor.shutdown(Farewell::Leave).await;
+            drop(supervisor);
+            // Nothing of the handover was recorded.
+            for entry in fs::read_dir(&folder).unwrap() {
+                fs::remove_file(entry.unwrap().path()).unwrap();
+            }
+            fs::write(folder.join("p.json"), record).unwrap();
+
+            let supervisor = open(home.path(), Lifetime::Persistent);
+            match (kind_of_old, kind_of_new) {
+                ("quiet", _) => drop(status(&supervisor, |status| is(status, new) && drains(status, old)).await),
+                (_, "quiet") => drop(status(&supervisor, |status| is(status, old) && drains(status, new)).await),
+                _ => {
+                    status(&supervisor, |status| is(status, old) && status.draining.is_empty()).await;
+                    assert_eq!(home.living(), [("p".to_owned(), old)]);
+                }
+            }
+            supervisor.shutdown(Farewell::StopAll).await;
+        });
+        assert_eq!(home.living(), []);
+    }
+}
+
+fn sockets_are_kept_only_for_programs_that_hand_over() {
+    /// The sockets of a process.
+    fn sockets(pid: &str) -> std::collections::BTreeSet<String> {
+        let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+        let targets = descriptors.filter_map(|entry| fs::read_link(entry.unwrap().path()).ok());
+        targets.map(|target| target.display().to_string()).filter(|target| target.starts_with("socket:")).collect()
+    }
+    let home = Home::new();
+    let handing_over = heir(home.path(), "listens");
+    for (spec, is_kept) in
+        [(Spec { replacement: Replacement::StopThenStart, ..handing_over.clone() }, false), (handing_over, true)]
+    {
+        in_a_runtime(async {
+            let supervisor = open(home.path(), Lifetime::Persistent);
+            supervisor.want(spec);
+            let pid = ready(&supervisor).await;
+            let shared = || sockets("self").intersection(&sockets(&pid.to_string())).count();
+            // What is not kept is closed a moment later.
+            eventually("the socket", || (shared() > 0) == is_kept);
+            supervisor.shutdown(Farewell::StopAll).await;
+        });
+    }
+    assert_eq!(home.living(), []);
 }
