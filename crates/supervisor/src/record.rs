@@ -311,7 +311,7 @@ mod tests {
         assert_eq!(beyond, [of(Role::Current, &web)]);
         // A number alone is no process.
         let later = Record { identity: Identity { start: 10, ..web.identity.clone() }, role: gone, ..web.clone() };
-        assert_eq!(one_of_each(vec![web.clone(), later]).1, []);
+        assert_eq!(one_of_each(vec![web, later]).1, []);
     }
 
     #[test]
