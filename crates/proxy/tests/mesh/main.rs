@@ -779,7 +779,7 @@ async fn a_proxy_of_another_service_than_before_serves_nobody_until_it_can_decid
     let ended = tokio::time::timeout(LIMIT, live.read_u8()).await;
     assert!(matches!(ended, Ok(Err(_))), "what was let in to the service before goes on: {ended:?}");
     assert_eq!(metrics.cut.load(Ordering::Relaxed), 1);
-    assert_eq!(pair.db.proxy().status().borrow().phase, Phase::Starting);
+    eventually("the new start", async || pair.db.proxy().status().borrow().phase == Phase::Starting).await;
     for _ in 0..5 {
         assert!(!pair.works().await);
     }
