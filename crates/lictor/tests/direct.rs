@@ -283,6 +283,8 @@ fn a_stranger_is_turned_away_whatever_it_says() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut far = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (near, _) = listener.accept().unwrap();
+    // Since Linux 6.16.
+    let refusing = lictor_task::descriptors::refuse(UnixStream::pair().unwrap().0).unwrap();
     for _ in 0..20 {
         let mut lane = UnixStream::connect_addr(&UnixAddress::from_abstract_name(&socket).unwrap()).unwrap();
         let mut request = vec![1];
@@ -295,7 +297,8 @@ fn a_stranger_is_turned_away_whatever_it_says() {
         let mut control = SendAncillaryBuffer::new(&mut space);
         assert!(control.push(SendAncillaryMessage::ScmRights(&descriptors)));
         // It may have been turned away already.
-        let _ = rustix::net::sendmsg(&lane, &[IoSlice::new(&request)], &mut control, SendFlags::NOSIGNAL);
+        let sent = rustix::net::sendmsg(&lane, &[IoSlice::new(&request)], &mut control, SendFlags::NOSIGNAL);
+        assert!(sent.is_err() || !refusing, "a descriptor has come in");
         lane.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         let mut word = [0];
         let heard = lane.read(&mut word);

@@ -40,13 +40,23 @@ const SO_PASSRIGHTS: libc::c_int = 83;
 ///
 /// To be called before the socket is bound or connected, because what was sent before stays there. Accepted sockets inherit
 /// it from the one that listens.
-#[expect(unsafe_code, reason = "no crate has a safe call for this socket option")]
 pub fn refuse(socket: impl AsFd) -> io::Result<bool> {
-    let off: libc::c_int = 0;
+    pass(socket, 0)
+}
+
+/// Takes descriptors again at a connection that refuses them: for one whose other end is known by now. `false` where the
+/// kernel does not refuse any.
+pub fn allow(socket: impl AsFd) -> io::Result<bool> {
+    pass(socket, 1)
+}
+
+#[expect(unsafe_code, reason = "no crate has a safe call for this socket option")]
+fn pass(socket: impl AsFd, wanted: libc::c_int) -> io::Result<bool> {
     let length = libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or_default();
     let socket = socket.as_fd().as_raw_fd();
     // SAFETY: the pointer leads to a local that outlives the call, and `length` is its size.
-    let outcome = unsafe { libc::setsockopt(socket, libc::SOL_SOCKET, SO_PASSRIGHTS, (&raw const off).cast(), length) };
+    let outcome =
+        unsafe { libc::setsockopt(socket, libc::SOL_SOCKET, SO_PASSRIGHTS, (&raw const wanted).cast(), length) };
     if outcome == 0 {
         return Ok(true);
     }
@@ -103,8 +113,8 @@ fn close_without_lingering(socket: &OwnedFd) {
     }
 }
 
-/// Reads bytes, with room for the descriptors that come with them.
-fn receive(socket: impl AsFd, bytes: &mut [u8], descriptors: &mut Vec<OwnedFd>) -> io::Result<usize> {
+/// Reads bytes, with room for the descriptors that come with them. Waits for nothing.
+pub fn receive(socket: impl AsFd, bytes: &mut [u8], descriptors: &mut Vec<OwnedFd>) -> io::Result<usize> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_IN_A_MESSAGE))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;

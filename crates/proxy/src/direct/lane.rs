@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 
 use super::kernel;
 use super::neighbors::Neighbor;
-use super::wire::{ACCEPTED, DENIED, ELSEWHERE, Request, Standing, TOLD, Told};
+use super::wire::{ACCEPTED, DENIED, ELSEWHERE, READY, Request, Standing, TOLD, Told};
 use crate::balance::{Engaged, Instance};
 use crate::metrics::{Flow, count};
 use crate::outcome::{Carried, Traffic};
@@ -182,42 +182,61 @@ async fn offer_on_any(
 }
 
 async fn offer(lane: &UnixStream, request: &[u8], stream: &TcpStream, limit: Duration) -> Said {
-    if kernel::send(lane, request, stream.as_fd()).is_err() {
-        return Said::Gone;
+    let begin = Instant::now();
+    match kernel::send(lane, request, stream.as_fd()) {
+        Ok(()) => {}
+        // The receiver takes descriptors only from whom it knows, and says when it does.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            match tokio::time::timeout(limit, word(lane)).await {
+                Ok(Some(READY)) if kernel::send(lane, request, stream.as_fd()).is_ok() => {}
+                Ok(_) => return Said::Gone,
+                Err(_) => return Said::Slow,
+            }
+        }
+        Err(_) => return Said::Gone,
     }
-    match tokio::time::timeout(limit, answer(lane)).await {
+    match tokio::time::timeout(limit.saturating_sub(begin.elapsed()), answer(lane)).await {
         Ok(said) => said,
         Err(_) => {
             // From here on the receiver can't say that it accepts, which it must before it touches the connection. What it
             // said before is there to be read.
             let closed = socket2::SockRef::from(lane).shutdown(std::net::Shutdown::Read);
-            let mut word = [0];
-            let last = rustix::net::recv(lane, &mut word, rustix::net::RecvFlags::DONTWAIT);
-            match (closed, last, word[0]) {
-                (Ok(()), Ok((_, 1)), ACCEPTED) => Said::Accepted,
-                _ => Said::Slow,
+            loop {
+                let mut word = [0];
+                let last = rustix::net::recv(lane, &mut word, rustix::net::RecvFlags::DONTWAIT);
+                match (&closed, last, word[0]) {
+                    (_, Ok((_, 1)), READY) => {}
+                    (Ok(()), Ok((_, 1)), ACCEPTED) => return Said::Accepted,
+                    _ => return Said::Slow,
+                }
             }
         }
     }
 }
 
 async fn answer(lane: &UnixStream) -> Said {
+    loop {
+        return match word(lane).await {
+            // It was said before the request came.
+            Some(READY) => continue,
+            Some(ACCEPTED) => Said::Accepted,
+            Some(DENIED) => Said::Denied,
+            Some(ELSEWHERE) => Said::Elsewhere,
+            _ => Said::Gone,
+        };
+    }
+}
+
+/// The receiver's next word; `None` when it has ended the lane.
+async fn word(lane: &UnixStream) -> Option<u8> {
     let mut word = [0];
     loop {
-        if lane.readable().await.is_err() {
-            return Said::Gone;
-        }
+        lane.readable().await.ok()?;
         match lane.try_read(&mut word) {
-            Ok(1) => break,
+            Ok(1) => return Some(word[0]),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Ok(_) | Err(_) => return Said::Gone,
+            Ok(_) | Err(_) => return None,
         }
-    }
-    match word[0] {
-        ACCEPTED => Said::Accepted,
-        DENIED => Said::Denied,
-        ELSEWHERE => Said::Elsewhere,
-        _ => Said::Gone,
     }
 }
 
@@ -313,6 +332,7 @@ mod tests {
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream as StdUnixStream;
 
+    use lictor_task::descriptors;
     use tokio::net::TcpListener;
 
     use super::*;
@@ -355,6 +375,30 @@ mod tests {
         }
         let said = offered(LONG, |far| far.shutdown(std::net::Shutdown::Both).unwrap()).await;
         assert!(matches!(said, Said::Gone));
+    }
+
+    #[tokio::test]
+    async fn an_offer_waits_until_the_receiver_takes_descriptors() {
+        for knows in [true, false] {
+            let (lane, far) = UnixStream::pair().unwrap();
+            let mut far = far.into_std().unwrap();
+            far.set_nonblocking(false).unwrap();
+            let refuses = descriptors::refuse(&far).unwrap();
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let receiving = tokio::task::spawn_blocking(move || {
+                std::thread::sleep(Duration::from_millis(50));
+                if knows {
+                    assert_eq!(descriptors::allow(&far).unwrap(), refuses);
+                    far.write_all(&[READY]).unwrap();
+                    assert_eq!(far.read(&mut [0; 16]).unwrap(), 2);
+                    far.write_all(&[ACCEPTED]).unwrap();
+                }
+            });
+            let said = offer(&lane, b"hi", &stream, LONG).await;
+            receiving.await.unwrap();
+            assert!(matches!(said, Said::Accepted) == knows && matches!(said, Said::Gone) != knows);
+        }
     }
 
     #[tokio::test]

@@ -56,7 +56,7 @@ pub(crate) struct Neighbor {
 impl Neighbor {
     /// Its process.
     pub(crate) fn pid(&self) -> u32 {
-        self.process.pid
+        self.process.pid()
     }
 
     /// Connects to it, and to nobody else.
@@ -64,7 +64,7 @@ impl Neighbor {
         let lane = kernel::connect(&self.socket)?;
         let there = Process::of_peer(&lane)?;
         // The same pid, and neither has ended: the same process.
-        if there.pid == self.process.pid && there.is_alive() && self.process.is_alive() {
+        if there.pid() == self.process.pid() && there.is_alive() && self.process.is_alive() {
             Ok(lane)
         } else {
             Err(std::io::ErrorKind::ConnectionRefused.into())
@@ -144,21 +144,22 @@ impl Neighbors {
         }
     }
 
-    /// The service that a process stands for, if the agent has vouched for it. Else it is asked, for a later connection.
-    pub(crate) fn client(&self, process: Process) -> Option<ServiceName> {
+    /// The service that a process stands for, if it lives and the agent has vouched for it, and the process as it is held
+    /// here. Else the agent is asked, for a later connection.
+    pub(crate) fn client(&self, process: Arc<Process>) -> Option<(ServiceName, Arc<Process>)> {
         let now = Instant::now();
         let mut peers = self.peers.lock();
         if !process.is_alive() {
             return None;
         }
         // The same pid, and neither has ended: the same process.
-        let known = peers.get_mut(&process.pid).filter(|known| known.process.is_alive());
-        let peer = match known {
+        let is_it = |known: &&mut Peer| Arc::ptr_eq(&known.process, &process) || known.process.is_alive();
+        let peer = match peers.get_mut(&process.pid()).filter(is_it) {
             Some(known) => known,
             None => {
                 make_room(&mut peers);
-                let pid = process.pid;
-                let fresh = Peer { process: Arc::new(process), service: None, learnt: now, pace: Pace::default() };
+                let pid = process.pid();
+                let fresh = Peer { process, service: None, learnt: now, pace: Pace::default() };
                 peers.insert(pid, fresh);
                 peers.get_mut(&pid)?
             }
@@ -167,7 +168,7 @@ impl Neighbors {
         if !fresh && peer.pace.is_due(now) {
             let _ = self.asks.try_send(Ask::Process(Arc::clone(&peer.process)));
         }
-        peer.service.clone()
+        Some((peer.service.clone()?, Arc::clone(&peer.process)))
     }
 
     /// What was said of a process is not so any more.
@@ -199,7 +200,7 @@ pub(crate) async fn answer<C: ControlPlane>(
         let Some(neighbors) = &shared.neighbors else { return };
         match ask {
             Ask::Process(process) => {
-                let answer = control.neighbor(&Whose::Process(process.pid)).await;
+                let answer = control.neighbor(&Whose::Process(process.pid())).await;
                 neighbors.vouch(&process, answer);
             }
             Ask::Instance(instance) => {
@@ -223,7 +224,7 @@ impl Neighbors {
     fn vouch(&self, process: &Process, answer: Result<Answer, ControlError>) {
         let mut peers = self.peers.lock();
         // The agent spoke of the process that has this pid now. If the one that connected is alive still, that is it.
-        let Some(peer) = peers.get_mut(&process.pid).filter(|_| process.is_alive()) else { return };
+        let Some(peer) = peers.get_mut(&process.pid()).filter(|_| process.is_alive()) else { return };
         match answer {
             Ok(found) => {
                 peer.service = Some(found.service);
@@ -252,7 +253,7 @@ impl Neighbors {
             return link.neighbor.store(None);
         }
         if let Some(known) = link.neighbor.load_full()
-            && found.pid == Some(known.process.pid)
+            && found.pid == Some(known.process.pid())
             && found.socket == known.socket
             && known.process.is_alive()
         {
@@ -263,8 +264,8 @@ impl Neighbors {
         // we hold a living process with this pid means that one. The other end gets to know us by the way.
         let Ok(process) = kernel::connect(&found.socket).and_then(|lane| Process::of_peer(&lane)) else { return };
         let Ok(again) = control.neighbor(&whose).await else { return };
-        if again == found && again.pid == Some(process.pid) && process.is_alive() {
-            tracing::debug!("{} takes connections without TLS as process {}", instance.id, process.pid);
+        if again == found && again.pid == Some(process.pid()) && process.is_alive() {
+            tracing::debug!("{} takes connections without TLS as process {}", instance.id, process.pid());
             let neighbor = Neighbor { process, socket: found.socket, learnt: Mutex::new(Instant::now()) };
             link.neighbor.store(Some(Arc::new(neighbor)));
             link.pace.lock().reset();

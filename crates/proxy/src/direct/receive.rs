@@ -2,9 +2,9 @@
 //! connection is joined with one to our application.
 
 use std::future::{Future, poll_fn};
-use std::io;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr as UnixAddress, UnixListener as StdUnixListener, UnixStream as StdUnixStream};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream as StdUnixStream;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +12,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use lictor_model::identity::ServiceIdentity;
-use lictor_model::name::ServiceName;
+use lictor_task::descriptors;
 use lictor_tls::Peer;
 use lictor_tls::pump::{Broken, Side};
 use socket2::SockRef;
@@ -22,7 +22,7 @@ use tokio::time::{sleep, timeout};
 
 use super::join::join;
 use super::kernel::{self, Process};
-use super::wire::{ACCEPTED, DENIED, ELSEWHERE, LONGEST, Request, Standing, Told};
+use super::wire::{ACCEPTED, DENIED, ELSEWHERE, LONGEST, READY, Request, Standing, Told};
 use crate::app;
 use crate::authorize::{Policy, Verdict};
 use crate::metrics::count;
@@ -41,36 +41,45 @@ const EXHAUSTED: Duration = Duration::from_millis(100);
 /// A lane of a process that our agent has vouched for.
 pub(crate) struct Arrival {
     stream: StdUnixStream,
-    client: ServiceName,
-    pid: u32,
+    process: Arc<Process>,
+}
+
+/// Where lanes come from.
+pub(crate) struct Listener {
+    socket: UnixListener,
+    /// Descriptors are refused until a lane is allowed to bring them.
+    refuses: bool,
 }
 
 /// Opens the socket: its name, and where it listens. The name is nobody's in particular; whoever connects asks the
 /// kernel who listens.
-pub(crate) fn listen() -> io::Result<(String, UnixListener)> {
+pub(crate) fn listen() -> io::Result<(String, Listener)> {
     let name = format!("lictor-direct/{:032x}", fastrand::u128(..));
-    let listener = StdUnixListener::bind_addr(&UnixAddress::from_abstract_name(name.as_bytes())?)?;
-    listener.set_nonblocking(true)?;
-    Ok((name, UnixListener::from_std(listener)?))
+    let (socket, refuses) = kernel::listen(&name)?;
+    Ok((name, Listener { socket, refuses }))
 }
 
 /// Accepts lanes until we retire. A process that the agent has not vouched for is turned away at once.
-pub(crate) async fn accept(listener: UnixListener, shared: Arc<Shared>, mut posts: Posts) {
+pub(crate) async fn accept(listener: Listener, shared: Arc<Shared>, mut posts: Posts) {
     let mut retirement = shared.retirement.subscribe();
     loop {
         let accepted = tokio::select! {
             // An error means that there is nobody left to serve.
             _ = retirement.wait_for(|retired| *retired) => return,
-            accepted = listener.accept() => accepted,
+            accepted = listener.socket.accept() => accepted,
         };
         match accepted {
             Ok((stream, _)) => {
                 let Some(neighbors) = &shared.neighbors else { return };
-                let Ok(process) = Process::of_peer(&stream) else { continue };
-                let pid = process.pid;
-                let Some(client) = neighbors.client(process) else { continue };
-                if let Ok(stream) = stream.into_std() {
-                    posts.give(Arrival { stream, client, pid });
+                let known = Process::of_peer(&stream).ok().and_then(|process| neighbors.client(Arc::new(process)));
+                let Ok(stream) = stream.into_std() else { continue };
+                match known {
+                    Some((_, process)) if !listener.refuses || allow(&stream) => {
+                        posts.give(Arrival { stream, process });
+                    }
+                    None if listener.refuses => {}
+                    // It may have brought something that takes its time to be closed, which must not be ours.
+                    _ => descriptors::close_stream(stream),
                 }
             }
             Err(error) => {
@@ -81,11 +90,25 @@ pub(crate) async fn accept(listener: UnixListener, shared: Arc<Shared>, mut post
     }
 }
 
+/// Lets a lane bring descriptors, and says so.
+fn allow(mut lane: &StdUnixStream) -> bool {
+    descriptors::allow(lane).unwrap_or(false) && matches!(lane.write(&[READY]), Ok(1))
+}
+
 /// One lane at a worker.
 struct Lane {
     stream: UnixStream,
-    client: ServiceName,
-    pid: u32,
+    /// Who has opened it. It counts for as long as this process lives: the process can have left it to another one.
+    process: Arc<Process>,
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        // Descriptors may wait in it. Ours is not the last reference then, so that nothing is closed here.
+        if let Ok(stream) = self.stream.as_fd().try_clone_to_owned() {
+            descriptors::close_stream(stream.into());
+        }
+    }
 }
 
 /// What is done next with a lane.
@@ -97,9 +120,9 @@ enum Then {
 
 /// Serves a lane for as long as connections come.
 pub(crate) async fn serve(shared: Arc<Shared>, desk: Arc<Desk>, arrival: Arrival) {
-    let Arrival { stream, client, pid } = arrival;
+    let Arrival { stream, process } = arrival;
     if let Ok(stream) = UnixStream::from_std(stream) {
-        wait(shared, desk, Lane { stream, client, pid }).await;
+        wait(shared, desk, Lane { stream, process }).await;
     }
 }
 
@@ -145,7 +168,14 @@ fn say(lane: &UnixStream, word: u8) -> bool {
 
 /// Decides about one connection and begins to carry it.
 async fn take(shared: &Arc<Shared>, desk: &Arc<Desk>, lane: Lane, request: &[u8], stream: TcpStream) -> Then {
-    let Some(request) = Request::decode(request) else { return Then::Nothing };
+    let (Some(request), Some(neighbors)) = (Request::decode(request), &shared.neighbors) else { return Then::Nothing };
+    // Asked again for each connection: who opened the lane may have ended since, or be another service's proxy.
+    let Some((service, _)) = neighbors.client(Arc::clone(&lane.process)) else { return Then::Nothing };
+    if !service.same(request.source) {
+        // The agent's word about it is not ours yet.
+        neighbors.doubt(lane.process.pid());
+        return Then::Nothing;
+    }
     let accepted = shared.tracker.accepted(Direction::Inbound);
     let answered = |lane: Lane, word| if say(&lane.stream, word) { Then::Wait(lane) } else { Then::Nothing };
     // First of all: the rest may be of a service that we stand for since, and then this one denies everybody.
@@ -155,17 +185,10 @@ async fn take(shared: &Arc<Shared>, desk: &Arc<Desk>, lane: Lane, request: &[u8]
         return answered(lane, ELSEWHERE);
     };
     let own = credentials.leaf().who();
-    if !lane.client.same(request.source) {
-        // It stands for another service by now, or the agent's word about it is not ours yet.
-        if let Some(neighbors) = &shared.neighbors {
-            neighbors.doubt(lane.pid);
-        }
-        return Then::Nothing;
-    }
     if !own.identity.service.same(request.destination) {
         return answered(lane, ELSEWHERE);
     }
-    let identity = ServiceIdentity { service: lane.client.clone(), ..own.identity.clone() };
+    let identity = ServiceIdentity { service, ..own.identity.clone() };
     let client = Arc::new(Peer { uri: identity.to_string(), identity, serial: String::new(), ..own.clone() });
     let from = match stream.peer_addr() {
         Ok(from) => from,
@@ -195,6 +218,7 @@ async fn take(shared: &Arc<Shared>, desk: &Arc<Desk>, lane: Lane, request: &[u8]
         }
         Err(error) => {
             shared.journal.inbound(&shared.metrics, from, &Outcome::NoApp { app: public.app.clone(), error });
+            kernel::close_at_once(&stream);
             drop(stream);
             let told = Told { standing: Standing::Finished, outward: 0, inward: 0 };
             if lane.stream.try_write(&told.encode()).is_ok() { Then::Wait(lane) } else { Then::Nothing }
@@ -329,7 +353,9 @@ impl Drop for Passage {
         let metrics = &self.shared.metrics;
         self.shared.closed(&metrics.inbound);
         let end = self.end.take().unwrap_or_else(|| self.place.end());
-        if !matches!(end, Carried::Finished) {
+        if matches!(end, Carried::Finished) {
+            kernel::close_at_once(&self.peer);
+        } else {
             // What ends in the middle must not look like a regular end.
             for stream in [&self.peer, &self.app] {
                 // One that is dead already cannot be set, and needs not be.

@@ -9,6 +9,9 @@ const VERSION: u8 = 1;
 /// The longest request; whoever has longer names uses TLS.
 pub(crate) const LONGEST: usize = 1024;
 
+/// The receiver knows who is there and takes descriptors from now on. Said first of all, where the kernel refuses them
+/// until then.
+pub(crate) const READY: u8 = b'r';
 /// The receiver has the connection. Said before it reads from it.
 pub(crate) const ACCEPTED: u8 = b'a';
 /// An intention denies it.

@@ -1,5 +1,6 @@
 //! An agent in memory, and proxies, applications and clients around it.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
@@ -11,8 +12,10 @@ use lictor_model::identity::TrustDomain;
 use lictor_model::intention::{Action, Intention, Party};
 use lictor_model::revision::Revision;
 use lictor_model::root::{IssuedLeaf, Root, Roots};
-use lictor_proxy::control::{Authorized, Candidate, ControlError, ControlPlane, Fresh, Matched, Ranked, Ranking, Seen};
-use lictor_proxy::{Config, Mode, Proxy};
+use lictor_proxy::control::{
+    Authorized, Candidate, ControlError, ControlPlane, Fresh, Matched, Neighbor, Ranked, Ranking, Seen, Whose,
+};
+use lictor_proxy::{Config, Mode, Proxy, SameNode};
 use lictor_task::Scope;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -65,6 +68,8 @@ pub struct Agent {
     pub authorizes: watch::Sender<bool>,
     /// The service whose leaf and intentions it does not give away.
     pub refuses: watch::Sender<Option<&'static str>>,
+    /// The proxies that it vouches for, by their ids and their processes.
+    pub vouches: watch::Sender<HashMap<String, Neighbor>>,
 }
 
 impl Agent {
@@ -78,6 +83,7 @@ impl Agent {
             away: watch::Sender::new(false),
             authorizes: watch::Sender::new(true),
             refuses: watch::Sender::new(None),
+            vouches: watch::Sender::default(),
         })
     }
 
@@ -110,6 +116,10 @@ impl Agent {
 
     pub fn come_back(&self) {
         self.away.send_replace(false);
+    }
+
+    pub fn vouch(&self, whose: &Whose, neighbor: Neighbor) {
+        self.vouches.send_modify(|all| drop(all.insert(format!("{whose:?}"), neighbor)));
     }
 
     fn may_know(&self, service: &str) -> Result<(), ControlError> {
@@ -145,6 +155,11 @@ impl ControlPlane for Agent {
     async fn query(&self, _: &str, _: &str, seen: &Seen) -> Result<Fresh<Option<Ranked>>, ControlError> {
         let Fresh { value: candidates, seen } = self.instances.read(&self.away, seen).await?;
         Ok(Fresh { value: Some(Ranked { candidates, ranking: Ranking::BestFirst }), seen })
+    }
+
+    async fn neighbor(&self, whose: &Whose) -> Result<Neighbor, ControlError> {
+        let known = self.vouches.borrow().get(&format!("{whose:?}")).cloned();
+        known.ok_or_else(|| ControlError::NotFound(format!("{whose:?} is not known")))
     }
 
     async fn authorize(&self, _: &str, uri: &str, _: &str) -> Result<Authorized, ControlError> {
@@ -199,7 +214,11 @@ pub struct Running {
 
 impl Running {
     pub fn start(agent: &Arc<Agent>) -> Running {
-        let config = Config::new(Mode::Agent { proxy_id: "p".into() });
+        Running::with(agent, SameNode::Mtls)
+    }
+
+    pub fn with(agent: &Arc<Agent>, same_node: SameNode) -> Running {
+        let config = Config { same_node, ..Config::new(Mode::Agent { proxy_id: "p".into() }) };
         let proxy = Proxy::start(config, Arc::clone(agent)).unwrap();
         Running { proxy: Some(proxy), agent: Arc::clone(agent) }
     }

@@ -8,6 +8,7 @@
     reason = "a test that cannot go on has failed"
 )]
 
+mod direct;
 mod fake;
 #[path = "../../../tls/tests/forge/mod.rs"]
 mod forge;

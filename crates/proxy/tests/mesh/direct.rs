@@ -1,0 +1,132 @@
+//! Hand-overs without TLS, with other processes than proxies at one end.
+
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr as UnixAddress, UnixListener, UnixStream};
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use lictor_proxy::SameNode;
+use lictor_proxy::control::{Neighbor, Whose};
+use lictor_task::descriptors;
+use serde_json::json;
+
+use crate::fake::{Agent, Echo, LIMIT, Pair, Running, db_entry, eventually, instance, web_entry};
+use crate::forge::Authority;
+
+fn neighbor(service: &str, pid: u32, socket: &str) -> Neighbor {
+    Neighbor { node: "n".into(), service: service.into(), pid: Some(pid), socket: socket.into() }
+}
+
+#[tokio::test]
+async fn lanes_are_looked_after_while_sessions_wait() {
+    // A receiver that always says that TLS shall be used, and that ends a lane when it is told to.
+    let name = format!("lictor-test/{:032x}", fastrand::u128(..));
+    let listener = UnixListener::bind_addr(&UnixAddress::from_abstract_name(&name).unwrap()).unwrap();
+    let (asked, was_asked) = mpsc::channel();
+    std::thread::spawn(move || {
+        for lane in listener.incoming() {
+            let (mut lane, asked) = (lane.unwrap(), asked.clone());
+            std::thread::spawn(move || {
+                if lane.read(&mut [0; 1024]).is_ok_and(|read| read > 0) && lane.write_all(b"e").is_ok() {
+                    let _ = asked.send(lane);
+                }
+            });
+        }
+    });
+    let authority = Authority::new("Consul CA 7");
+    let app = Echo::start("127.0.0.1:0").await;
+    let db = Running::start(&Agent::new(&authority, &authority.leaf("db"), db_entry(app.address, json!({}))));
+    let agent = Agent::new(&authority, &authority.leaf("web"), web_entry(json!({})));
+    agent.set_instances(vec![instance("n/db1", db.public().await)]);
+    let us = std::process::id();
+    agent.vouch(&Whose::Id("p".into()), neighbor("web", us, ""));
+    agent.vouch(&Whose::Id("db1".into()), neighbor("db", us, &name));
+    let pair = Pair { authority, app, web: Running::with(&agent, SameNode::Direct), db };
+    let mut lanes: Vec<UnixStream> = Vec::new();
+    eventually("an offer", async || {
+        assert!(pair.works().await);
+        lanes.extend(was_asked.try_iter());
+        !lanes.is_empty()
+    })
+    .await;
+    // A session waits now for longer than this may take, and the lane beside it.
+    let mut lane = lanes.remove(0);
+    lane.shutdown(Shutdown::Write).unwrap();
+    lane.set_read_timeout(Some(Duration::from_secs(12))).unwrap();
+    let closed = tokio::task::spawn_blocking(move || lane.read(&mut [0])).await.unwrap();
+    assert!(matches!(closed, Ok(0)), "the proxy keeps what is over: {closed:?}");
+}
+
+/// Opens lanes until one may bring a descriptor, leaves it to its child and ends when it is told to; then the child hands a
+/// connection over. Says what the answer is.
+const HEIR: &str = r"
+import os, socket, sys, time
+name, port = sys.argv[1], int(sys.argv[2])
+while True:
+    lane = socket.socket(socket.AF_UNIX)
+    lane.connect('\0' + name)
+    lane.settimeout(30)
+    try:
+        if lane.recv(1) == b'r': break
+    except OSError: pass
+    time.sleep(0.02)
+print('known', flush=True)
+parent = os.getpid()
+if os.fork():
+    sys.stdin.read()
+    os._exit(0)
+os.close(0)
+while os.getppid() == parent: time.sleep(0.02)
+connection = socket.create_connection(('127.0.0.1', port))
+try:
+    socket.send_fds(lane, [b'\1\0\3web\0\2db'], [connection.fileno()])
+    answer = lane.recv(1)
+except OSError as error: answer = error
+print(answer, flush=True)
+";
+
+#[tokio::test]
+async fn a_lane_ends_with_the_process_that_opened_it_whoever_has_it_then() {
+    let (probe, _other) = UnixStream::pair().unwrap();
+    if !descriptors::refuse(&probe).unwrap() {
+        eprintln!("SKIPPED: this kernel does not say when a lane is known (Linux 6.16)");
+        return;
+    }
+    let Some(python) =
+        ["/usr/bin/python3", "/usr/local/bin/python3"].into_iter().find(|path| std::fs::metadata(path).is_ok())
+    else {
+        eprintln!("SKIPPED: there is no python3 to leave a lane to its child");
+        return;
+    };
+    let authority = Authority::new("Consul CA 7");
+    let app = Echo::start("127.0.0.1:0").await;
+    let agent = Agent::new(&authority, &authority.leaf("db"), db_entry(app.address, json!({})));
+    let db = Running::with(&agent, SameNode::Direct);
+    db.public().await;
+    let elsewhere = Echo::start("127.0.0.1:0").await;
+    let socket = db.proxy().reporter().report().direct_socket.unwrap();
+    let mut child = Command::new(python)
+        .args(["-c", HEIR, &socket, &elsewhere.address.port().to_string()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    agent.vouch(&Whose::Process(child.id()), neighbor("web", child.id(), ""));
+    let mut output = std::io::BufReader::new(child.stdout.take().unwrap());
+    let heard = tokio::task::spawn_blocking(move || {
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut output, &mut line).unwrap();
+        assert_eq!(line, "known\n");
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        let mut answer = String::new();
+        output.read_to_string(&mut answer).unwrap();
+        answer
+    });
+    let heard = tokio::time::timeout(LIMIT * 2, heard).await.unwrap().unwrap();
+    assert!(heard.contains("b''") || heard.contains("Errno"), "it was taken: {heard}");
+    assert_eq!(app.connections(), 0);
+}
