@@ -41,13 +41,20 @@ pub(crate) fn build(words: &[String]) -> Result<()> {
         Some(binary) => binary,
         None => release(root)?,
     };
+    let package = package(root, &binary, &out, &version, compression)?;
+    crate::say(&format!("xtask: {}", package.display()));
+    Ok(())
+}
+
+/// Builds one and gives where it is.
+pub(crate) fn package(root: &Path, binary: &Path, out: &Path, version: &str, compression: &str) -> Result<PathBuf> {
     let architecture = output(Command::new("dpkg").arg("--print-architecture"))?;
     let name = format!("lictor_{version}_{architecture}");
     let stage = out.join(&name);
     if stage.exists() {
         fs::remove_dir_all(&stage).with_context(|| format!("cannot empty {}", stage.display()))?;
     }
-    put(&binary, &stage.join("usr/bin/lictor"), 0o755)?;
+    put(binary, &stage.join("usr/bin/lictor"), 0o755)?;
     for (from, to, mode) in FILES {
         put(&root.join(from), &stage.join(to), mode)?;
     }
@@ -67,15 +74,15 @@ pub(crate) fn build(words: &[String]) -> Result<()> {
     let copyright = ["LICENSE-MIT", "LICENSE-APACHE"].map(|name| fs::read_to_string(root.join(name)));
     let [mit, apache] = copyright.map(|text| text.context("cannot read the licenses"));
     write(&doc.join("copyright"), &format!("License: Apache-2.0 or MIT\n\n{}\n\n{}", mit?, apache?), 0o644)?;
-    write_completions(&binary, &stage)?;
+    write_completions(binary, &stage)?;
 
     let size = kilobytes(&stage)?;
     let control = fs::read_to_string(root.join("packaging/debian/control")).context("cannot read control")?;
     let control = control
-        .replace("@VERSION@", &version)
+        .replace("@VERSION@", version)
         .replace("@ARCHITECTURE@", &architecture)
         .replace("@SIZE@", &size.to_string())
-        .replace("@DEPENDS@", &depends(&binary)?);
+        .replace("@DEPENDS@", &depends(binary)?);
     write(&stage.join("DEBIAN/control"), &control, 0o644)?;
     for (name, mode) in CONTROL {
         put(&root.join("packaging/debian").join(name), &stage.join("DEBIAN").join(name), mode)?;
@@ -84,11 +91,10 @@ pub(crate) fn build(words: &[String]) -> Result<()> {
     let compress = format!("-Z{compression}");
     output(Command::new("dpkg-deb").args(["--root-owner-group", &compress, "--build"]).arg(&stage).arg(&package))?;
     fs::remove_dir_all(&stage).with_context(|| format!("cannot remove {}", stage.display()))?;
-    crate::say(&format!("xtask: {}", package.display()));
-    Ok(())
+    Ok(package)
 }
 
-fn release(root: &Path) -> Result<PathBuf> {
+pub(crate) fn release(root: &Path) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status =
         Command::new(cargo).args(["build", "--release", "--locked", "-p", "lictor"]).current_dir(root).status();

@@ -13,6 +13,7 @@ mod sanitize;
 mod servers;
 mod steps;
 mod unsteady;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -28,6 +29,8 @@ Usage: cargo xtask <task>
   reference writes the pages of the documentation that the program itself prints: command line, manual page
   deb       a Debian package of the release build, in target/debian [-binary FILE] [-out FOLDER] [-version VERSION]
              [-uncompressed]
+  vm        the package under a real systemd, in a virtual machine that is made for it: [-binary FILE] [-suite NAME];
+             skipped where QEMU or mmdebstrap are missing
   cluster   three members of etcd and three servers on this machine, to try it, until interrupted; with --measure
              the figures of one instead, in some six minutes
   histories twenty random histories of five clients against three servers with faults, each checked
@@ -110,6 +113,7 @@ fn run(task: &str, words: &[String]) -> Result<()> {
         "layers" => layers::check(),
         "reference" => reference::write(),
         "deb" => deb::build(words),
+        "vm" => vm::run(words),
         "fuzz" => fuzz::run(words),
         "sanitize" => sanitize::run(),
         "servers" => {

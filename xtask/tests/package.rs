@@ -204,6 +204,10 @@ fn a_package_is_installed_started_upgraded_and_removed_without_touching_traffic(
     until("the proxies are gone", || root.processes().is_empty());
     assert!(!root.path("usr/bin/lictor").exists() && root.path("etc/lictor/agent.hcl").exists());
     assert!(root.path("var/lib/lictor").exists(), "removing keeps the state");
+    let enabled = root.path("etc/systemd/system/multi-user.target.wants/lictor.service");
+    fs::create_dir_all(enabled.parent().unwrap()).unwrap();
+    std::os::unix::fs::symlink("/usr/lib/systemd/system/lictor.service", &enabled).unwrap();
     root.dpkg(&["-P", "lictor"]);
+    assert!(fs::symlink_metadata(&enabled).is_err(), "a purged unit is not enabled");
     assert!(!root.path("var/lib/lictor").exists() && !root.path("etc/lictor/agent.hcl").exists());
 }

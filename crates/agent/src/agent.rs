@@ -888,12 +888,12 @@ impl Inner {
         Some(CheckRecord::new(&entry.check, &entry.spec, &entry.token))
     }
 
-    fn proxy_record(&self, id: &ServiceId) -> Option<ProxyRecord> {
+    pub(crate) fn proxy_record(&self, id: &ServiceId) -> Option<ProxyRecord> {
         let registry = self.registry.lock();
         let entry = registry.proxies.get(id)?;
         let generated = registry.services.get(id)?;
         Some(ProxyRecord::new(
-            &entry.token,
+            &entry.proof,
             &entry.definition,
             entry.target.as_str(),
             &generated.view.service,

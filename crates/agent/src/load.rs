@@ -29,7 +29,13 @@ impl Inner {
             })
             .collect();
         for (id, record) in &proxies {
-            registry.known_tokens.insert(id.clone(), record.proxy_token.clone());
+            match record.proof() {
+                Some(proof) => drop(registry.known_proofs.insert(id.clone(), proof)),
+                None => tracing::warn!(
+                    "agent: nothing usable is kept of the token of {:?}: a program of its own is started anew",
+                    id.as_str()
+                ),
+            }
             if let Some(port) = record.port() {
                 registry.known_ports.insert(id.clone(), port);
             }
@@ -43,7 +49,7 @@ impl Inner {
         self.restore_checks(&mut registry, checks, &reloadable, &mut effects);
         restore_states(&mut registry, states);
         registry.known_ports.clear();
-        registry.known_tokens.clear();
+        registry.known_proofs.clear();
         Ok(effects)
     }
 

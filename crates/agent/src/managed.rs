@@ -98,18 +98,24 @@ pub fn built_in_command(config: &Config) -> Vec<String> {
 /// The form of version 1.2 kept upstreams inside `config`; they count when no new-style list is given, and never
 /// stay where they were.
 fn settle_upstreams(proxy: &ManagedProxy) -> (Option<Opaque>, Vec<Upstream>) {
-    let Some(config) = &proxy.config else { return (None, proxy.upstreams.clone()) };
-    let mut config = config.clone();
-    let legacy = config.remove("upstreams");
-    if !proxy.upstreams.is_empty() {
-        return (Some(config), proxy.upstreams.clone());
+    let mut config = proxy.config.clone();
+    if let Some(config) = &mut config {
+        config.remove("upstreams");
     }
-    let upstreams = match legacy {
-        Some(Value::Array(items)) => items.iter().filter_map(legacy_upstream).collect(),
-        Some(item @ Value::Object(_)) => legacy_upstream(&item).into_iter().collect(),
-        _ => Vec::new(),
-    };
-    (Some(config), upstreams)
+    (config, numbered_upstreams(proxy).1.into_iter().flatten().collect())
+}
+
+/// The upstreams in the places where they were written, `None` for what cannot be read; and whether they were written in
+/// the form of version 1.2.
+pub fn numbered_upstreams(proxy: &ManagedProxy) -> (bool, Vec<Option<Upstream>>) {
+    if !proxy.upstreams.is_empty() {
+        return (false, proxy.upstreams.iter().cloned().map(Some).collect());
+    }
+    match proxy.config.as_ref().and_then(|config| config.get("upstreams")) {
+        Some(Value::Array(items)) => (true, items.iter().map(legacy_upstream).collect()),
+        Some(item @ Value::Object(_)) => (true, vec![legacy_upstream(item)]),
+        _ => (false, Vec::new()),
+    }
 }
 
 fn legacy_upstream(item: &Value) -> Option<Upstream> {
@@ -138,7 +144,8 @@ fn legacy_upstream(item: &Value) -> Option<Upstream> {
     })
 }
 
-fn integer(value: &Value) -> Option<i64> {
+/// A number, also one written as text.
+pub fn integer(value: &Value) -> Option<i64> {
     match value {
         Value::Number(number) => number.as_i64().or_else(|| number.as_f64().map(|float| float as i64)),
         Value::String(text) => text.trim().parse().ok(),
@@ -284,20 +291,20 @@ pub fn effective_config(
         effective.insert(key.clone(), value.clone());
     }
     effective.remove("upstreams");
-    match effective.get("bind_port") {
-        None => {
-            effective.insert("bind_port".into(), generated.port.into());
-        }
-        Some(Value::Number(number)) if !number.is_i64() => {
-            if let Some(port) = number.as_f64() {
-                effective.insert("bind_port".into(), (port as i64).into());
-            }
-        }
-        Some(_) => {}
-    }
+    // One that cannot be read is left out: the registration has said so, or has refused it.
+    let port = effective.get("bind_port").and_then(integer).filter(|port| *port != 0);
+    let port = port.unwrap_or(generated.port);
+    effective.insert("bind_port".into(), port.into());
     effective.entry("bind_address").or_insert_with(|| bind_addr.to_string().into());
     effective.entry("local_service_address").or_insert_with(|| host_and_port("127.0.0.1", parent.port).into());
     effective
+}
+
+/// Host and port of the application behind a proxy, of `local_service_address` in its settings.
+pub fn local_service(address: &Value) -> Option<(&str, i64)> {
+    let (host, port) = address.as_str()?.rsplit_once(':')?;
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    Some((host, port.parse().ok()?))
 }
 
 /// A hash that changes when any part of a proxy's configuration does, the same in every process: FNV-1a over the
@@ -318,6 +325,36 @@ mod tests {
 
     fn map(value: Value) -> Opaque {
         value.as_object().unwrap().clone()
+    }
+
+    #[test]
+    fn the_address_of_the_application_is_split() {
+        for (address, wanted) in [
+            (json!("127.0.0.1:80"), Some(("127.0.0.1", 80))),
+            (json!("[::1]:80"), Some(("::1", 80))),
+            (json!("host"), None),
+            (json!("host:http"), None),
+            (json!(80), None),
+        ] {
+            assert_eq!(local_service(&address), wanted, "{address}");
+        }
+    }
+
+    #[test]
+    fn a_port_is_told_as_a_number_however_it_was_written() {
+        let parent = Service { id: "web".into(), name: "web".into(), port: 80, ..Service::default() };
+        let told = |default: Value, own: Value| {
+            let (default, own) = (map(json!({"bind_port": default})), map(json!({"bind_port": own})));
+            let own = own.into_iter().filter(|(_, value)| !value.is_null()).collect();
+            let generated = generated_service(&parent, &OwnSettings::default(), 20_000);
+            let effective = effective_config(&default, Some(&own), &generated, &parent, [127, 0, 0, 1].into());
+            effective["bind_port"].clone()
+        };
+        assert_eq!(told(json!(1), json!("8000")), json!(8000));
+        assert_eq!(told(json!("8001"), Value::Null), json!(8001));
+        assert_eq!(told(json!(8002.0), Value::Null), json!(8002));
+        assert_eq!(told(json!("http"), Value::Null), json!(20_000), "what is no number is left out");
+        assert_eq!(told(json!(1), json!(0)), json!(20_000), "none is one of the range");
     }
 
     #[test]

@@ -304,13 +304,11 @@ impl Inner {
         })
     }
 
-    /// Replaces a process; a program that shows a token gets a new one with it.
+    /// Replaces a process.
     pub(crate) async fn restart_process(&self, id: &ServiceId) -> Result<(), Error> {
         let unsupervised = || Error::Refused(format!("{id} is not supervised here, or shall not run"));
         let supervisor = self.supervisor().await.ok_or_else(unsupervised)?;
-        // A process that runs with the former token is not what is wanted any more.
-        let replaced = self.renew_token(supervisor, id).await || supervisor.restart(id.as_str());
-        if replaced { Ok(()) } else { Err(unsupervised()) }
+        if supervisor.restart(id.as_str()) { Ok(()) } else { Err(unsupervised()) }
     }
 
     /// Takes a proxy out of discovery.

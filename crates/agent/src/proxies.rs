@@ -10,12 +10,13 @@ use std::sync::Arc;
 
 use lictor_model::name::{CheckId, ServiceId};
 use lictor_model::service::{ManagedProxy, ProxyLimits};
-use lictor_supervisor::{Limits, Privileges, Replacement, Spec, Supervisor, User};
+use lictor_supervisor::{Draw, Limits, Privileges, Replacement, Spec, Supervisor, User};
 use lictor_task::clock;
 
 use crate::agent::{Agent, Inner};
 use crate::config::{RunAs, SameNode, Sandbox};
 use crate::managed::{self, ExecMode};
+use crate::program;
 
 /// Variables of the agent's own environment that every managed proxy inherits. The original handed over all of them,
 /// secrets of the operator's shell included.
@@ -23,7 +24,7 @@ const INHERITED: [&str; 8] = ["PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", 
 
 impl Inner {
     /// Declares to the supervisor what is wanted now.
-    pub(crate) async fn settle_proxies(&self, supervisor: &Supervisor) {
+    pub(crate) async fn settle_proxies(self: &Arc<Self>, supervisor: &Supervisor) {
         {
             let registry = self.registry.lock();
             self.held.retain(|id| registry.proxies.contains_key(id));
@@ -41,7 +42,7 @@ impl Inner {
         *declared = keep;
     }
 
-    pub(crate) fn wanted_processes(&self) -> Vec<Spec> {
+    pub(crate) fn wanted_processes(self: &Arc<Self>) -> Vec<Spec> {
         let registry = self.registry.lock();
         registry
             .proxies
@@ -53,12 +54,12 @@ impl Inner {
                     self.warn_once(format!("agent/proxy: {id}: unsupported managed proxy type: \"script\""));
                     return None;
                 }
-                Some(self.spec(id, &entry.definition, view.command, &entry.token))
+                Some(self.spec(id, &entry.definition, view.command, &entry.proof.series))
             })
             .collect()
     }
 
-    fn spec(&self, id: &ServiceId, definition: &ManagedProxy, command: Vec<String>, token: &str) -> Spec {
+    fn spec(self: &Arc<Self>, id: &ServiceId, definition: &ManagedProxy, command: Vec<String>, series: &str) -> Spec {
         let names = INHERITED.iter().copied().chain(self.config.connect.pass_env.iter().map(String::as_str));
         let mut ambient: BTreeMap<String, String> = names
             .filter_map(|name| Some((name.to_owned(), std::env::var_os(name)?.to_string_lossy().into_owned())))
@@ -78,6 +79,7 @@ impl Inner {
         environment.extend(self.config.client_environment.iter().cloned());
         environment.insert("CONNECT_PROXY_ID".into(), id.to_string());
         let built_in = self.is_built_in(&command);
+        let mut drawn: Option<Draw> = None;
         match self.proxy_socket(run_as) {
             // It needs no secret, so it gets none.
             Some(path) if built_in => {
@@ -87,10 +89,14 @@ impl Inner {
                 if let Some(lease) = self.config.connect.agent_lease {
                     ambient.insert("LICTOR_AGENT_LEASE".into(), format!("{}ms", lease.as_millis()));
                 }
-                environment.insert("LICTOR_AGENT".into(), path.display().to_string())
+                environment.insert("LICTOR_AGENT".into(), path.display().to_string());
             }
-            _ => environment.insert("CONNECT_PROXY_TOKEN".into(), token.to_owned()),
-        };
+            _ => {
+                // The supervisor is ours, so it must not keep us.
+                let (agent, id) = (Arc::downgrade(self), id.clone());
+                drawn = Some(Arc::new(move || agent.upgrade().map(|agent| agent.draw_token(&id)).unwrap_or_default()));
+            }
+        }
         let mut words = command.into_iter();
         let program = words.next().unwrap_or_default();
         let folder = self.proxy_dir();
@@ -98,12 +104,18 @@ impl Inner {
         let [stdout, stderr] = self.log_files(id);
         Spec {
             id: id.to_string(),
-            program: full_path(&program),
-            // An upgrade that moved this program must not restart what runs.
-            program_key: built_in.then(|| "lictor".to_owned()),
+            program: program::path_of(&program),
+            // An upgrade that moved this program must not restart what runs, and neither must a new one of the same name
+            // that is found first.
+            program_key: match built_in {
+                true => Some("lictor".to_owned()),
+                false => Some(&program).filter(|program| !program.starts_with('/')).map(|name| format!("named {name}")),
+            },
             args: words.collect(),
             environment,
             ambient,
+            edition: drawn.as_ref().map(|_| series.to_owned()).unwrap_or_default(),
+            drawn,
             replacement: if built_in {
                 Replacement::HandOver { drain: self.config.connect.drain_time }
             } else {
@@ -140,26 +152,18 @@ impl Inner {
         command == managed::built_in_command(&self.config)
     }
 
-    /// Gives a program that proves itself by a token a new one, which means that it is started anew with it. The present
-    /// one is accepted for a little while longer. `false` when the program shows no token, or shall not run.
-    pub(crate) async fn renew_token(&self, supervisor: &Supervisor, id: &ServiceId) -> bool {
-        let effects = {
-            let mut registry = self.registry.lock();
-            let definition = registry.proxies.get(id).map(|entry| &entry.definition);
-            let shows_none = definition.is_none_or(|definition| {
-                let socket = self.proxy_socket(self.user_of(definition));
-                let view = managed::view(&self.config, definition);
-                view.is_ok_and(|view| socket.is_some() && self.is_built_in(&view.command))
-            });
-            if shows_none || self.held.stops(id) {
-                return false;
-            }
-            registry.renew_token(id)
-        };
-        tracing::info!("agent/proxy: {id}: its token is replaced");
-        self.carry_out(effects).await;
-        self.settle_proxies(supervisor).await;
-        true
+    /// A token for the next start of a program that proves itself by one. What is needed to recognise it is on disk before
+    /// the program has it.
+    fn draw_token(&self, id: &ServiceId) -> BTreeMap<String, String> {
+        let token = self.registry.lock().renew_token(id);
+        // Meanwhile removed: then nobody will start it.
+        let Some(token) = token else { return BTreeMap::new() };
+        if let Err(error) = self.files.keep_proxy(id, || self.proxy_record(id)) {
+            tracing::error!(
+                "agent/proxy: {id}: its token cannot be kept on disk and will be refused after a restart of this agent: {error}"
+            );
+        }
+        BTreeMap::from([("CONNECT_PROXY_TOKEN".to_owned(), token)])
     }
 
     /// Where output and pid files of managed proxies go.
@@ -253,14 +257,4 @@ impl Agent {
             goes_on
         });
     }
-}
-
-/// The program a command names, found the way a shell would find it. The original did not search `PATH`, so that a
-/// bare name could never start; what the API shows stays as it was given.
-fn full_path(program: &str) -> PathBuf {
-    let searched = || {
-        let paths = std::env::var_os("PATH")?;
-        std::env::split_paths(&paths).map(|folder| folder.join(program)).find(|path| path.is_file())
-    };
-    if program.contains('/') { PathBuf::from(program) } else { searched().unwrap_or_else(|| PathBuf::from(program)) }
 }

@@ -10,6 +10,8 @@ use lictor_model::health::{Check, CheckDefinition, CheckSpec, Status};
 use lictor_model::service::{Kind, ManagedProxy, ProxyLimits, ProxySpec, Service, Upstream, Weights};
 use serde::{Deserialize, Serialize};
 
+use crate::proof::Proof;
+
 /// A file below `services/`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
@@ -439,12 +441,26 @@ pub struct CheckStateRecord {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct ProxyRecord {
-    /// The token that this proxy shows to its agent.
+    /// The token that this proxy shows to its agent, as the original kept it; it is read and never written.
+    #[serde(skip_serializing)]
     pub proxy_token: String,
     /// The proxy.
     pub proxy: ManagedProxyShape,
     /// Whether a configuration file defined it.
     pub from_file: bool,
+    /// What stands for the token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lictor: Option<ProofShape>,
+}
+
+/// What is kept of a proxy's token.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct ProofShape {
+    /// Which registration of the proxy it is of.
+    pub series: String,
+    /// SHA-256 in hexadecimal; empty before the first start.
+    pub token_digest: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -471,7 +487,7 @@ pub struct ManagedProxyShape {
 impl ProxyRecord {
     /// A record of a proxy as it was defined, with the service generated for it.
     pub fn new(
-        token: &str,
+        proof: &Proof,
         definition: &ManagedProxy,
         target: &str,
         generated: &Service,
@@ -480,7 +496,7 @@ impl ProxyRecord {
         // Users are named by files alone, which are read again.
         let ManagedProxy { exec_mode, command, config, upstreams, run_as: _, limits } = definition;
         ProxyRecord {
-            proxy_token: token.to_owned(),
+            proxy_token: String::new(),
             proxy: ManagedProxyShape {
                 exec_mode: match exec_mode.as_str() {
                     "daemon" => 1,
@@ -497,6 +513,15 @@ impl ProxyRecord {
                 cpu_weight: limits.cpu_weight,
             },
             from_file,
+            lictor: Some(ProofShape { series: proof.series.clone(), token_digest: proof.token_digest() }),
+        }
+    }
+
+    /// How the proxy proves itself, if that can be told.
+    pub fn proof(&self) -> Option<Proof> {
+        match &self.lictor {
+            Some(kept) => Proof::kept(&kept.series, &kept.token_digest),
+            None => Some(self.proxy_token.as_str()).filter(|token| !token.is_empty()).map(Proof::of_token),
         }
     }
 

@@ -19,13 +19,11 @@ use tokio::time::Instant;
 use crate::checks::Running;
 use crate::local::{LocalService, ProxyConfig};
 use crate::managed::{self, OwnSettings};
+use crate::proof::Proof;
 use crate::rights::Askers;
-use crate::{Config, Error, validate};
+use crate::{Config, Error, doubts, validate};
 
 const SIDECAR_CHECK_INTERVAL: Duration = Duration::from_secs(10);
-
-/// How long the secret of a managed proxy is accepted after it was replaced. Longer than a stop takes.
-const TOKEN_OVERLAP: Duration = Duration::from_secs(30);
 
 /// Where a registration came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,10 +78,8 @@ pub struct ProxyEntry {
     pub definition: ManagedProxy,
     /// The keys of its settings that the agent reads.
     pub own: OwnSettings,
-    /// The secret it shows to this agent.
-    pub token: String,
-    /// The one before, and until when it is accepted.
-    pub token_before: Option<(String, Instant)>,
+    /// How it proves itself to this agent, where it needs a token for that.
+    pub proof: Proof,
     /// Whether a file defined it.
     pub from_file: bool,
     /// What of the definition is accepted and will not work.
@@ -161,8 +157,8 @@ pub struct Registry {
     pub gone: BTreeMap<Gone, String>,
     /// Ports of managed proxies known from before, by id of the generated service.
     pub known_ports: BTreeMap<ServiceId, i64>,
-    /// Tokens of managed proxies known from before, by id of the generated service.
-    pub known_tokens: BTreeMap<ServiceId, String>,
+    /// What is known from before of the tokens of managed proxies, by id of the generated service.
+    pub known_proofs: BTreeMap<ServiceId, Proof>,
 }
 
 /// What a registration adds beside the service itself.
@@ -218,10 +214,13 @@ impl Registry {
                 token,
                 owner: Some(parent.id.clone()),
             });
-            entry.doubts = self.doubts(&parent, &entry);
+            let named = |doubt: String| format!("service {:?}: {doubt}", parent.id.as_str());
+            entry.doubts = doubts::of(config, &parent, &entry.definition).into_iter().map(named).collect();
             effects.warnings.extend(entry.doubts.iter().cloned());
+            // Why a process is not there is told by who keeps it, and only as long as it holds.
+            effects.warnings.extend(doubts::of_program(config, &entry.definition).map(named));
             self.known_ports.remove(&proxy_id);
-            self.known_tokens.remove(&proxy_id);
+            self.known_proofs.remove(&proxy_id);
             effects.proxy_files.insert(proxy_id.clone());
             effects.proxies = true;
             self.proxies.insert(proxy_id, entry);
@@ -266,7 +265,7 @@ impl Registry {
             proxies: self.proxies.clone(),
             gone: self.gone.clone(),
             known_ports: self.known_ports.clone(),
-            known_tokens: self.known_tokens.clone(),
+            known_proofs: self.known_proofs.clone(),
         }
     }
 
@@ -476,17 +475,13 @@ impl Registry {
             config.bind_addr,
         );
         let check = managed::generated_check(&own, &effective, &generated);
-        let (token, token_before) = match (self.proxies.get(&id), self.known_tokens.get(&id)) {
-            (Some(present), _) => (present.token.clone(), present.token_before.clone()),
-            (None, Some(known)) => (known.clone(), None),
-            (None, None) => (fresh_token(), None),
-        };
+        let known = self.proxies.get(&id).map(|present| &present.proof).or_else(|| self.known_proofs.get(&id));
+        let proof = known.cloned().unwrap_or_else(Proof::unproven);
         let entry = ProxyEntry {
             target: parent.id.clone(),
             definition,
             own,
-            token,
-            token_before,
+            proof,
             from_file: *origin == Origin::File,
             doubts: Vec::new(),
         };
@@ -642,30 +637,6 @@ impl Registry {
         })
     }
 
-    /// What is accepted, because the original accepts it, and will not work.
-    fn doubts(&self, parent: &Service, entry: &ProxyEntry) -> Vec<String> {
-        let mut doubts = Vec::new();
-        let mut doubt = |text: String| doubts.push(format!("service {:?}: {text}", parent.id.as_str()));
-        if parent.port == 0 && entry.own.local_service_address.is_empty() {
-            doubt("connect.proxy without a port: the proxy has no application to send inbound connections to".into());
-        }
-        if parent.native {
-            doubt("connect.proxy beside connect.native: the application speaks mutual TLS itself".into());
-        }
-        if entry.definition.exec_mode == "script" {
-            doubt("connect.proxy.exec_mode = \"script\" is accepted and never runs anything".into());
-        }
-        for (number, upstream) in entry.definition.upstreams.iter().enumerate() {
-            if upstream.destination_name.is_empty() {
-                doubt(format!("connect.proxy.upstreams[{number}] has no destination_name and is skipped"));
-            }
-            if upstream.local_bind_port < 1 {
-                doubt(format!("connect.proxy.upstreams[{number}] has no local_bind_port and is skipped"));
-            }
-        }
-        doubts
-    }
-
     /// All that a managed proxy must know. `None` when the id is not that of a managed proxy.
     pub fn proxy_config(&self, config: &Config, id: &str) -> Option<(ProxyConfig, &ProxyEntry, &ServiceEntry)> {
         let (proxy_id, entry) = self.proxies.get_key_value(id)?;
@@ -705,34 +676,21 @@ impl Registry {
         Some((shown, entry, target))
     }
 
-    /// Replaces the secret of a managed proxy. The present one goes on being accepted for a little longer: who holds
-    /// it is still being stopped.
-    pub fn renew_token(&mut self, id: &ServiceId) -> Effects {
-        let mut effects = Effects::default();
-        if let Some(entry) = self.proxies.get_mut(id) {
-            let before = std::mem::replace(&mut entry.token, fresh_token());
-            entry.token_before = Some((before, Instant::now() + TOKEN_OVERLAP));
-            effects.proxy_files.insert(id.clone());
-            effects.proxies = true;
-        }
-        effects
+    /// A new secret for the next start of a managed proxy.
+    pub fn renew_token(&mut self, id: &ServiceId) -> Option<String> {
+        self.proxies.get_mut(id).map(|entry| entry.proof.renew())
     }
 
-    /// The managed proxy whose secret this is, compared in constant time.
+    /// The managed proxy whose secret this is.
     pub fn proxy_of_token(&self, token: &str) -> Option<(&ServiceId, &ProxyEntry)> {
-        use subtle::ConstantTimeEq;
         if token.is_empty() {
             return None;
         }
         // Every entry is compared, so that the time does not tell which one matched.
         let mut found = None;
-        let now = Instant::now();
         for (id, entry) in &self.proxies {
-            let before = entry.token_before.as_ref().filter(|(_, until)| now < *until).map(|(before, _)| before);
-            for accepted in [Some(&entry.token), before].into_iter().flatten() {
-                if bool::from(accepted.as_bytes().ct_eq(token.as_bytes())) {
-                    found = Some((id, entry));
-                }
+            if entry.proof.accepts(token) {
+                found = Some((id, entry));
             }
         }
         found
@@ -811,10 +769,6 @@ fn sidecar_checks(parent: &Service, sidecar: &Service) -> [CheckSpec; 2] {
             ..CheckSpec::default()
         },
     ]
-}
-
-fn fresh_token() -> String {
-    uuid::Uuid::new_v4().to_string()
 }
 
 fn is_free(address: IpAddr, port: i64) -> bool {

@@ -73,7 +73,7 @@ impl Agent {
 
     /// The secret of a managed proxy, for requests that it makes without showing one.
     pub fn secret_of_proxy(&self, id: &ServiceId) -> Option<String> {
-        self.inner.registry.lock().proxies.get(id).map(|entry| entry.token.clone())
+        self.inner.registry.lock().proxies.get(id).map(|entry| entry.proof.unseen.clone())
     }
 
     /// Replaces the process of a managed proxy and waits for the outcome. Needs the right to write the proxy's service.

@@ -252,9 +252,11 @@ fn upstream(fields: &mut Fields<'_, '_>) -> Upstream {
 }
 
 fn managed_proxy(fields: &mut Fields<'_, '_>) -> ManagedProxy {
-    let mut proxy = ManagedProxy {
+    ManagedProxy {
         exec_mode: fields.text("exec_mode").unwrap_or_default(),
         command: fields.texts("command").unwrap_or_default(),
+        // Version 1.2 had the upstreams in there. They stay where they were written, so that whoever reads them can tell
+        // which of them cannot be read.
         config: fields.opaque_with_lists("config", &["upstreams"]),
         upstreams: fields.objects("upstreams", upstream).unwrap_or_default(),
         run_as: fields.text("run_as").unwrap_or_default(),
@@ -263,49 +265,7 @@ fn managed_proxy(fields: &mut Fields<'_, '_>) -> ManagedProxy {
             memory: fields.int("limit_memory").unwrap_or_default(),
             cpu_weight: fields.int("cpu_weight").unwrap_or_default(),
         },
-    };
-    adopt_old_upstreams(&mut proxy);
-    proxy
-}
-
-/// Moves upstreams from where 1.2 had them, inside `config`, to where they belong. With new ones present the old ones
-/// are forgotten.
-fn adopt_old_upstreams(proxy: &mut ManagedProxy) {
-    let Some(old) = proxy.config.as_mut().and_then(|config| config.remove("upstreams")) else { return };
-    if !proxy.upstreams.is_empty() {
-        return;
     }
-    if let Value::Array(old) = old {
-        proxy.upstreams = old.into_iter().filter_map(old_upstream).collect();
-    }
-}
-
-/// One of them; those with a value of the wrong type are skipped, as in the original.
-fn old_upstream(value: Value) -> Option<Upstream> {
-    let Value::Object(mut map) = value else { return None };
-    let mut text = |key: &str| match map.remove(key) {
-        None | Some(Value::Null) => Some(String::new()),
-        Some(Value::String(text)) => Some(text),
-        Some(_) => None,
-    };
-    let mut upstream = Upstream {
-        destination_type: text("destination_type")?,
-        destination_namespace: text("destination_namespace")?,
-        destination_name: text("destination_name")?,
-        datacenter: text("destination_datacenter")?,
-        local_bind_address: text("local_bind_address")?,
-        local_bind_port: 0,
-        config: None,
-    };
-    upstream.local_bind_port = match map.remove("local_bind_port") {
-        None | Some(Value::Null) => 0,
-        Some(value) => value.as_i64()?,
-    };
-    if upstream.destination_type != "prepared_query" {
-        upstream.destination_type = "service".to_owned();
-    }
-    upstream.config = (!map.is_empty()).then_some(map);
-    Some(upstream)
 }
 
 /// Where a check definition stands, which decides what its id is called.

@@ -402,6 +402,91 @@ fn a_restart_renews_the_token_of_a_custom_program_and_an_agents_own_restart_does
     assert!(!house.log().contains(&first) && !house.log().contains(&second));
 }
 
+/// Every file below a folder that holds a text.
+fn files_with(folder: &Path, text: &str) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap().flatten() {
+        let (path, kind) = (entry.path(), entry.file_type().unwrap());
+        if kind.is_dir() {
+            found.extend(files_with(&path, text));
+        } else if kind.is_file() && fs::read(&path).unwrap().windows(text.len()).any(|window| window == text.as_bytes())
+        {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// W2 and W5: a program's token is in its environment and nowhere else; each start of it has its own, and an agent that was
+/// started anew knows the token of what still runs.
+#[test]
+fn the_token_of_a_custom_program_is_never_on_disk_and_each_start_has_its_own() {
+    let services = json!({
+        "services": [{"name": "web", "port": 1, "connect": {"proxy": {"command": ["/bin/sleep", "1000"]}}}],
+        "acl": {"enabled": true, "default_policy": "deny", "tokens": {"master": "root-of-all"}},
+    });
+    let mut house = House::start(LICTOR, services);
+    let token_of = |house: &House| variable(house.proxy_pid("web-proxy"), "CONNECT_PROXY_TOKEN").unwrap();
+    let ask = |house: &House, token: &str| {
+        let (path, headers) = ("/v1/agent/connect/proxy/web-proxy", [("X-Consul-Token", token)]);
+        http::request(house.http_port, "GET", path, &headers, b"", Duration::from_secs(30)).unwrap().status
+    };
+    let nowhere = |house: &House, token: &str| {
+        assert_eq!(files_with(&house.data_dir(), token), Vec::<std::path::PathBuf>::new());
+        assert!(!house.log().contains(token), "it is in the log");
+    };
+    assert!(!files_with(&house.data_dir(), "web-proxy").is_empty(), "the test looks at the right place");
+    let (first, pid) = (token_of(&house), house.proxy_pid("web-proxy"));
+    assert_eq!(ask(&house, &first), 200);
+    nowhere(&house, &first);
+
+    house.kill_agent();
+    house.start_agent();
+    house.wait_ready();
+    until("the proxy is known again", || ask(&house, &first) == 200);
+    assert_eq!((house.proxy_pid("web-proxy"), token_of(&house)), (pid, first.clone()), "it goes on");
+    nowhere(&house, &first);
+
+    // It ends under an agent that has never seen its token: the next start has another.
+    send(pid, Signal::KILL);
+    until("another one runs", || house.proxies().iter().any(|(_, other)| *other != pid));
+    let second = token_of(&house);
+    assert_ne!(second, first);
+    assert_eq!((ask(&house, &second), ask(&house, &first)), (200, 200), "the former one ends a little later");
+    nowhere(&house, &second);
+
+    // One that is registered anew is another proxy, even when nobody has seen that it was gone.
+    let (pid, definition) = (house.proxy_pid("web-proxy"), fs::read(house.folder().join("agent.json")).unwrap());
+    house.reconfigure(|config| config["services"] = json!([]));
+    let reload = |house: &House| {
+        let headers = [("X-Consul-Token", "root-of-all")];
+        let path = "/v1/agent/reload";
+        assert_eq!(
+            http::request(house.http_port, "PUT", path, &headers, b"", Duration::from_secs(30)).unwrap().status,
+            200
+        );
+    };
+    reload(&house);
+    fs::write(house.folder().join("agent.json"), definition).unwrap();
+    reload(&house);
+    until("another one runs", || house.proxies().iter().any(|(_, other)| *other != pid) && !is_running(pid));
+    let third = token_of(&house);
+    assert_eq!((ask(&house, &third), ask(&house, &second)), (200, 403));
+    nowhere(&house, &third);
+
+    // What an earlier version, or the original, has kept is taken in, and is not there any longer.
+    let mut dead = house;
+    dead.kill_agent();
+    let file = files_with(&dead.data_dir().join("proxies"), "web-proxy").remove(0);
+    let mut record: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    record.as_object_mut().unwrap().remove("Lictor");
+    record["ProxyToken"] = "kept-as-it-was".into();
+    fs::write(&file, record.to_string()).unwrap();
+    dead.start_agent();
+    dead.wait_ready();
+    until("the file is brought up to date", || files_with(&dead.data_dir(), "kept-as-it-was").is_empty());
+}
+
 /// 4.7, 7.3 and 7.5: a change of settings reaches whoever waits for it and leaves process, port and token alone.
 #[test]
 fn a_change_of_settings_is_told_at_once_and_telemetry_to_the_proxy_alone() {

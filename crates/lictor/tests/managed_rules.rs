@@ -255,7 +255,7 @@ fn w16_a_reload_with_a_mistake_changes_nothing_at_all() {
 
 #[test]
 fn w17_what_can_never_work_is_accepted_named_in_the_log_and_in_the_output_of_the_check() {
-    let entry = ports::one();
+    let (entry, nameless) = (ports::one(), ports::one());
     let db = echo().port();
     let house = House::start(
         LICTOR,
@@ -263,12 +263,85 @@ fn w17_what_can_never_work_is_accepted_named_in_the_log_and_in_the_output_of_the
             {"name": "db", "port": db, "connect": {"proxy": {}}},
             {"name": "web", "port": 8080, "connect": {"proxy": {"upstreams": [
                 {"destination_name": "db", "local_bind_port": entry},
-                {"destination_name": "nowhere"}]}}}]}),
+                {"destination_name": "nowhere"},
+                {"local_bind_port": nameless}]}}},
+            {"name": "old", "port": 8081, "connect": {"proxy": {"exec_mode": "script"}}}]}),
     );
     wait_path(&house, entry);
-    let doubt = "upstreams[1] has no local_bind_port and is skipped";
-    assert!(house.log().contains(doubt), "{}", house.log());
-    until("the check says it, too", || check_output(&house, "web-proxy").contains(doubt));
+    for (proxy, doubt) in [
+        ("web-proxy", "service \"web\": connect.proxy.upstreams[1] has no local_bind_port and is skipped"),
+        ("web-proxy", "service \"web\": connect.proxy.upstreams[2] has no destination_name and is skipped"),
+        ("old-proxy", "service \"old\": connect.proxy.exec_mode = \"script\" is accepted and never runs anything"),
+    ] {
+        assert!(house.log().contains(doubt), "{doubt}: {}", house.log());
+        until("the check says it, too", || check_output(&house, proxy).contains(doubt));
+    }
+    assert!(TcpStream::connect(("127.0.0.1", nameless)).is_err(), "what is skipped does not listen");
+    assert!(!house.proxies().iter().any(|(id, _)| id == "old-proxy"));
+}
+
+/// A proxy without an application to send connections to is of use to the service that calls others.
+#[test]
+fn w17_a_proxy_without_an_application_serves_its_upstreams_and_says_what_it_lacks() {
+    let (from_file, from_http, db) = (ports::one(), ports::one(), echo().port());
+    let house = House::start(
+        LICTOR,
+        json!({"connect": {"enabled": true, "proxy": {"allow_managed_root": true, "allow_managed_api_registration": true}},
+        "services": [
+            {"name": "db", "port": db, "connect": {"proxy": {}}},
+            {"name": "web", "port": 8080, "connect": {"proxy": {
+                "config": {"local_service_address": "127.0.0.1"},
+                "upstreams": [{"destination_name": "db", "local_bind_port": from_file}]}}}]}),
+    );
+    let body = json!({"Name": "job", "Connect": {"Proxy": {"Config": {"upstreams": [
+        {"destination_name": "db", "local_bind_port": from_http}, {"destination_name": 7}]}}}});
+    assert_eq!(house.put("/v1/agent/service/register", body).status, 200);
+    for entry in [from_file, from_http] {
+        wait_path(&house, entry);
+    }
+    for (proxy, doubt) in [
+        (
+            "web-proxy",
+            "service \"web\": connect.proxy.config.local_service_address = \"127.0.0.1\" is no \"host:port\"",
+        ),
+        ("job-proxy", "service \"job\": connect.proxy without a port: the proxy has no application"),
+        ("job-proxy", "service \"job\": connect.proxy.config.upstreams[1] cannot be read and is skipped"),
+    ] {
+        assert!(house.log().contains(doubt), "{doubt}: {}", house.log());
+        until("the check says it, too", || check_output(&house, proxy).contains(doubt));
+    }
+    assert_eq!(house.get("/v1/agent/service/web-proxy").status, 200);
+}
+
+#[test]
+fn w17_a_port_may_be_written_as_text_and_a_missing_program_is_named_and_started_when_it_is_there() {
+    let (port, db) = (ports::one(), echo().port());
+    let mut house = House::build(
+        LICTOR,
+        json!({"services": [{"name": "db", "port": db, "connect": {"proxy": {"config": {"bind_port": port.to_string()}}}}]}),
+    );
+    let program = house.folder().join("late");
+    house.reconfigure(|config| {
+        let own = json!({"name": "own", "port": 1, "connect": {"proxy": {"command": [program],
+            "config": {"tcp_check_address": "127.0.0.2"}}}});
+        config["services"].as_array_mut().unwrap().push(own);
+    });
+    house.start_agent();
+    house.wait_ready();
+    until("it listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+    until("the check passes", || house.get("/v1/agent/checks").json()["service:db-proxy"]["Status"] == "passing");
+    assert_eq!(house.get("/v1/agent/services").json()["db-proxy"]["Port"], port);
+    assert_eq!(house.get("/v1/agent/connect/proxy/db-proxy").json()["Config"]["bind_port"], port);
+
+    let missing =
+        format!("service \"own\": connect.proxy.command: there is no program {:?}", program.display().to_string());
+    assert!(house.log().contains(&missing), "{}", house.log());
+    let here = "No such file or directory";
+    until("the check says it, too", || check_output(&house, "own-proxy").contains(here));
+    fs::write(&program, "#!/bin/sh\nexec sleep 1000\n").unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    until("it runs", || house.proxies().iter().any(|(id, _)| id == "own-proxy"));
+    until("the check no longer says it", || !check_output(&house, "own-proxy").contains(here));
 }
 
 #[test]
@@ -430,12 +503,6 @@ fn w37_a_new_address_or_time_limit_reaches_the_running_process() {
 #[test]
 fn fact_6_no_secret_is_in_the_command_line_the_environment_of_the_built_in_proxy_or_any_log() {
     let (house, _) = mesh(echo().port());
-    let mut tokens = Vec::new();
-    for file in fs::read_dir(house.data_dir().join("proxies")).unwrap() {
-        let record: Value = serde_json::from_slice(&fs::read(file.unwrap().path()).unwrap()).unwrap();
-        tokens.push(record["ProxyToken"].as_str().unwrap().to_owned());
-    }
-    assert_eq!(tokens.len(), 2);
     let mut seen = house.log();
     for (id, pid) in house.proxies() {
         for file in ["cmdline", "environ"] {
@@ -447,7 +514,7 @@ fn fact_6_no_secret_is_in_the_command_line_the_environment_of_the_built_in_proxy
         }
     }
     assert!(seen.contains("CONNECT_PROXY_ID=db-proxy"), "the test looks at the right place");
-    assert!(!tokens.iter().any(|token| seen.contains(token)));
+    assert!(!seen.contains("CONNECT_PROXY_TOKEN"), "the built-in proxy needs no secret");
     let socket = house.data_dir().join("proxy/agent.sock");
     assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
     // Whoever is no proxy gets no answer there, whatever it shows.

@@ -714,6 +714,7 @@ fn last_lines(spec: &Spec, positions: &[u64]) -> Vec<String> {
 fn start(house: &House, spec: &Spec, fingerprint: Fingerprint, role: Role, kept: &Kept) -> Result<Live, Error> {
     let mut environment = spec.ambient.clone();
     environment.extend(spec.environment.clone());
+    environment.extend(spec.drawn.as_ref().map(|draw| draw()).unwrap_or_default());
     let notify = house.notify_path_of(spec.user);
     environment.insert("NOTIFY_SOCKET".to_owned(), notify.to_string_lossy().into_owned());
     environment.insert(MARK.to_owned(), adopt::mark(&house.name, &spec.id));

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::digest;
@@ -11,9 +12,12 @@ use serde::{Deserialize, Serialize};
 use crate::machine::Policy;
 use crate::output::Logs;
 
+/// Gives environment entries for one start; called on a thread that may block.
+pub type Draw = Arc<dyn Fn() -> BTreeMap<String, String> + Send + Sync>;
+
 /// The definition of one supervised process.
 ///
-/// Two definitions are the same when program, arguments, `environment`, `user` and `stop_signal` are; the rest takes effect at
+/// Two definitions are the same when program, arguments, `environment`, `edition`, `user` and `stop_signal` are; the rest takes effect at
 /// the next start and never causes one. `limits` take effect at once.
 #[derive(Clone, Default)]
 pub struct Spec {
@@ -31,6 +35,11 @@ pub struct Spec {
     /// Environment entries that are only passed along, such as `PATH`: a different value does not restart the process.
     /// An entry of `environment` with the same name wins.
     pub ambient: BTreeMap<String, String>,
+    /// Draws environment entries anew for each start, such as a secret that nobody shall have kept: they are not part of
+    /// the definition, and win over the others.
+    pub drawn: Option<Draw>,
+    /// A word that no process sees: a definition with another one is another definition.
+    pub edition: String,
     /// Where standard output goes.
     pub stdout: Option<PathBuf>,
     /// Where standard error goes.
@@ -211,6 +220,10 @@ fn digest_of(spec: &Spec, salt: &str) -> String {
         StopSignal::Terminate => b"terminate",
     });
     // Left out where there is none, so that what earlier versions have started is still known.
+    if !spec.edition.is_empty() {
+        add(b"edition");
+        add(spec.edition.as_bytes());
+    }
     if let Some(User { uid, gid }) = spec.user {
         add(b"user");
         add(&uid.to_be_bytes());
@@ -248,6 +261,7 @@ mod tests {
         assert!(known.matches(&spec()));
         let same = [
             Spec { ambient: [("PATH".to_owned(), "/x".to_owned())].into(), ..spec() },
+            Spec { drawn: Some(Arc::new(BTreeMap::new)), ..spec() },
             Spec { stdout: Some("/log".into()), ..spec() },
             Spec { limits: Limits { open_files: Some(7), memory: Some(1), cpu_weight: Some(2) }, ..spec() },
             Spec { privileges: Privileges { gain: Gain::Never, capabilities: Some(0) }, ..spec() },
@@ -265,6 +279,7 @@ mod tests {
             Spec { environment: [("TOKEN".to_owned(), "other".to_owned())].into(), ..spec() },
             Spec { stop_signal: StopSignal::Terminate, ..spec() },
             Spec { user: Some(User { uid: 1, gid: 2 }), ..spec() },
+            Spec { edition: "second".into(), ..spec() },
         ];
         for other in different {
             assert!(!known.matches(&other), "{other:?}");

@@ -211,31 +211,15 @@ fn all_bad_durations_of_a_file_are_reported() {
 }
 
 #[test]
-fn upstreams_of_the_old_form_move_out_of_the_config() {
-    let (definition, problems) = file(
-        r#"connect { proxy { config { x = 1
-             upstreams { destination_name = "db" destination_datacenter = "dc9" local_bind_port = 7
-                         connect_timeout_ms = 77 foo = "bar" destination_type = "odd" }
-             upstreams { destination_name = ["wrong"] } } } }"#,
-    );
-    assert_eq!(problems, [""; 0]);
-    let proxy = definition.managed_proxy.unwrap();
-    assert_eq!(serde_json::Value::Object(proxy.config.unwrap()), json!({"x": 1}));
-    let [upstream] = proxy.upstreams.as_slice() else { panic!("{:?}", proxy.upstreams) };
-    assert_eq!((upstream.datacenter.as_str(), upstream.local_bind_port), ("dc9", 7));
-    assert_eq!(upstream.destination_type, "service");
-    assert_eq!(
-        serde_json::Value::Object(upstream.config.clone().unwrap()),
-        json!({"connect_timeout_ms": 77, "foo": "bar"})
-    );
-    let both = http(
-        r#"{"Name": "w", "Connect": {"Proxy": {"Config": {"upstreams": [{"destination_name": "old"}]},
-            "Upstreams": [{"DestinationName": "new"}]}}}"#,
-    );
-    let proxy = both.managed_proxy.unwrap();
-    assert_eq!(proxy.upstreams.len(), 1);
-    assert_eq!(proxy.upstreams[0].destination_name, "new");
-    assert!(proxy.config.unwrap().is_empty());
+fn upstreams_of_the_old_form_stay_where_they_were_written_as_a_list() {
+    for blocks in [r#"upstreams { destination_name = "db" }"#, r#"upstreams = [{ destination_name = "db" }]"#] {
+        let (definition, problems) = file(&format!("connect {{ proxy {{ config {{ x = 1 {blocks} }} }} }}"));
+        assert_eq!(problems, [""; 0]);
+        let proxy = definition.managed_proxy.unwrap();
+        let written = json!({"x": 1, "upstreams": [{"destination_name": "db"}]});
+        assert_eq!(serde_json::Value::Object(proxy.config.unwrap()), written);
+        assert_eq!(proxy.upstreams, []);
+    }
 }
 
 #[test]

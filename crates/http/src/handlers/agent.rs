@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use http::StatusCode;
 use http::header::{ACCEPT, HeaderValue};
 use lictor_agent::local::{LocalService, ManagedProxyView, ProxyConfig, ServiceHealth};
+use lictor_agent::managed;
 use lictor_api::agent as shape;
 use lictor_api::definition;
 use lictor_api::health::Check;
 use lictor_api::json::{self, Layout};
-use lictor_model::Opaque;
 use serde_json::Value;
 
 use crate::blocking::Hashed;
@@ -80,7 +80,9 @@ fn managed_service(call: &Call<'_>, proxy: &ProxyConfig) -> Result<Hashed, Failu
     } = proxy;
     let port = config.get("bind_port").and_then(Value::as_f64);
     let port = port.ok_or_else(|| Failure::refused("invalid proxy config"))?;
-    let (local_address, local_port) = local_service(config)?;
+    // Without a port the proxy has no application, which keeps it from nothing but taking connections.
+    let application = config.get("local_service_address").and_then(managed::local_service);
+    let (local_address, local_port) = application.unwrap_or_default();
     let shape = shape::Service {
         kind: "connect-proxy".into(),
         id: proxy_service_id.as_str().into(),
@@ -103,16 +105,6 @@ fn managed_service(call: &Call<'_>, proxy: &ProxyConfig) -> Result<Hashed, Failu
         ..shape::Service::default()
     };
     Ok(Hashed { hash: content_hash.clone(), response: call.json(&shape)? })
-}
-
-/// Host and port of the application behind a managed proxy.
-fn local_service(config: &Opaque) -> Result<(&str, i64), Failure> {
-    let address = config.get("local_service_address").and_then(Value::as_str).unwrap_or_default();
-    let (host, port) = address
-        .rsplit_once(':')
-        .ok_or_else(|| Failure::refused(format!("address {address}: missing port in address")))?;
-    let port = port.parse().map_err(|_| Failure::refused(format!("address {address}: invalid port {port:?}")))?;
-    Ok((host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host), port))
 }
 
 pub(crate) fn register<'a>(call: &'a Call<'a>, body: RequestBody) -> Pending<'a, Answered> {
@@ -247,23 +239,11 @@ fn status(word: &str) -> StatusCode {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
     fn hashes_are_the_known_ones() {
         assert_eq!(fnv1a(b""), 0xcbf2_9ce4_8422_2325);
         assert_eq!(fnv1a(b"foobar"), 0x8594_4171_f739_67e8);
-    }
-
-    #[test]
-    fn the_address_of_the_application_is_split() {
-        let config = |address: &str| json!({"local_service_address": address}).as_object().unwrap().clone();
-        assert_eq!(local_service(&config("127.0.0.1:80")).unwrap(), ("127.0.0.1", 80));
-        assert_eq!(local_service(&config("[::1]:80")).unwrap(), ("::1", 80));
-        let error = local_service(&config("host")).unwrap_err();
-        assert_eq!(error.text(), "address host: missing port in address");
-        assert_eq!(error.status(), 500);
     }
 }

@@ -1,0 +1,150 @@
+//! What of a managed proxy's definition is accepted, because the original accepts it, and can never work.
+//!
+//! Refusing it would take away the service and the parts that do work. So each part is named, with its key, in the log and
+//! in the output of the proxy's check, and only that part is left out.
+
+use crate::Config;
+use crate::managed::{self, ExecMode};
+use crate::program;
+use lictor_model::service::{ManagedProxy, Service};
+
+/// The doubts, each with its key.
+pub fn of(config: &Config, parent: &Service, definition: &ManagedProxy) -> Vec<String> {
+    let mut doubts = Vec::new();
+    if parent.native {
+        doubts.push("connect.proxy beside connect.native: the application speaks mutual TLS itself".to_owned());
+    }
+    let default_mode = config.connect.default_exec_mode.as_str();
+    if ExecMode::resolve(&definition.exec_mode, default_mode) == Ok(ExecMode::Script) {
+        let key = if definition.exec_mode.is_empty() {
+            "connect.proxy_defaults.exec_mode"
+        } else {
+            "connect.proxy.exec_mode"
+        };
+        doubts.push(format!("{key} = \"script\" is accepted and never runs anything"));
+    }
+    doubts.extend(of_application(config, parent, definition));
+    let own_port = definition.config.as_ref().is_some_and(|own| own.contains_key("bind_port"));
+    let default_port = config.connect.default_config.get("bind_port").filter(|_| !own_port);
+    if let Some(value) = default_port.filter(|value| managed::integer(value).is_none()) {
+        doubts.push(format!(
+            "connect.proxy_defaults.config.bind_port = {value} is no number and is left out: the proxy listens on a port of \
+             the range"
+        ));
+    }
+    doubts.extend(of_upstreams(definition));
+    doubts
+}
+
+/// Whether there is an application to send inbound connections to.
+fn of_application(config: &Config, parent: &Service, definition: &ManagedProxy) -> Option<String> {
+    let lost = "so inbound connections lead nowhere; upstreams work";
+    let places = [
+        ("connect.proxy", definition.config.as_ref()),
+        ("connect.proxy_defaults", Some(&config.connect.default_config)),
+    ];
+    let given = places.iter().find_map(|(place, map)| Some((place, (*map)?.get("local_service_address")?)));
+    match given {
+        Some((place, value)) => {
+            let usable = managed::local_service(value).is_some_and(|(_, port)| (1..=65_535).contains(&port));
+            (!usable).then(|| format!("{place}.config.local_service_address = {value} is no \"host:port\", {lost}"))
+        }
+        None if parent.port == 0 => Some(format!(
+            "connect.proxy without a port: the proxy has no application, {lost} \
+             (port of the service, or connect.proxy.config.local_service_address)"
+        )),
+        None => None,
+    }
+}
+
+fn of_upstreams(definition: &ManagedProxy) -> Vec<String> {
+    let mut doubts = Vec::new();
+    let (legacy, upstreams) = managed::numbered_upstreams(definition);
+    let place = if legacy { "connect.proxy.config.upstreams" } else { "connect.proxy.upstreams" };
+    for (number, upstream) in upstreams.into_iter().enumerate() {
+        let mut doubt = |text: &str| doubts.push(format!("{place}[{number}] {text}"));
+        let Some(upstream) = upstream else {
+            doubt("cannot be read and is skipped");
+            continue;
+        };
+        if upstream.destination_name.is_empty() {
+            doubt("has no destination_name and is skipped");
+        }
+        match upstream.local_bind_port {
+            1..=65_535 => {}
+            0 => doubt("has no local_bind_port and is skipped"),
+            port => doubt(&format!("has local_bind_port = {port}, which is no port, and is skipped")),
+        }
+        if !matches!(upstream.destination_type.as_str(), "" | "service" | "prepared_query") {
+            doubt(&format!(
+                "has destination_type = {:?}, which is neither \"service\" nor \"prepared_query\": it is taken for a service",
+                upstream.destination_type
+            ));
+        }
+    }
+    doubts
+}
+
+/// Whether the program of a proxy is missing now.
+pub fn of_program(config: &Config, definition: &ManagedProxy) -> Option<String> {
+    let view = managed::view(config, definition).ok()?;
+    let name = view.command.first()?;
+    if view.exec_mode == ExecMode::Script.as_str() || program::find(name).is_some() {
+        return None;
+    }
+    let key =
+        if definition.command.is_empty() { "connect.proxy_defaults.daemon_command" } else { "connect.proxy.command" };
+    let searched = if name.contains('/') { "" } else { " in PATH" };
+    Some(format!("{key}: there is no program {:?}{searched}; it is tried again and again", name))
+}
+
+#[cfg(test)]
+mod tests {
+    use lictor_model::service::Upstream;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn definition(config: &Value) -> ManagedProxy {
+        ManagedProxy { config: config.as_object().cloned(), ..ManagedProxy::default() }
+    }
+
+    #[test]
+    fn each_upstream_that_cannot_work_is_named_in_either_form() {
+        let upstream = |name: &str, port: i64, kind: &str| Upstream {
+            destination_name: name.into(),
+            local_bind_port: port,
+            destination_type: kind.into(),
+            ..Upstream::default()
+        };
+        let given = ManagedProxy {
+            upstreams: vec![
+                upstream("db", 1, "service"),
+                upstream("", 1, ""),
+                upstream("db", 0, ""),
+                upstream("db", 70_000, "prepared_query"),
+                upstream("db", 2, "query"),
+            ],
+            ..ManagedProxy::default()
+        };
+        assert_eq!(
+            of_upstreams(&given),
+            [
+                "connect.proxy.upstreams[1] has no destination_name and is skipped",
+                "connect.proxy.upstreams[2] has no local_bind_port and is skipped",
+                "connect.proxy.upstreams[3] has local_bind_port = 70000, which is no port, and is skipped",
+                "connect.proxy.upstreams[4] has destination_type = \"query\", which is neither \"service\" nor \
+                 \"prepared_query\": it is taken for a service",
+            ]
+        );
+        let legacy = json!({"upstreams": [
+            {"destination_name": "db", "local_bind_port": "81"}, {"destination_name": 7}, {"destination_name": "db"}]});
+        assert_eq!(
+            of_upstreams(&definition(&legacy)),
+            [
+                "connect.proxy.config.upstreams[1] cannot be read and is skipped",
+                "connect.proxy.config.upstreams[2] has no local_bind_port and is skipped",
+            ]
+        );
+    }
+}
