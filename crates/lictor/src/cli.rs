@@ -31,7 +31,7 @@ mod rtt;
 mod services;
 mod snapshot;
 mod store;
-mod suggest;
+pub(crate) mod suggest;
 mod tls;
 mod unavailable;
 mod validate;
@@ -153,6 +153,9 @@ pub(crate) fn main(words: &[String]) -> ExitCode {
                 let near = suggest::nearest(word, known.iter().map(|(word, _)| word.as_str()));
                 let whole = if group.is_empty() { word.to_owned() } else { format!("{group} {word}") };
                 let near = near.map(|near| if group.is_empty() { near.to_owned() } else { format!("{group} {near}") });
+                // The very word, as people say it who know what they want: `ps` for `connect ps`.
+                let elsewhere = || commands.iter().find(|command| command.name.rsplit(' ').next() == Some(word));
+                let near = elsewhere().map(|command| command.name.to_owned()).or(near);
                 match near {
                     Some(near) => complain(&format!("\nThere is no command {whole:?}; did you mean {near:?}?")),
                     None => complain(&format!("\nThere is no command {whole:?}.")),

@@ -124,7 +124,7 @@ fn load_on(machine: &Machine, sources: &Sources, purpose: Purpose) -> Result<Loa
 
     let mut notices = read.notices;
     let config = check::check(&settings, sources.dev, purpose, machine, &mut problems, &mut notices);
-    match ConfigErrors::new(problems) {
+    match ConfigErrors::new(report::first_causes(problems)) {
         Some(errors) => Err(errors),
         None => {
             notices.splice(0..0, notices::of_keys(&settings, config.node.role));

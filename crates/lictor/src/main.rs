@@ -5,6 +5,7 @@
 
 mod cli;
 mod config;
+mod holder;
 mod limits;
 mod log;
 mod notify;

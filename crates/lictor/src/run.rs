@@ -27,6 +27,7 @@ use rustix::fs::FlockOperation;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::{complain, print};
+use crate::holder;
 use crate::log::Log;
 use crate::notify::Notifier;
 use crate::process::{Process, Wish};
@@ -109,7 +110,14 @@ pub(crate) async fn run(plan: Plan, log: &'static Log) -> Result<ExitCode> {
     let (process, mut wishes) = Process::new(log);
     let process = Arc::new(process);
     let faces = Scope::new("faces");
-    let http = lictor_http::bind(http, agent.clone(), process.clone())?;
+    let http = lictor_http::bind(http, agent.clone(), process.clone()).map_err(|error| {
+        let taken = match &error {
+            lictor_http::Error::Listen { address, source } => busy(source, address, "tcp"),
+            _ => None,
+        };
+        let keys = "ports.http (-http-port) or ports.https (-https-port), client_addr or addresses.http";
+        with_remedy(error, taken, keys)
+    })?;
     let drain = Drain::new();
     let mut dns_reload = None;
     let dns = match dns_addresses.as_slice() {
@@ -130,7 +138,15 @@ pub(crate) async fn run(plan: Plan, log: &'static Log) -> Result<ExitCode> {
                 }),
                 queries: Arc::new(crate::prepared::Prepared(agent.clone())),
             };
-            let bound = lictor_dns::bind(addresses, lictor_dns::Settings::new(dns)?, backend)?;
+            let bound = lictor_dns::bind(addresses, lictor_dns::Settings::new(dns)?, backend).map_err(|error| {
+                let taken = match &error {
+                    lictor_dns::Error::Bind { address, transport, source } => {
+                        busy(source, &address.to_string(), &transport.to_lowercase())
+                    }
+                    _ => None,
+                };
+                with_remedy(error, taken, "ports.dns (-dns-port), client_addr or addresses.dns")
+            })?;
             dns_reload = Some(bound.reload());
             Some(bound)
         }
@@ -256,6 +272,27 @@ pub(crate) async fn run(plan: Plan, log: &'static Log) -> Result<ExitCode> {
     drop(private);
     tracing::info!("agent: Exit code: {}", if code == ExitCode::SUCCESS { 0 } else { 1 });
     Ok(code)
+}
+
+/// Who has a port that is taken, as far as it can be seen; `None` when something else is the matter.
+fn busy(source: &io::Error, address: &str, transport: &str) -> Option<String> {
+    let is_taken = source.kind() == io::ErrorKind::AddrInUse;
+    is_taken.then(|| match address.parse().ok().and_then(|address| holder::of(address, transport)) {
+        Some(holder) => format!("{holder} has it; end that"),
+        None => "another process has it; end that".to_owned(),
+    })
+}
+
+/// A port that is taken, with who has it and the keys that name another one.
+fn with_remedy(
+    error: impl std::error::Error + Send + Sync + 'static,
+    taken: Option<String>,
+    keys: &str,
+) -> anyhow::Error {
+    match taken {
+        Some(taken) => anyhow::anyhow!("{}: {taken}, or set {keys}", lictor_agent::error::chain(&error)),
+        None => error.into(),
+    }
 }
 
 /// The longest path of a unix socket, without the closing zero.
@@ -394,7 +431,8 @@ async fn reload(
         Err(error) => {
             complain(&format!("==> {error:#}"));
             tracing::error!("agent: Reload config failed, everything stays as it was: {error:#}");
-            Err("1 error(s) occurred:\n\n* Failed to reload configs".into())
+            // The first lines are those that scripts know.
+            Err(format!("1 error(s) occurred:\n\n* Failed to reload configs\n\n{error:#}"))
         }
     }
 }

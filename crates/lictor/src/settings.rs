@@ -81,9 +81,10 @@ fn plan(sources: &Sources, loaded: Loaded) -> Result<Plan, String> {
     let Loaded { config, services, checks, watches, notices, settings } = loaded;
     let store = StoreChoice::new(&config.store, config.node.data_dir.as_deref())?;
     if config.node.role == Role::Client {
-        return Err("client agents are not in this version: set server = true (with bootstrap = true, or -dev), and \
-                    this agent holds the state itself"
-            .into());
+        return Err(format!(
+            "{}. Where several shall share it, each is a server over one etcd: docs/cluster.md",
+            config::check::node::NO_CLIENTS
+        ));
     }
     if let Some(folder) = &config.node.data_dir {
         fs::DirBuilder::new()
@@ -343,6 +344,32 @@ fn client_environment(config: &AgentConfig) -> Vec<(String, String)> {
     .collect()
 }
 
+/// Why the certificate of HTTPS cannot be used, with the key that names the file.
+fn certificate_error(error: &lictor_tls::Error, tls: &crate::config::check::Tls) -> String {
+    let text = lictor_agent::error::chain(error);
+    let names = |path: &Path| text.contains(&path.display().to_string());
+    let key = match (&tls.certificate, &tls.ca_file) {
+        (Some((certificate, _)), _) if names(certificate) => "cert_file",
+        (Some((_, key)), _) if names(key) => "key_file",
+        (_, Some(authority)) if names(authority) => "ca_file",
+        _ => "cert_file, key_file, ca_file or ca_path",
+    };
+    format!("{key}: {text}; name PEM files that the agent's user can read, or set ports.https = -1")
+}
+
+/// What to do about a file of the data directory that cannot be used.
+fn denied(error: &std::io::Error, folder: &Path) -> String {
+    match error.kind() {
+        std::io::ErrorKind::PermissionDenied => format!(
+            ". data_dir {} must belong to the user that the agent runs as, here the one with number {}: chown it, or run the \
+             agent as its owner",
+            folder.display(),
+            rustix::process::geteuid().as_raw()
+        ),
+        _ => ". It is in data_dir".to_owned(),
+    }
+}
+
 /// An address as a process of this machine dials it.
 fn reachable(listen: &ListenAddr) -> String {
     match listen {
@@ -393,7 +420,7 @@ fn http(
                     order: if tls.prefer_server_cipher_suites { Order::Servers } else { Order::Clients },
                     ..Files::default()
                 };
-                let acceptor = Acceptor::load(files).map_err(|error| lictor_agent::error::chain(&error))?;
+                let acceptor = Acceptor::load(files).map_err(|error| certificate_error(&error, tls))?;
                 let acceptor = std::sync::Arc::new(acceptor);
                 for address in &network.https {
                     listeners.push(match address {
@@ -496,11 +523,10 @@ fn banner(config: &AgentConfig, node_id: &str) -> Vec<String> {
         (
             "Client Addr",
             format!(
-                "[{}] (HTTP: {}, HTTPS: {}, gRPC: {}, DNS: {})",
+                "[{}] (HTTP: {}, HTTPS: {}, gRPC: -1, DNS: {})",
                 clients.join(" "),
                 port(ports.http),
                 port(ports.https),
-                port(ports.grpc),
                 port(ports.dns)
             ),
         ),
@@ -545,10 +571,10 @@ fn kept_node_id(data_dir: Option<&Path>, from_host: bool) -> Result<String, Stri
                 file.write_all(id.as_bytes())?;
                 file.sync_all()
             };
-            write().map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+            write().map_err(|error| format!("cannot write {}: {error}{}", path.display(), denied(&error, folder)))?;
             Ok(id)
         }
-        Err(error) => Err(format!("cannot read {}: {error}", path.display())),
+        Err(error) => Err(format!("cannot read {}: {error}{}", path.display(), denied(&error, folder))),
     }
 }
 

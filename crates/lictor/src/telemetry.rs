@@ -150,9 +150,15 @@ struct Sink {
     address: String,
     form: Form,
     way: Way,
-    /// Whether the last delivery failed: said once, not every second.
+    /// Whether deliveries fail: said once, not every second.
     failing: bool,
+    /// How many went well since the last one that failed.
+    well: u32,
 }
+
+/// So many deliveries in a row must go well before a sink counts as being back: where nobody listens, the kernel says so of a
+/// datagram only when the next but one is sent, so that every other one seems to go well.
+const BACK_AFTER: u32 = 5;
 
 enum Way {
     Datagrams(Option<(UdpSocket, Instant)>),
@@ -162,7 +168,14 @@ enum Way {
 impl Sink {
     fn all(telemetry: &Telemetry) -> Vec<Sink> {
         let sink = |name, address: &str, form, way| {
-            (!address.is_empty()).then(|| Sink { name, address: address.to_owned(), form, way, failing: false })
+            (!address.is_empty()).then(|| Sink {
+                name,
+                address: address.to_owned(),
+                form,
+                way,
+                failing: false,
+                well: 0,
+            })
         };
         [
             sink("statsd", &telemetry.statsd_address, Form::Plain, Way::Datagrams(None)),
@@ -189,15 +202,19 @@ impl Sink {
             Ok(Err(error)) => Some(error.to_string()),
             Err(_) => Some("it does not take them".to_owned()),
         };
-        match (&problem, self.failing) {
-            (Some(problem), false) => {
+        match &problem {
+            Some(problem) if !self.failing => {
                 tracing::warn!("telemetry: cannot send to {} at {}: {problem}", self.name, self.address);
+                self.failing = true;
             }
-            (None, true) => tracing::info!("telemetry: {} at {} takes numbers again", self.name, self.address),
+            None if self.failing && self.well + 1 >= BACK_AFTER => {
+                tracing::info!("telemetry: {} at {} takes numbers again", self.name, self.address);
+                self.failing = false;
+            }
             _ => {}
         }
-        self.failing = problem.is_some();
-        if self.failing {
+        self.well = if problem.is_some() { 0 } else { self.well.saturating_add(1) };
+        if problem.is_some() {
             match &mut self.way {
                 Way::Datagrams(socket) => *socket = None,
                 Way::Stream(stream) => *stream = None,

@@ -243,7 +243,9 @@ fn w16_a_reload_with_a_mistake_changes_nothing_at_all() {
             .push(json!({"name": "bad", "port": 1, "connect": {"proxy": {"exec_mode": "bogus"}}}));
     });
     let answer = house.request("PUT", "/v1/agent/reload", b"");
-    assert_eq!((answer.status, answer.text().as_str()), (500, "1 error(s) occurred:\n\n* Failed to reload configs"));
+    let text = answer.text();
+    assert_eq!(answer.status, 500);
+    assert!(text.starts_with("1 error(s) occurred:\n\n* Failed to reload configs\n\n"), "{text}");
     assert!(house.log().contains("invalid exec mode: bogus"), "{}", house.log());
     assert_eq!(services(&house), before);
     let mut now = house.proxies();

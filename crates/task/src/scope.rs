@@ -106,7 +106,9 @@ impl Scope {
         self.tasks.close();
         let finished = tokio::time::timeout(deadline, self.tasks.wait()).await.is_ok();
         if !finished {
-            tracing::warn!("{}: {} tasks did not stop within {deadline:?}", self.name, self.tasks.len());
+            let left = self.tasks.len();
+            let tasks = if left == 1 { "task" } else { "tasks" };
+            tracing::warn!("{}: {left} {tasks} did not stop within {deadline:?}", self.name);
         }
         finished
     }

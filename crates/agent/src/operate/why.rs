@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use lictor_model::acl::Caller;
-use lictor_model::health::Status;
+use lictor_model::health::{Check, Status};
 use lictor_state::reader::{Filter, Side};
 
 use crate::agent::Inner;
@@ -59,7 +59,7 @@ impl Inner {
                 .iter()
                 .flat_map(|instance| &instance.checks)
                 .filter(|row| row.check.status == Status::Critical)
-                .map(|row| (row.check.id.to_string(), row.check.output.clone()));
+                .map(|row| (row.check.id.to_string(), said(&row.check)));
             let upstream = Upstream {
                 ordinary: reader.instances(name, Side::Ordinary, &filter).value.len(),
                 failing: failing.collect(),
@@ -76,7 +76,7 @@ impl Inner {
         let failing = registry
             .checks_of(&process.service_id)
             .filter(|entry| entry.check.status == Status::Critical)
-            .map(|entry| (entry.check.id.to_string(), entry.check.output.clone()))
+            .map(|entry| (entry.check.id.to_string(), said(&entry.check)))
             .collect();
         Facts {
             supervised: self.supervisor.get().is_none_or(Option::is_some),
@@ -86,6 +86,11 @@ impl Inner {
             failing,
         }
     }
+}
+
+/// What a check says; the reason of a maintenance stands in its notes.
+fn said(check: &Check) -> String {
+    if check.output.is_empty() { check.notes.clone() } else { check.output.clone() }
 }
 
 /// The service in `service:default/db`; a prepared query has none.
@@ -143,6 +148,10 @@ pub(crate) fn causes(process: &ManagedProcess, facts: &Facts, now_unix_ms: i64) 
     if !facts.failing.is_empty() && (chain.0.is_empty() || process.serving) {
         // The proxy is fine; nobody is sent to it all the same.
         for (check, output) in &facts.failing {
+            if let Some((what, end)) = maintenance(check, output) {
+                chain.add(format!("nobody is sent to {}: {what}", process.service), end);
+                continue;
+            }
             chain.add(
                 format!(
                     "{} itself is critical, so nobody is sent to it: check {check} says {:?}",
@@ -285,15 +294,25 @@ fn upstream(chain: &mut Chain, id: &str, name: &str, known: Option<&Upstream>) {
             format!("register {service} with connect {{ proxy {{}} }}, or correct destination_name"),
         ),
         Some(Upstream { mesh: 0, ordinary, .. }) => chain.add(
-            format!("{service} has {ordinary} instances and none of them has a proxy"),
+            match ordinary {
+                1 => format!("{service} has one instance, which has no proxy"),
+                several => format!("{service} has {several} instances and none of them has a proxy"),
+            },
             format!("add connect {{ proxy {{}} }} to the definition of {service}"),
         ),
         Some(Upstream { failing, mesh, .. }) if !failing.is_empty() => {
             for (check, output) in failing.iter().take(3) {
-                chain.add(
-                    format!("of its {mesh} instances none passes: check {check} says {:?}", cut(output)),
-                    format!("on its node: lictor connect why {service}"),
-                );
+                let whose = match mesh {
+                    1 => "its only instance does not pass".to_owned(),
+                    several => format!("of its {several} instances none passes"),
+                };
+                match maintenance(check, output) {
+                    Some((what, end)) => chain.add(format!("{whose}: {what}"), format!("on its node: {end}")),
+                    None => chain.add(
+                        format!("{whose}: check {check} says {:?}", cut(output)),
+                        format!("on its node: lictor connect why {service}"),
+                    ),
+                }
             }
         }
         Some(_) => chain.add(
@@ -319,6 +338,15 @@ fn foreign(chain: &mut Chain, process: &ManagedProcess) {
             "a program that is no lictor proxy may send READY=1 to NOTIFY_SOCKET; one just adopted reports within 10 s",
         ),
     }
+}
+
+/// What somebody has taken out of use, with the reason, and how that ends; `None` for other checks.
+fn maintenance(check: &str, reason: &str) -> Option<(String, String)> {
+    if check == "_node_maintenance" {
+        return Some((format!("its node is in maintenance: {:?}", cut(reason)), "lictor maint -disable".to_owned()));
+    }
+    let id = check.strip_prefix("_service_maintenance:")?;
+    Some((format!("it is in maintenance: {:?}", cut(reason)), format!("lictor maint -disable -service {id}")))
 }
 
 fn cut(text: &str) -> String {
@@ -453,7 +481,7 @@ mod tests {
                 &["none of them has a proxy", "connect { proxy {} }"],
             ),
             (
-                ManagedProcess { report: report(lonely), ..process() },
+                ManagedProcess { report: report(lonely.clone()), ..process() },
                 upstream(Upstream { ordinary: 1, mesh: 1, failing: vec![("c".into(), "refused".into())] }),
                 &["check c says \"refused\"", "connect why db"],
             ),
@@ -471,6 +499,20 @@ mod tests {
                 ManagedProcess { serving: true, ..process() },
                 Facts { failing: vec![("app".into(), "503".into())], ..facts() },
                 &["web itself is critical", "503"],
+            ),
+            (
+                ManagedProcess { serving: true, ..process() },
+                Facts { failing: vec![("_node_maintenance".into(), "new disks".into())], ..facts() },
+                &["nobody is sent to web", "its node is in maintenance: \"new disks\"", "-> lictor maint -disable\n"],
+            ),
+            (
+                ManagedProcess { report: report(lonely.clone()), ..process() },
+                upstream(Upstream {
+                    ordinary: 1,
+                    mesh: 1,
+                    failing: vec![("_service_maintenance:db-1".into(), "moving".into())],
+                }),
+                &["its only instance does not pass", "\"moving\"", "lictor maint -disable -service db-1"],
             ),
         ];
         for (process, facts, expected) in cases {

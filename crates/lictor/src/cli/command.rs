@@ -158,6 +158,20 @@ impl Command {
         text
     }
 
+    /// What to say when an option stands behind an argument, where it counts as one; a value may begin with a dash, so
+    /// this is said only of what has failed.
+    fn late_option(&self, parsed: &Parsed) -> Option<String> {
+        let is_option = |word: &&String| {
+            let name = word.trim_start_matches('-').split('=').next().unwrap_or_default();
+            word.starts_with('-') && self.all_flags().iter().any(|flag| flag.name == name)
+        };
+        let late = parsed.operands.iter().skip(1).find(is_option)?;
+        Some(format!(
+            "{late} stands behind an argument and counts as one: write options first, lictor {}",
+            self.synopsis()
+        ))
+    }
+
     /// Carries it out with the words behind its name.
     pub(crate) fn run(&self, words: &[String]) -> ExitCode {
         let run = match self.run {
@@ -171,7 +185,7 @@ impl Command {
                 return ExitCode::SUCCESS;
             }
             Err(error) => {
-                complain(&format!("{error}\n\n{}", self.usage()));
+                complain(&error.told(&self.all_flags(), &self.synopsis()));
                 return ExitCode::from(self.failure);
             }
         };
@@ -179,6 +193,9 @@ impl Command {
             Ok(code) => code,
             Err(error) => {
                 complain(&format!("{error:#}"));
+                if let Some(late) = self.late_option(&parsed) {
+                    complain(&late);
+                }
                 ExitCode::from(self.failure)
             }
         }

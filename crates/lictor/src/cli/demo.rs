@@ -18,6 +18,7 @@ use anyhow::{Context, Result, ensure};
 use house::House;
 use load::Load;
 use table::Table;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::command::Command;
 use super::{complain, print};
@@ -65,11 +66,12 @@ fn run(flags: &Parsed) -> ExitCode {
 
 async fn show(keep: bool) -> Result<()> {
     print("lictor demo: two services, a proxy for each, mutual TLS between them\n");
+    let mut ends = Ends::new().context("cannot listen for signals")?;
     let mut house = House::build().await?;
     let outcome = tokio::select! {
         outcome = acts(&mut house) => outcome,
         // The processes must not outlive an interrupted demo.
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+        () = ends.next() => Err(anyhow::anyhow!("interrupted")),
     };
     if outcome.is_err() {
         complain(&house.last_words());
@@ -78,10 +80,28 @@ async fn show(keep: bool) -> Result<()> {
     if kept {
         print(&house.what_next());
         print("\nPress Ctrl-C to stop everything.");
-        tokio::signal::ctrl_c().await.context("cannot wait for Ctrl-C")?;
+        ends.next().await;
     }
     let cleaned = house.tear_down().await;
     outcome.and(cleaned)
+}
+
+/// The signals that end the demo: Ctrl-C, a plain kill, and the end of the terminal. None of them may leave processes.
+struct Ends([Signal; 3]);
+
+impl Ends {
+    fn new() -> std::io::Result<Ends> {
+        Ok(Ends([signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?]))
+    }
+
+    async fn next(&mut self) {
+        let [interrupt, terminate, hangup] = &mut self.0;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    }
 }
 
 async fn acts(house: &mut House) -> Result<()> {

@@ -37,7 +37,7 @@ where
             return ExitCode::SUCCESS;
         }
         Err(error) => {
-            complain(&format!("{error}\n\n{}", command.usage()));
+            complain(&error.told(&known, &command.synopsis()));
             return ExitCode::FAILURE;
         }
     };

@@ -76,7 +76,8 @@ async fn roll(client: &Client, parsed: &Parsed) -> Result<()> {
         let rest = match (drained, replaced.draining) {
             (true, _) => "drained".to_owned(),
             (false, 0) => "no connection left to end".to_owned(),
-            (false, open) => format!("{} go on in the old process", count(open, "connection", "connections")),
+            (false, 1) => "1 connection goes on in the old process".to_owned(),
+            (false, open) => format!("{open} connections go on in the old process"),
         };
         print(&format!("  {id}: pid {} -> {}, {rest}", pid(replaced.old_pid), pid(replaced.new_pid)));
     }

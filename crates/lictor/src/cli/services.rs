@@ -10,7 +10,7 @@ use lictor_model::service::{Definition, Service};
 
 use super::client::Agent;
 use super::command::{Command, Outcome, done};
-use super::print;
+use super::{complain, print};
 use crate::config;
 use crate::config::flags::{Flag, Parsed};
 
@@ -58,10 +58,21 @@ fn register(flags: &Parsed) -> Outcome {
     for definition in definitions {
         let name = definition.service.name.as_str();
         let request = Request::put("/v1/agent/service/register").json(&service_to_http(&definition))?;
-        agent.tell(request).with_context(|| format!("Error registering service {name:?}"))?;
+        agent.tell(request).map_err(with_remedy).with_context(|| format!("Error registering service {name:?}"))?;
         print(&format!("Registered service: {name}"));
     }
     done()
+}
+
+/// The refusal of managed proxies with what allows them.
+fn with_remedy(error: anyhow::Error) -> anyhow::Error {
+    if !format!("{error:#}").contains("Managed proxy registration via the API is disallowed") {
+        return error;
+    }
+    anyhow!(
+        "{error:#}\n\nTo allow it set connect {{ proxy {{ allow_managed_api_registration = true }} }} in the agent's \
+         configuration; without that, services with a managed proxy belong into its files (lictor reload reads them again)"
+    )
 }
 
 /// The service that flags describe.
@@ -102,6 +113,12 @@ fn deregister(flags: &Parsed) -> Outcome {
     };
     let agent = Agent::reach(flags)?;
     for id in ids {
+        // The agent takes the removal of what it does not have, and scripts rely on that.
+        if let Ok(None) = agent.find::<serde::de::IgnoredAny>(Request::get("/v1/agent/service/").segment(&id)) {
+            complain(&format!(
+                "This agent has no service with the id {id:?}: lictor connect ps and catalog services list others"
+            ));
+        }
         agent
             .tell(Request::put("/v1/agent/service/deregister/").segment(&id))
             .with_context(|| format!("Error deregistering service {id:?}"))?;

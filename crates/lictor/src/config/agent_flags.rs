@@ -120,7 +120,7 @@ impl fmt::Debug for Sources {
 pub(crate) enum FlagProblem {
     /// Help was asked for; the list of flags.
     Help(String),
-    /// They are wrong; the text and the list of flags.
+    /// They are wrong; the text.
     Wrong(String),
 }
 
@@ -131,7 +131,7 @@ impl Sources {
         match flags::parse(&known, words) {
             Ok(parsed) => Ok(Sources::from_parsed(&parsed)),
             Err(FlagError::Help) => Err(FlagProblem::Help(flags::usage(&known))),
-            Err(error) => Err(FlagProblem::Wrong(format!("{error}\n\n{}", flags::usage(&known)))),
+            Err(error) => Err(FlagProblem::Wrong(error.told(&known, "agent [options]"))),
         }
     }
 

@@ -11,6 +11,7 @@ pub(crate) mod mesh;
 pub(crate) mod network;
 pub(crate) mod node;
 pub(crate) mod output;
+mod proxies;
 pub(crate) mod store;
 pub(crate) mod tls;
 pub(crate) mod tuning;
@@ -136,6 +137,7 @@ pub(crate) fn check(
         lifecycle,
     };
     definitions::services(check);
+    proxies::proxies(check, &config.network, &config.mesh);
     definitions::alone(check);
     definitions::watches(check);
     tls::warn_about_https(check, &config);

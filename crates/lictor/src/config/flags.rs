@@ -5,6 +5,8 @@
 
 use std::fmt::Write as _;
 
+use crate::cli::suggest;
+
 /// What a flag's value must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FlagKind {
@@ -77,6 +79,28 @@ pub(crate) enum FlagError {
     /// A number or duration that is none.
     #[error("invalid value {value:?} for flag -{name}: {why}")]
     Value { name: &'static str, value: String, why: String },
+}
+
+impl FlagError {
+    /// The error as the last thing that the user reads: with what was probably meant, and how to see all flags, which are
+    /// too many to stand below it.
+    pub(crate) fn told(&self, known: &[Flag], synopsis: &str) -> String {
+        let command = synopsis.split(" [").next().unwrap_or(synopsis);
+        let hint = self.hint(known).map_or_else(String::new, |hint| format!("; {hint}"));
+        format!("{self}{hint}\n\nUsage: lictor {synopsis}\n\nlictor {command} -h lists the options.")
+    }
+
+    /// What was probably meant.
+    pub(crate) fn hint(&self, known: &[Flag]) -> Option<String> {
+        match self {
+            FlagError::Unknown(name) => {
+                let near = suggest::nearest(name, known.iter().map(|flag| flag.name))?;
+                Some(format!("did you mean -{near}?"))
+            }
+            FlagError::Value { value, why, .. } if why.contains("missing unit") => Some(format!("write {value}s")),
+            _ => None,
+        }
+    }
 }
 
 /// What was given.
@@ -276,6 +300,18 @@ mod tests {
         assert_eq!(error("-wait zz"), "invalid value \"zz\" for flag -wait: time: invalid duration \"zz\"");
         assert_eq!(read("-h"), Err(FlagError::Help));
         assert_eq!(read("--help"), Err(FlagError::Help));
+    }
+
+    #[test]
+    fn errors_say_what_was_probably_meant_and_do_not_drown_in_flags() {
+        let told = |line: &str| read(line).unwrap_err().told(KNOWN, "agent [options]");
+        assert_eq!(
+            told("-htpp-port=1"),
+            "flag provided but not defined: -htpp-port; did you mean -http-port?\n\nUsage: lictor agent [options]\n\n\
+             lictor agent -h lists the options."
+        );
+        assert!(told("-wait 5").starts_with("invalid value \"5\" for flag -wait: "), "{}", told("-wait 5"));
+        assert!(told("-wait 5").contains("; write 5s\n"), "{}", told("-wait 5"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Reading, merging, defaults, notices, hints and the generated reference all come from this table. A key that does
 //! nothing here is still declared, so that configuration written for the original loads, and says so.
 
+pub(crate) mod definitions;
 pub(crate) mod later;
 mod table;
 
@@ -129,7 +130,7 @@ pub(crate) enum Disposition {
 /// Why a key has no effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Reason {
-    /// Clients talk HTTP to servers and liveness is a lease.
+    /// Servers that share a store find each other there, and liveness is a lease.
     Gossip,
     /// The store decides what happened in which order.
     Raft,
@@ -153,13 +154,15 @@ pub(crate) enum Reason {
     NoClients,
     /// There is no page to serve.
     NoPage,
+    /// Nothing listens for gRPC.
+    NoGrpc,
 }
 
 impl Reason {
     /// The words in the notice.
     pub(crate) fn text(self) -> &'static str {
         match self {
-            Reason::Gossip => "there is no gossip: clients talk to servers over HTTP",
+            Reason::Gossip => "there is no gossip: servers find each other in the store they share",
             Reason::Raft => "consensus is the store's work",
             Reason::Home => "lictor never calls home",
             Reason::OneDatacenter => "one datacenter per deployment",
@@ -172,6 +175,7 @@ impl Reason {
             }
             Reason::NoClients => "there are no client agents that would ask this server",
             Reason::NoPage => "this version has no web page of its own; ui_dir serves one",
+            Reason::NoGrpc => "nothing listens for gRPC: there is no xDS for Envoy",
             Reason::RemoteExec => "remote commands are not offered",
         }
     }
@@ -284,7 +288,9 @@ warning. A key that is not on this page is refused, with the place where it stan
             let effect = match key.disposition {
                 Disposition::Honoured => "honoured".to_owned(),
                 Disposition::NoEffect(reason) => format!("none: {}", reason.text()),
-                Disposition::NoEffectOnServers(reason) => format!("clients only; on servers none: {}", reason.text()),
+                Disposition::NoEffectOnServers(reason) => {
+                    format!("none on servers, and there are no clients: {}", reason.text())
+                }
                 Disposition::Alias(of) => format!("deprecated name of `{of}`"),
                 Disposition::SameAs(of) => format!("another name of `{of}`"),
             };
@@ -306,7 +312,8 @@ warning. A key that is not on this page is refused, with the place where it stan
     fn the_configuration_page_is_made_from_the_table() {
         let page = reference();
         assert_eq!(page.lines().filter(|line| line.starts_with("| `")).count(), KEYS.len());
-        assert!(page.contains("| `ports.grpc` | int | `-1` (`8502` with `-dev`) | restart | honoured |"), "{page}");
+        assert!(page.contains("| `ports.http` | int | `8500` | restart | honoured |"), "{page}");
+        assert!(page.contains("| `ports.grpc` | int | `-1` (`8502` with `-dev`) | restart | none: "), "{page}");
         let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/configuration.md");
         if std::env::var_os("LICTOR_WRITE_DOCS").is_some() {
             std::fs::write(&file, &page).unwrap();

@@ -139,6 +139,33 @@ impl fmt::Display for ConfigErrors {
     }
 }
 
+/// Leaves out what is only the consequence of another problem: what seems to be missing while a file that may hold it
+/// could not be read, or because it stands there mistyped.
+pub(crate) fn first_causes(problems: Vec<Problem>) -> Vec<Problem> {
+    let unread =
+        |problem: &Problem| problem.stage == Stage::Sources || problem.stage == Stage::Parse && problem.group.is_none();
+    let something_unread = problems.iter().any(unread);
+    let misread: Vec<(Origin, String, String)> = problems
+        .iter()
+        .filter(|problem| problem.stage == Stage::Parse && problem.group.is_some())
+        .map(|problem| (problem.origin.clone(), problem.key.clone(), problem.remedy.clone()))
+        .collect();
+    let is_consequence = |problem: &Problem| match &problem.origin {
+        Origin::Default | Origin::Dev => something_unread && problem.stage > Stage::Parse,
+        Origin::File { name, .. } if problem.stage > Stage::Parse => misread.iter().any(|(origin, key, remedy)| {
+            let in_same_file = matches!(origin, Origin::File { name: other, .. } if other == name);
+            let (around, _) = key.rsplit_once('.').unwrap_or(("", key));
+            let (problem_around, leaf) = problem.key.rsplit_once('.').unwrap_or(("", problem.key.as_str()));
+            // A whole check that says too little, or one field that another was meant to be.
+            let whole = !around.is_empty() && around == problem.key;
+            let field = around == problem_around && *remedy == format!("did you mean {leaf}?");
+            in_same_file && (whole || field)
+        }),
+        _ => false,
+    };
+    problems.into_iter().filter(|problem| !is_consequence(problem)).collect()
+}
+
 /// How much a notice matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Weight {
@@ -201,5 +228,29 @@ mod tests {
             "{text}"
         );
         assert!(ConfigErrors::new(Vec::new()).is_none());
+    }
+
+    #[test]
+    fn what_follows_from_another_problem_is_not_said() {
+        let group = || Some(Group { head: "Error parsing a.hcl".into(), verb: "occurred" });
+        let keyed = |stage, key: &str, remedy: &str, group| Problem {
+            key: key.into(),
+            remedy: remedy.into(),
+            ..problem(stage, key, group)
+        };
+        let missing = || Problem { origin: Origin::Default, ..keyed(Stage::Rules, "data_dir", "", None) };
+        let keys = |problems: Vec<Problem>| -> Vec<String> {
+            first_causes(problems).into_iter().map(|problem| problem.key).collect()
+        };
+        assert_eq!(keys(vec![keyed(Stage::Parse, "column 3", "", None), missing()]), ["column 3"]);
+        let mistyped = vec![
+            keyed(Stage::Parse, "service.check.htpp", "did you mean http?", group()),
+            keyed(Stage::Parse, "service.prot", "did you mean port?", group()),
+            missing(),
+            keyed(Stage::Start, "service.check", "", None),
+            keyed(Stage::Rules, "service.port", "", None),
+            keyed(Stage::Rules, "service.weights", "", None),
+        ];
+        assert_eq!(keys(mistyped), ["service.check.htpp", "service.prot", "data_dir", "service.weights"]);
     }
 }

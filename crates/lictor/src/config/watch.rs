@@ -23,8 +23,8 @@ pub(crate) struct Watch {
     pub(crate) handler: Handler,
     /// The other parameters by name, texts and flags.
     pub(crate) parameters: BTreeMap<&'static str, String>,
-    /// What is wrong with it, in the words of the original.
-    problem: Option<String>,
+    /// What is wrong with it: the key that is missing or wrong, and the words of the original.
+    problem: Option<(&'static str, String)>,
 }
 
 /// What a watch calls.
@@ -118,18 +118,23 @@ impl Watch {
 
     /// Why it cannot work.
     pub(crate) fn problem(&self) -> Option<&str> {
-        self.problem.as_deref()
+        self.problem.as_ref().map(|(_, text)| text.as_str())
     }
 
-    fn read_parameters(&mut self, fields: &mut Fields<'_, '_>) -> Option<String> {
+    /// The key that this is about.
+    pub(crate) fn problem_key(&self) -> &'static str {
+        self.problem.as_ref().map_or("type", |(key, _)| key)
+    }
+
+    fn read_parameters(&mut self, fields: &mut Fields<'_, '_>) -> Option<(&'static str, String)> {
         if self.kind.is_empty() {
-            return Some("Watch type must be specified".into());
+            return Some(("type", "Watch type must be specified".into()));
         }
         if self.kind.starts_with("connect_") {
-            return Some(format!("Watch type {} is not allowed in agent config", self.kind));
+            return Some(("type", format!("Watch type {} is not allowed in agent config", self.kind)));
         }
         let Some((_, names)) = PARAMETERS.iter().find(|(kind, _)| *kind == self.kind) else {
-            return Some(format!("Failed to parse watch: Unsupported watch type: {}", self.kind));
+            return Some(("type", format!("Failed to parse watch: Unsupported watch type: {}", self.kind)));
         };
         if self.kind != "event" {
             self.stale = fields.flag("stale").unwrap_or_default();
@@ -149,20 +154,20 @@ impl Watch {
             _ => None,
         };
         match needs.filter(|name| self.parameters.get(name).is_none_or(String::is_empty)) {
-            Some(name) => Some(format!("Failed to parse watch: Must specify a single {name} to watch")),
+            Some(name) => Some((name, format!("Failed to parse watch: Must specify a single {name} to watch"))),
             None if self.parameters.contains_key("service") && self.parameters.contains_key("state") => {
-                Some("Failed to parse watch: Cannot specify service and state".into())
+                Some(("state", "Failed to parse watch: Cannot specify service and state".into()))
             }
             None => None,
         }
     }
 }
 
-fn read_handler(fields: &mut Fields<'_, '_>) -> Result<Handler, String> {
+fn read_handler(fields: &mut Fields<'_, '_>) -> Result<Handler, (&'static str, String)> {
     let shell = match fields.any("handler").map(|member| member.last()) {
         None => None,
         Some(Tree::Text(text)) => Some(text.clone()),
-        Some(_) => return Err("Watch handler must be a string".into()),
+        Some(_) => return Err(("handler", "Watch handler must be a string".into())),
     };
     let program = match fields.any("args") {
         None => None,
@@ -174,22 +179,26 @@ fn read_handler(fields: &mut Fields<'_, '_>) -> Result<Handler, String> {
             let is_list = member.values.iter().all(|value| matches!(value, Tree::List(_)));
             match texts.collect::<Option<Vec<String>>>().filter(|_| is_list) {
                 Some(texts) => Some(texts),
-                None => return Err("Watch args must be a list of strings".into()),
+                None => return Err(("args", "Watch args must be a list of strings".into())),
             }
         }
     };
     let kind = fields.text("handler_type").unwrap_or_default();
     let http = fields.object("http_handler_config", read_http);
     match (kind.as_str(), shell, program, http) {
-        ("" | "script", Some(_), Some(_), _) => Err("Only one watch handler allowed".into()),
+        ("" | "script", Some(_), Some(_), _) => Err(("handler", "Only one watch handler allowed".into())),
         ("" | "script", Some(shell), None, _) => Ok(Handler::Shell(shell)),
         ("" | "script", None, Some(program), _) if !program.is_empty() => Ok(Handler::Program(program)),
-        ("" | "script", None, _, _) => Err("Must define a watch handler".into()),
-        ("http", _, _, None) => Err("Handler type 'http' requires 'http_handler_config' to be set".into()),
-        ("http", _, _, Some(http)) if http.path.is_empty() => Err("Requires 'path' to be set".into()),
+        ("" | "script", None, _, _) => Err(("args", "Must define a watch handler".into())),
+        ("http", _, _, None) => {
+            Err(("http_handler_config", "Handler type 'http' requires 'http_handler_config' to be set".into()))
+        }
+        ("http", _, _, Some(http)) if http.path.is_empty() => {
+            Err(("http_handler_config.path", "Requires 'path' to be set".into()))
+        }
         ("http", None, None, Some(http)) => Ok(Handler::Http(http)),
-        ("http", _, _, Some(_)) => Err("Only one watch handler allowed".into()),
-        (other, ..) => Err(format!("Handler type '{other}' not recognized")),
+        ("http", _, _, Some(_)) => Err(("args", "Only one watch handler allowed".into())),
+        (other, ..) => Err(("handler_type", format!("Handler type '{other}' not recognized"))),
     }
 }
 

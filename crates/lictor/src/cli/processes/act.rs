@@ -87,7 +87,8 @@ fn drain(words: &[String]) -> ExitCode {
             if said != Some(left) {
                 said = Some(left);
                 let left = left.map_or_else(|| "an unknown number of".to_owned(), |left| left.to_string());
-                print(&format!("{}: {left} connections are left", now.proxy_id));
+                let (noun, verb) = if left == "1" { ("connection", "is") } else { ("connections", "are") };
+                print(&format!("{}: {left} {noun} {verb} left", now.proxy_id));
             }
             if Instant::now() > end {
                 bail!("{} did not stop", now.proxy_id);

@@ -35,6 +35,7 @@ fn run(words: &[String]) -> ExitCode {
         let end = Instant::now() + parsed.duration("timeout").unwrap_or(TIMEOUT);
         let mut problem;
         let mut waiting: BTreeSet<String>;
+        let mut is_told = parsed.is_set("quiet");
         loop {
             // An agent that is not there yet, or a proxy not registered yet, is what one waits for.
             let mut all: Vec<Process<'static>> = Vec::new();
@@ -61,6 +62,11 @@ fn run(words: &[String]) -> ExitCode {
             }
             if Instant::now() >= end {
                 break;
+            }
+            // What is waited for may never come: a name that is mistyped, an agent elsewhere.
+            if let (Some(problem), false) = (&problem, is_told) {
+                complain(&format!("{problem:#}; waiting (-timeout), lictor connect ps lists what there is"));
+                is_told = true;
             }
             tokio::time::sleep(LOOK).await;
         }

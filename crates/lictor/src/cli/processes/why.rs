@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use lictor_api::client::Request;
+use lictor_api::client::{Client, Request};
 use lictor_api::process::Why;
 
 use super::{ask, only_id};
@@ -31,7 +31,17 @@ fn run(words: &[String]) -> ExitCode {
     ask(&COMMAND, words, |client, parsed| async move {
         let id = only_id(&parsed)?;
         let answer = client.read::<Why<'static>>(Request::get("/v1/agent/connect/why/").segment(id)).await;
-        let why = answer.with_context(|| format!("cannot ask the agent about {id}"))?.value;
+        let why = match answer {
+            Ok(read) => read.value,
+            Err(error) => {
+                if error.is_not_found()
+                    && let Some(text) = run_by_hand(&client, id).await
+                {
+                    bail!("{text}");
+                }
+                return Err(error).with_context(|| format!("cannot ask the agent about {id}"));
+            }
+        };
         match parsed.text("format").unwrap_or("text") {
             "json" => print(&serde_json::to_string_pretty(&why)?),
             "text" => print(&text(&why)),
@@ -39,6 +49,18 @@ fn run(words: &[String]) -> ExitCode {
         }
         Ok(if why.serving { ExitCode::SUCCESS } else { ExitCode::from(NOT_SERVING) })
     })
+}
+
+/// What there is to say of a proxy that is registered and not looked after, by its id or that of its service.
+async fn run_by_hand(client: &Client, id: &str) -> Option<String> {
+    let services = client.agent_services().await.ok()?;
+    let is_proxy = |id: &str| services.get(id).is_some_and(|entry| entry.kind == "connect-proxy");
+    let proxy = [id.to_owned(), format!("{id}-sidecar-proxy")].into_iter().find(|id| is_proxy(id))?;
+    Some(format!(
+        "{proxy} is run by hand: this agent has registered it and does not look after its process. It runs where somebody has \
+         started `lictor connect proxy -proxy-id {proxy}` (or another proxy), and that one's output tells more; its checks: \
+         curl $CONSUL_HTTP_ADDR/v1/agent/health/service/id/{proxy}"
+    ))
 }
 
 pub(super) fn text(why: &Why<'_>) -> String {

@@ -248,7 +248,23 @@ pub(crate) fn watches(check: &mut Check<'_>) {
     let settings = check.settings;
     for declared in &settings.watches {
         match declared.value.problem() {
-            Some(text) => report(check, declared, "type", text, "correct the watch, or remove it", None),
+            Some(text) => {
+                let key = declared.value.problem_key();
+                let remedy = match key {
+                    "args" => {
+                        "add args = [\"PROGRAM\", …], or handler_type = \"http\" with http_handler_config; one of the two"
+                    }
+                    "type" => "write key, keyprefix, services, nodes, service, checks, event or agent_service",
+                    "handler_type" => "write \"script\" or \"http\"",
+                    "state" => "keep one of the two",
+                    "handler" => "write it in quotes, or use args = [\"PROGRAM\", …]; one of the two",
+                    "http_handler_config" | "http_handler_config.path" => {
+                        "add http_handler_config { path = \"http://…\" }"
+                    }
+                    _ => "say which one to watch",
+                };
+                report(check, declared, key, text, remedy, None);
+            }
             None => {
                 if let crate::config::watch::Handler::Shell(_) = declared.value.handler {
                     let place: Arc<str> = declared.origin.to_string().into();

@@ -330,15 +330,14 @@ fn unix_sockets(check: &mut Check<'_>) -> UnixSockets {
     }
 }
 
-/// Finds two listeners on one address. Only what is really opened is compared, so never the ports of gossip.
+/// Finds two listeners on one address. Nothing listens for gossip and gRPC, so their ports are not compared.
 pub(crate) fn conflicts(check: &mut Check<'_>, network: &Network, role: Role) {
     let tcp = |all: &[ListenAddr]| all.iter().map(ToString::to_string).collect::<Vec<_>>();
     let server = network.ports.server.filter(|_| role == Role::Server);
-    let uses: [(&str, &str, Vec<String>); 5] = [
+    let uses: [(&str, &str, Vec<String>); 4] = [
         ("DNS", "ports.dns", network.dns.iter().map(ToString::to_string).collect()),
         ("HTTP", "ports.http", tcp(&network.http)),
         ("HTTPS", "ports.https", tcp(&network.https)),
-        ("gRPC", "ports.grpc", tcp(&network.grpc)),
         (
             "RPC Server",
             "ports.server",

@@ -1,12 +1,13 @@
 //! Who this node is.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use lictor_model::meta::{self, Meta};
 use lictor_model::name::NodeName;
 
 use super::Check;
+use crate::config::Purpose;
 use crate::config::report::Stage;
 
 /// What an agent is.
@@ -43,10 +44,17 @@ pub(crate) struct Node {
     pub(crate) data_dir: Option<PathBuf>,
 }
 
+/// What an agent that would be a client is told.
+pub(crate) const NO_CLIENTS: &str = "client agents are not in this version: set server = true (with bootstrap = true, \
+                                     or -dev), and this agent holds the state itself";
+
 /// Reads and judges.
 pub(crate) fn node(check: &mut Check<'_>) -> Node {
     let settings = check.settings;
     let role = if settings.flag("server") { Role::Server } else { Role::Client };
+    if role == Role::Client && check.purpose == Purpose::Validate {
+        no_client(check);
+    }
     let datacenter = datacenter(check, role);
     let meta: Meta = settings.text_map("node_meta");
     if let Err(why) = meta::validate(&meta) {
@@ -68,6 +76,23 @@ pub(crate) fn node(check: &mut Check<'_>) -> Node {
         datacenter,
         domain: settings.text("domain").to_owned(),
         data_dir: data_dir(check),
+    }
+}
+
+/// Whoever validates files does not see the flags of the agent, which may make a server of it; but files that are those
+/// of a client are none of a server.
+fn no_client(check: &mut Check<'_>) {
+    let given = |key: &str| check.settings.is_given(key);
+    if given("server") {
+        let remedy =
+            "make this agent a server of its own, or let all agents be servers over one etcd (docs/cluster.md)";
+        check.refuse(Stage::Start, "server", NO_CLIENTS, remedy);
+    } else if given("retry_join") || given("start_join") {
+        check.warn(format!(
+            "config: these are the files of a client unless the agent is started with -server: {NO_CLIENTS}"
+        ));
+    } else {
+        check.inform("config: server is not set: the agent needs it here, as -server, or by -dev");
     }
 }
 
@@ -154,7 +179,10 @@ fn datacenter(check: &mut Check<'_>, role: Role) -> String {
 fn data_dir(check: &mut Check<'_>) -> Option<PathBuf> {
     let text = check.settings.text("data_dir");
     if text.is_empty() {
-        if !check.dev {
+        if check.purpose == Purpose::Validate {
+            // A flag of the agent may name it, as that of the packaged unit does.
+            check.inform("config: data_dir is not set: the agent needs it here, as -data-dir, or -dev");
+        } else if !check.dev {
             check.refuse(
                 Stage::Rules,
                 "data_dir",
@@ -172,8 +200,49 @@ fn data_dir(check: &mut Check<'_>) -> Option<PathBuf> {
             format!("data_dir {text:?} is not a directory"),
             "name a directory; it is made when it does not exist",
         );
-    } else if path.join("mdb").is_dir() {
-        check.warn(format!("config: {text}/mdb holds data of the original, which is not read"));
+    } else {
+        originals_data(check, &path);
     }
     Some(path)
+}
+
+/// Says what stays behind in the data directory of the original: once, as long as there is no store of ours in it.
+fn originals_data(check: &mut Check<'_>, path: &Path) {
+    if path.join("store.redb").exists() {
+        return;
+    }
+    let shown = path.display();
+    if path.join("raft").is_dir() || path.join("mdb").is_dir() {
+        check.warn(format!(
+            "config: data_dir {shown} is that of a Consul server, and what its raft/ holds is not read: this agent starts \
+             with NO key-value entries, ACL tokens and policies, intentions, prepared queries and sessions, and with a CA \
+             of its own. Services and checks registered over HTTP, their TTL states, managed proxies and kept agent \
+             tokens are taken over. To carry the rest over, export it from Consul first: docs/migration.md"
+        ));
+    } else if path.join("serf").is_dir() {
+        check.warn(format!(
+            "config: data_dir {shown} is that of a Consul client: services and checks registered over HTTP, their TTL \
+             states and managed proxies are taken over; its servers' state is not in it (docs/migration.md)"
+        ));
+    }
+    let running = running_proxies(path);
+    if !running.is_empty() {
+        check.warn(format!(
+            "config: {shown}/proxy/snapshot.json names proxies that Consul started ({}): they are not taken over. Those \
+             that still run keep their ports from the new ones: end them (docs/migration.md says how)",
+            running.join(", ")
+        ));
+    }
+}
+
+/// The proxies that the original noted as running, each with its process.
+fn running_proxies(data_dir: &Path) -> Vec<String> {
+    let Ok(text) = std::fs::read(data_dir.join("proxy/snapshot.json")) else { return Vec::new() };
+    let Ok(snapshot) = serde_json::from_slice::<serde_json::Value>(&text) else { return Vec::new() };
+    let Some(proxies) = snapshot.get("Proxies").and_then(serde_json::Value::as_object) else { return Vec::new() };
+    let shown = |(id, proxy): (&String, &serde_json::Value)| match proxy.pointer("/Config/Pid") {
+        Some(pid) => format!("{id}, pid {pid}"),
+        None => id.clone(),
+    };
+    proxies.iter().map(shown).collect()
 }

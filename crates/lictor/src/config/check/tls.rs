@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::{AgentConfig, Check};
+use crate::config::Purpose;
 use crate::config::address::ListenAddr;
 use crate::config::report::Stage;
 
@@ -95,6 +96,17 @@ pub(crate) fn tls(check: &mut Check<'_>) -> Tls {
         check.refuse(Stage::Start, key, text, "add ca_file or ca_path");
     }
     minimum(check);
+    if check.purpose == Purpose::Validate {
+        // They may be there on the machine that the files are meant for.
+        for key in ["cert_file", "key_file", "ca_file", "ca_path"] {
+            let file = settings.text(key);
+            if !file.is_empty() && !std::path::Path::new(file).exists() {
+                let origin = settings.origin(key);
+                check
+                    .warn(format!("config: {origin}: {key}: {file} is not there; the agent does not start without it"));
+            }
+        }
+    }
     Tls {
         ca_file,
         ca_path,

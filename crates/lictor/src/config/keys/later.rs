@@ -1,6 +1,7 @@
 //! What to say about keys that are not declared: removed long ago, known only to newer versions, or mistyped.
 
-use super::KEYS;
+use super::{KEYS, definitions};
+use crate::cli::suggest::distance;
 
 /// The remedy for an unknown key.
 pub(crate) fn hint(path: &str) -> String {
@@ -61,90 +62,33 @@ fn newer(path: &str) -> Option<&'static str> {
 
 /// A declared key that differs only a little, in the same place or by its last part.
 fn nearest(path: &str) -> Option<&'static str> {
-    const SERVICE_FIELDS: &[&str] = &[
-        "address",
-        "check",
-        "checks",
-        "command",
-        "config",
-        "connect",
-        "datacenter",
-        "destination_name",
-        "destination_service_id",
-        "destination_service_name",
-        "destination_type",
-        "enable_tag_override",
-        "exec_mode",
-        "header",
-        "http",
-        "id",
-        "interval",
-        "kind",
-        "local_bind_address",
-        "local_bind_port",
-        "local_service_address",
-        "local_service_port",
-        "meta",
-        "method",
-        "name",
-        "native",
-        "notes",
-        "passing",
-        "port",
-        "proxy",
-        "proxy_destination",
-        "service_id",
-        "shell",
-        "sidecar_service",
-        "status",
-        "tags",
-        "tcp",
-        "timeout",
-        "tls_skip_verify",
-        "token",
-        "ttl",
-        "upstreams",
-        "warning",
-        "weights",
-        "deregister_critical_service_after",
-    ];
-    let in_definition = path.starts_with("service") || path.starts_with("check");
-    let (wanted, names): (&str, Vec<&'static str>) = if in_definition && path.contains('.') {
-        (path.rsplit('.').next().unwrap_or(path), SERVICE_FIELDS.to_vec())
-    } else {
-        let mut names: Vec<&'static str> = KEYS.iter().map(|key| key.path).collect();
-        names.extend(KEYS.iter().filter_map(|key| key.path.split_once('.')).map(|(top, _)| top));
-        (path, names)
-    };
-    let wanted: String = wanted.chars().filter(|c| *c != '_').flat_map(char::to_lowercase).collect();
-    let allowed = (1 + wanted.chars().count() / 8).min(4);
-    let by_distance = |name: &&'static str| {
-        let plain: String = name.chars().filter(|c| *c != '_').collect();
-        distance(&wanted, &plain)
-    };
-    let near = names.iter().copied().min_by_key(by_distance).filter(|name| by_distance(name) <= allowed);
-    near.or_else(|| {
+    if let Some(place) = definitions::place_of(path) {
+        let leaf = path.rsplit('.').next().unwrap_or(path);
+        return nearest_of(leaf, definitions::names(place));
+    }
+    let names = KEYS.iter().map(|key| key.path);
+    let tops = KEYS.iter().filter_map(|key| key.path.split_once('.')).map(|(top, _)| top);
+    nearest_of(path, names.chain(tops)).or_else(|| {
         // The right name in the wrong place.
         KEYS.iter().map(|key| key.path).find(|declared| declared.rsplit('.').next() == Some(path))
     })
 }
 
-/// How many characters must be changed, added or taken away to make one word the other. Keys are short; words longer
-/// than any key are cut, so that the table stays small.
-fn distance(one: &str, other: &str) -> usize {
-    let (one, other): (Vec<char>, Vec<char>) = (one.chars().take(80).collect(), other.chars().take(80).collect());
-    let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (i, a) in one.iter().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, b) in other.iter().enumerate() {
-            let substituted = diagonal + usize::from(a != b);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[other.len()]
+/// The one of some names that differs only a little from the one that was written.
+pub(crate) fn nearest_of(written: &str, names: impl Iterator<Item = &'static str>) -> Option<&'static str> {
+    let plain = |name: &str| name.chars().filter(|c| *c != '_').flat_map(char::to_lowercase).take(LONGEST).collect();
+    let wanted: String = plain(written);
+    let allowed = (1 + wanted.chars().count() / 8).min(4);
+    let far = |name: &str| distance(&wanted, &plain(name));
+    names
+        .map(|name| (far(name), name))
+        .min_by_key(|(far, _)| *far)
+        .filter(|(far, _)| *far <= allowed)
+        .map(|(_, name)| name)
 }
+
+/// Keys are short; words longer than any key are cut, so that comparing them costs little.
+const LONGEST: usize = 80;
 
 #[cfg(test)]
 mod tests {
@@ -159,6 +103,9 @@ mod tests {
         assert_eq!(hint("NodeName"), "did you mean node_name?");
         assert_eq!(hint("ports.htp"), "did you mean ports.http?");
         assert_eq!(hint("conect"), "did you mean connect?");
+        assert_eq!(hint("service.prot"), "did you mean port?", "letters that changed places are one mistake");
+        assert_eq!(hint("watches[0].handlr_type"), "did you mean handler_type?");
+        assert_eq!(hint("service.connect.sidecar_servce"), "did you mean sidecar_service?");
         assert_eq!(hint("proxy_min_port"), "did you mean ports.proxy_min_port?");
         assert_eq!(hint("services[0].connect.proxy.upstreams[0].DestinationName"), "did you mean destination_name?");
         assert_eq!(hint("frobnicate"), "remove it; nobody knows this key");

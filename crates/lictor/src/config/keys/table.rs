@@ -3,7 +3,8 @@
 use super::Disposition::{self, Alias, Honoured, NoEffect, NoEffectOnServers, SameAs};
 use super::Kind::{self, *};
 use super::Reason::{
-    AtHand, Constant, Enterprise, Gossip, Home, NoClients, NoPage, OneDatacenter, OwnCopy, Raft, RemoteExec, Sink,
+    AtHand, Constant, Enterprise, Gossip, Home, NoClients, NoGrpc, NoPage, OneDatacenter, OwnCopy, Raft, RemoteExec,
+    Sink,
 };
 use super::{Key, Reload};
 
@@ -39,8 +40,8 @@ pub(crate) const KEYS: &[Key] = &[
     key("datacenter", Text, "dc1", Honoured, "Name of the datacenter: lower case letters, digits, `-` and `_`."),
     key("primary_datacenter", Text, "", Honoured, "Must be empty or equal to `datacenter`: there is one datacenter."),
     key("domain", Text, "consul.", Honoured, "DNS domain that is answered for."),
-    key("data_dir", Text, "", Honoured, "Directory for everything that must survive a restart; required without `-dev`."),
-    key("server", Flag, "false", Honoured, "Whether this agent holds the state (server) or asks one that does (client).").dev("true"),
+    key("data_dir", Text, "", Honoured, "Directory for everything that must survive a restart; required without `-dev`, here or as `-data-dir`."),
+    key("server", Flag, "false", Honoured, "Must be true, here, by `-server` or by `-dev`: client agents do not exist, so every agent holds the state, alone or in a store that several share.").dev("true"),
     key("non_voting_server", Flag, "false", NoEffect(Enterprise), "Servers that take no part in elections."),
     key("segment", Text, "", Honoured, "Network segment; must be empty."),
     key("segments", Objects, "", Honoured, "Network segments; must be empty."),
@@ -54,16 +55,16 @@ pub(crate) const KEYS: &[Key] = &[
     key("advertise_addr_wan", Text, "", Honoured, "The address shown as `wan`; by default `advertise_addr`."),
     key("serf_lan", Text, "", Honoured, "Address at which agents that share a store measure how far they are from each other; by default `bind_addr`. There is no gossip."),
     key("serf_wan", Text, "", NoEffect(Gossip), "Bind address of gossip between datacenters."),
-    key("client_addr", Text, "127.0.0.1", Honoured, "Addresses of the HTTP, HTTPS, gRPC and DNS listeners, separated by blanks; may be a template."),
+    key("client_addr", Text, "127.0.0.1", Honoured, "Addresses of the HTTP, HTTPS and DNS listeners, separated by blanks; may be a template."),
     key("addresses.dns", Text, "", Honoured, "Addresses of the DNS listener instead of `client_addr`."),
     key("addresses.http", Text, "", Honoured, "Addresses of the HTTP listener instead of `client_addr`; `unix://` paths are allowed."),
     key("addresses.https", Text, "", Honoured, "Addresses of the HTTPS listener instead of `client_addr`; `unix://` paths are allowed."),
-    key("addresses.grpc", Text, "", Honoured, "Addresses of the gRPC listener instead of `client_addr`; `unix://` paths are allowed."),
+    key("addresses.grpc", Text, "", NoEffect(NoGrpc), "Addresses of a gRPC listener."),
     key("ports.dns", Int, "8600", Honoured, "Port of DNS; 0 or less turns it off."),
     key("ports.http", Int, "8500", Honoured, "Port of the HTTP API; 0 or less turns it off."),
     key("ports.https", Int, "-1", Honoured, "Port of the HTTP API over TLS; 0 or less turns it off."),
-    key("ports.grpc", Int, "-1", Honoured, "Port of the gRPC API; 0 or less turns it off.").dev("8502"),
-    key("ports.server", Int, "8300", Honoured, "Port on which a server listens for its client agents; 0 or less turns it off."),
+    key("ports.grpc", Int, "-1", NoEffect(NoGrpc), "Port of a gRPC listener.").dev("8502"),
+    key("ports.server", Int, "8300", Honoured, "Port that the catalog and `/v1/status` show for this server; nothing listens there, because agents do not ask each other."),
     key("ports.serf_lan", Int, "8301", Honoured, "UDP port for that; another one is taken when it is not free, and none with -1."),
     key("ports.serf_wan", Int, "8302", NoEffect(Gossip), "Port of gossip between datacenters."),
     key("ports.proxy_min_port", Int, "20000", Honoured, "First port for managed proxies; 0 for both ends turns the range off."),
@@ -78,8 +79,8 @@ pub(crate) const KEYS: &[Key] = &[
     // Servers and joining
     key("bootstrap", Flag, "false", Honoured, "Accepted: every server acts alone on its store."),
     key("bootstrap_expect", Int, "0", Honoured, "How many servers there are; more than one need a shared store."),
-    key("start_join", Texts, "", NoEffectOnServers(Gossip), "Servers a client must reach at start."),
-    key("retry_join", Texts, "", NoEffectOnServers(Gossip), "Servers a client tries until one answers.").reloaded(),
+    key("start_join", Texts, "", NoEffectOnServers(Gossip), "Servers a client of the original must reach at start."),
+    key("retry_join", Texts, "", NoEffectOnServers(Gossip), "Servers a client of the original tries until one answers.").reloaded(),
     key("retry_interval", Duration, "30s", NoEffectOnServers(Gossip), "Time between those tries."),
     key("retry_max", Int, "0", NoEffectOnServers(Gossip), "How many tries; 0 means for ever."),
     key("start_join_wan", Texts, "", NoEffect(OneDatacenter), "Servers of other datacenters to join at start."),

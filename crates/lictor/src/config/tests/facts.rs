@@ -170,7 +170,10 @@ fn fact_12_the_gossip_key_is_checked_and_without_effect() {
     let key = "pUqJrVyVRj5jsiYEkM/tFQYfWyJIv4s3XkvDwy7Cu5s=";
     let loaded = dev_hcl(&format!("encrypt = \"{key}\""));
     let lines = notices(&loaded, Weight::Info);
-    assert_eq!(lines, ["config: no effect here: encrypt (there is no gossip: clients talk to servers over HTTP)"]);
+    assert_eq!(
+        lines,
+        ["config: no effect here: encrypt (there is no gossip: servers find each other in the store they share)"]
+    );
     assert_eq!(notices(&dev_hcl("encrypt = \"\""), Weight::Info), [""; 0]);
 }
 
@@ -419,7 +422,7 @@ fn keys_without_effect_give_one_line_for_each_reason() {
     assert_eq!(
         notices(&loaded, Weight::Info),
         [
-            "config: no effect here: gossip_lan.gossip_nodes (there is no gossip: clients talk to servers over HTTP)",
+            "config: no effect here: gossip_lan.gossip_nodes (there is no gossip: servers find each other in the store they share)",
             "config: no effect here: performance.raft_multiplier, raft_protocol (consensus is the store's work)",
             "config: no effect here: disable_update_check (lictor never calls home)",
         ]

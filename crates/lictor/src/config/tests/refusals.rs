@@ -25,14 +25,13 @@ fn all_problems_of_all_sources_come_in_one_run() {
         ("c.json:1", "bogus"),
         ("-http-port", "ports.http"),
         ("flags-0.hcl:1", "retry_interval"),
-        ("default", "data_dir"),
         ("c.json:2", "connect.proxy_defaults.exec_mode"),
     ];
     assert_eq!(all, expected.map(|(place, key)| (place.to_owned(), key)), "{errors}");
     assert!(errors.problems().iter().all(|problem| !problem.remedy.is_empty()));
     assert!(errors.headline().ends_with("a.hcl: At 1:10: unknown word yes; text needs quotes: \"yes\""), "{errors}");
     let text = errors.to_string();
-    assert!(text.contains("8 problems to solve:"), "{text}");
+    assert!(text.contains("7 problems to solve:"), "{text}");
     assert!(text.contains("remedy: did you mean ports.http?"), "{text}");
 }
 
