@@ -142,8 +142,10 @@ impl fmt::Display for ConfigErrors {
 /// Leaves out what is only the consequence of another problem: what seems to be missing while a file that may hold it
 /// could not be read, or because it stands there mistyped.
 pub(crate) fn first_causes(problems: Vec<Problem>) -> Vec<Problem> {
-    let unread =
-        |problem: &Problem| problem.stage == Stage::Sources || problem.stage == Stage::Parse && problem.group.is_none();
+    let unread = |problem: &Problem| {
+        let whole = problem.stage == Stage::Sources || problem.stage == Stage::Parse && problem.group.is_none();
+        whole && matches!(problem.origin, Origin::File { .. })
+    };
     let something_unread = problems.iter().any(unread);
     let misread: Vec<(Origin, String, String)> = problems
         .iter()
