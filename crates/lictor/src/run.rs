@@ -365,8 +365,9 @@ fn supervise(config: &Config, agent: &Agent, scope: &Scope, processes: &Scope) -
     }
     warn_of_open_files(config.connect.limits.open_files);
     let root_refused = is_root && !config.connect.allow_managed_root;
-    let gate =
-        if root_refused { Gate::Refused("running as root, will not start managed proxies".into()) } else { Gate::Open };
+    let refusal = "running as root, will not start managed proxies: set connect.proxy_defaults.run_as = \"USER\", or \
+                   connect.proxy.allow_managed_root = true";
+    let gate = if root_refused { Gate::Refused(refusal.into()) } else { Gate::Open };
     let lifetime = match (&config.data_dir, config.connect.kill_on_agent_exit) {
         (None, _) => Lifetime::Ephemeral,
         (Some(_), true) => Lifetime::Bound,

@@ -243,3 +243,83 @@ fn clients_that_would_be_unreachable_are_warned_about() {
     let open = "client_addr = \"0.0.0.0\" ports { https = 8501 }";
     assert_eq!(warnings(&dev_hcl(open)).len(), 1);
 }
+
+#[test]
+fn what_services_cannot_mean_of_their_proxies_is_said() {
+    let loaded = dev_hcl(
+        "service { name = \"a\" port = 1 connect { proxy { upstreams = [\n\
+           { destination_name = \"b\" local_bind_port = 99999 }, { local_bind_port = 7 }, { destination_name = \"c\" }\n\
+         ] } sidecar_service {} } }\n\
+         services { name = \"b\" port = 2 connect { proxy {\n\
+           config { local_connect_timeout_ms = \"5s\" bind_adress = \"127.0.0.1\" handshake_timeout_ms = \"2500\" own = 1 }\n\
+           upstreams = [{ destination_name = \"a\" local_bind_port = 8 }, { destination_name = \"a\" local_bind_port = 8 }]\n\
+         } } }\n\
+         services { name = \"c\" port = 3 connect { proxy {\n\
+           command = [\"/bin/x\"]\n\
+           config { bind_adress = 1 }\n\
+           upstreams = [{ destination_name = \"a\" local_bind_port = 8 local_bind_address = \"127.0.0.2\" }]\n\
+         } } }\n\
+         connect { enabled = false }",
+    );
+    let said = warnings(&loaded);
+    let expected = [
+        "service.connect: the service has a managed proxy and a sidecar_service",
+        "service.connect.proxy.upstreams[0].local_bind_port: 99999 is no port",
+        "service.connect.proxy.upstreams[1]: destination_name is missing",
+        "service.connect.proxy.upstreams[2]: local_bind_port is missing",
+        "services[0].connect.proxy.config.bind_adress: the built-in proxy does not know it; did you mean bind_address?",
+        "services[0].connect.proxy.config.local_connect_timeout_ms: \"5s\" is no number of milliseconds, so the default \
+         stays; write 5000",
+        "services[0].connect.proxy.upstreams[1].local_bind_port: 127.0.0.1:8 is that of",
+        "the proxies of a, b, c get no certificates",
+    ];
+    assert_eq!(said.len(), expected.len(), "{said:#?}");
+    for (said, expected) in said.iter().zip(expected) {
+        assert!(said.contains(expected), "{expected:?} is not in {said:?}");
+    }
+}
+
+#[test]
+fn more_proxies_than_ports_are_refused_with_the_keys_of_the_range() {
+    let errors = problems(
+        "ports { proxy_min_port = 20000 proxy_max_port = 20000 }\n\
+         services { name = \"a\" port = 1 connect { proxy {} } }\n\
+         services { name = \"own\" port = 2 connect { proxy { config { bind_port = 7 } } } }\n\
+         services { name = \"b\" port = 3 connect { proxy {} } }",
+    );
+    let [problem] = errors.problems() else { panic!("{errors}") };
+    assert!(problem.text.starts_with("service \"b\": no port provided for proxy bind_port and none  left"), "{errors}");
+    assert!(problem.text.ends_with("[20000, 20000]") && problem.remedy.contains("ports.proxy_max_port"), "{errors}");
+}
+
+#[test]
+fn files_of_a_client_are_refused_and_what_a_flag_may_bring_is_not() {
+    let validate = |text: &str| load_for(Purpose::Validate, &[], &[("a.hcl", text)]);
+    let errors = validate("server = false data_dir = \"/x\" retry_join = [\"10.0.0.1\"]").unwrap_err();
+    assert_eq!((texts(&errors), errors.problems()[0].key.as_str()), (vec![super::check::node::NO_CLIENTS], "server"));
+    let loaded = validate("retry_join = [\"10.0.0.1\"]").unwrap();
+    assert!(warnings(&loaded).iter().any(|text| text.contains("client agents are not in this version")));
+    let loaded = validate("service { name = \"web\" port = 1 connect { proxy {} } }").unwrap();
+    let said = notices(&loaded, Weight::Info);
+    assert!(said.iter().any(|text| text.contains("data_dir is not set")), "{said:?}");
+    assert!(said.iter().any(|text| text.contains("server is not set")), "{said:?}");
+}
+
+#[test]
+fn a_data_directory_of_the_original_is_named_with_what_stays_behind_until_there_is_a_store() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path();
+    fs::create_dir_all(data.join("raft")).unwrap();
+    fs::create_dir_all(data.join("proxy")).unwrap();
+    let snapshot = r#"{"Version": 1, "Proxies": {"web-proxy": {"Mode": 1, "Config": {"Pid": 4711}}}}"#;
+    fs::write(data.join("proxy/snapshot.json"), snapshot).unwrap();
+    let said = || {
+        let loaded = load(&["-server", "-bootstrap", "-data-dir", data.to_str().unwrap()], &[]).unwrap();
+        warnings(&loaded).iter().map(|text| (*text).to_owned()).collect::<Vec<_>>()
+    };
+    let texts = said();
+    assert!(texts[0].contains("is that of a Consul server") && texts[0].contains("docs/migration.md"), "{texts:?}");
+    assert!(texts[1].contains("(web-proxy, pid 4711)"), "{texts:?}");
+    fs::write(data.join("store.redb"), "").unwrap();
+    assert_eq!(said(), [""; 0]);
+}
