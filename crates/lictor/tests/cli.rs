@@ -480,7 +480,7 @@ fn a_configuration_is_judged_with_what_becomes_of_it() {
         fs::write(&path, text).unwrap();
         path.display().to_string()
     };
-    let good = file("v.hcl", &format!("data_dir = \"{}/data\"", folder.path().display()));
+    let good = file("v.hcl", &format!("server = true\ndata_dir = \"{}/data\"", folder.path().display()));
     alone(&["validate", &good]).said("Configuration is valid!\n");
     alone(&["validate", "-quiet", &good]).said("");
     let ignored = file(
