@@ -506,7 +506,7 @@ mod tests {
                 &["nobody is sent to web", "its node is in maintenance: \"new disks\"", "-> lictor maint -disable\n"],
             ),
             (
-                ManagedProcess { report: report(lonely.clone()), ..process() },
+                ManagedProcess { report: report(lonely), ..process() },
                 upstream(Upstream {
                     ordinary: 1,
                     mesh: 1,

@@ -39,7 +39,7 @@ pub(crate) fn proxies(check: &mut Check<'_>, network: &Network, mesh: &Mesh) {
                 );
             }
             let config = proxy.config.clone().unwrap_or_default();
-            let own_port = config.get("bind_port").is_some_and(|port| *port != Value::from(0));
+            let own_port = config.get("bind_port").is_some_and(|port| port.as_i64() != Some(0));
             if !own_port && mesh.proxy_defaults.config.get("bind_port").is_none() {
                 without_port.push(declared);
             }
