@@ -190,8 +190,8 @@ fn service(fields: &mut Fields<'_, '_>, sidecars_around: u8) -> Definition {
     let mut definition = Definition {
         service: Service {
             kind,
-            id: fields.text("id").unwrap_or_default().into(),
-            name: fields.text("name").unwrap_or_default().into(),
+            id: fields.name("id").unwrap_or_default().into(),
+            name: fields.name("name").unwrap_or_default().into(),
             tags: fields.texts("tags"),
             address: fields.text("address").unwrap_or_default(),
             port: fields.int("port").unwrap_or_default(),
@@ -203,11 +203,11 @@ fn service(fields: &mut Fields<'_, '_>, sidecars_around: u8) -> Definition {
         },
         checks: fields.objects("checks", |check_fields| check(check_fields, CheckPlace::InService)).unwrap_or_default(),
         check: fields.object("check", |check_fields| check(check_fields, CheckPlace::InService)),
-        token: fields.text("token").unwrap_or_default(),
+        token: fields.name("token").unwrap_or_default(),
         managed_proxy: None,
         sidecar: None,
     };
-    let old_destination = fields.text("proxy_destination").filter(|name| !name.is_empty());
+    let old_destination = fields.name("proxy_destination").filter(|name| !name.is_empty());
     definition.service.proxy = fields
         .object("proxy", proxy)
         .or_else(|| old_destination.map(|name| ProxySpec { destination_name: name.into(), ..ProxySpec::default() }));
@@ -230,8 +230,8 @@ fn weights(fields: &mut Fields<'_, '_>) -> Weights {
 
 fn proxy(fields: &mut Fields<'_, '_>) -> ProxySpec {
     ProxySpec {
-        destination_name: fields.text("destination_service_name").unwrap_or_default().into(),
-        destination_id: fields.text("destination_service_id").unwrap_or_default().into(),
+        destination_name: fields.name("destination_service_name").unwrap_or_default().into(),
+        destination_id: fields.name("destination_service_id").unwrap_or_default().into(),
         local_service_address: fields.text("local_service_address").unwrap_or_default(),
         local_service_port: fields.int("local_service_port").unwrap_or_default(),
         config: fields.opaque("config"),
@@ -242,8 +242,8 @@ fn proxy(fields: &mut Fields<'_, '_>) -> ProxySpec {
 fn upstream(fields: &mut Fields<'_, '_>) -> Upstream {
     Upstream {
         destination_type: fields.text("destination_type").unwrap_or_default(),
-        destination_namespace: fields.text("destination_namespace").unwrap_or_default(),
-        destination_name: fields.text("destination_name").unwrap_or_default(),
+        destination_namespace: fields.name("destination_namespace").unwrap_or_default(),
+        destination_name: fields.name("destination_name").unwrap_or_default(),
         datacenter: fields.text("datacenter").unwrap_or_default(),
         local_bind_address: fields.text("local_bind_address").unwrap_or_default(),
         local_bind_port: fields.int("local_bind_port").unwrap_or_default(),
@@ -278,11 +278,11 @@ enum CheckPlace {
 fn check(fields: &mut Fields<'_, '_>, place: CheckPlace) -> CheckSpec {
     let lenient = fields.rules().unknown_keys == UnknownKeys::Ignored;
     let id = match place {
-        CheckPlace::InService if lenient => fields.text("check_id"),
-        CheckPlace::InService | CheckPlace::Alone => fields.text("id"),
+        CheckPlace::InService if lenient => fields.name("check_id"),
+        CheckPlace::InService | CheckPlace::Alone => fields.name("id"),
     }
     .unwrap_or_default();
-    let name = fields.text("name").unwrap_or_default();
+    let name = fields.name("name").unwrap_or_default();
     let label = |field: &str| format!("check[{id}].{field}");
     let interval = fields.duration_of("interval", &label("interval"));
     let timeout = fields.duration_of("timeout", &label("timeout"));
@@ -301,8 +301,8 @@ fn check(fields: &mut Fields<'_, '_>, place: CheckPlace) -> CheckSpec {
         id: id.into(),
         name,
         notes: fields.text("notes").unwrap_or_default(),
-        service_id: fields.text("service_id").unwrap_or_default().into(),
-        token: fields.text("token").unwrap_or_default(),
+        service_id: fields.name("service_id").unwrap_or_default().into(),
+        token: fields.name("token").unwrap_or_default(),
         status,
         args: fields.texts("args").unwrap_or_default(),
         http: fields.text("http").unwrap_or_default(),
@@ -312,8 +312,8 @@ fn check(fields: &mut Fields<'_, '_>, place: CheckPlace) -> CheckSpec {
         grpc: fields.text("grpc").unwrap_or_default(),
         grpc_use_tls: fields.flag("grpc_use_tls").unwrap_or_default(),
         tls_skip_verify: fields.flag("tls_skip_verify").unwrap_or_default(),
-        alias_node: fields.text("alias_node").unwrap_or_default(),
-        alias_service: fields.text("alias_service").unwrap_or_default(),
+        alias_node: fields.name("alias_node").unwrap_or_default(),
+        alias_service: fields.name("alias_service").unwrap_or_default(),
         docker_container_id: fields.text("docker_container_id").unwrap_or_default(),
         shell: fields.text("shell").unwrap_or_default(),
         interval: interval.unwrap_or_default().or_zero(),

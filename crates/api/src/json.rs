@@ -22,17 +22,58 @@ pub enum Layout {
 /// Writes a value as a JSON text.
 pub fn to_vec(value: &impl Serialize, layout: Layout) -> serde_json::Result<Vec<u8>> {
     let mut text = Vec::with_capacity(512);
+    write(value, layout, &mut text)?;
+    Ok(text)
+}
+
+/// Writes a value as a JSON text, if that has `longest` bytes at most; stops as soon as it has more.
+pub fn to_vec_within(value: &impl Serialize, layout: Layout, longest: usize) -> serde_json::Result<Option<Vec<u8>>> {
+    let mut text = Within { text: Vec::with_capacity(512), longest, is_longer: false };
+    match write(value, layout, &mut text) {
+        Ok(()) => Ok(Some(text.text)),
+        Err(_) if text.is_longer => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn write(value: &impl Serialize, layout: Layout, mut text: impl Write) -> serde_json::Result<()> {
     match layout {
-        Layout::Compact => {
-            value.serialize(&mut Serializer::with_formatter(&mut text, Escaping(CompactFormatter)))?;
-        }
+        Layout::Compact => value.serialize(&mut Serializer::with_formatter(text, Escaping(CompactFormatter))),
         Layout::Pretty => {
             let pretty = PrettyFormatter::with_indent(b"    ");
             value.serialize(&mut Serializer::with_formatter(&mut text, Escaping(pretty)))?;
-            text.push(b'\n');
+            text.write_all(b"\n").map_err(serde_json::Error::io)
         }
     }
-    Ok(text)
+}
+
+/// A text that does not grow beyond a length.
+struct Within {
+    text: Vec<u8>,
+    longest: usize,
+    is_longer: bool,
+}
+
+impl Write for Within {
+    #[inline]
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_all(bytes)?;
+        Ok(bytes.len())
+    }
+
+    #[inline]
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if bytes.len() > self.longest - self.text.len() {
+            self.is_longer = true;
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.text.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Adds the original's escapes and numbers to the layout of another formatter.
@@ -133,6 +174,16 @@ mod tests {
         check("\u{2028}x\u{2029}\u{2027}é", "\"\\u2028x\\u2029\u{2027}é\"");
         check("\u{8}\u{c}\n\r\t\"\\\u{1}\u{7f}", "\"\\u0008\\u000c\\n\\r\\t\\\"\\\\\\u0001\u{7f}\"");
         check(json!({"<": 1}), r#"{"\u003c":1}"#);
+    }
+
+    #[test]
+    fn a_text_is_written_up_to_a_length() {
+        for layout in [Layout::Compact, Layout::Pretty] {
+            let value = json!({"a": [1, "x".repeat(100)]});
+            let whole = to_vec(&value, layout).unwrap();
+            assert_eq!(to_vec_within(&value, layout, whole.len()).unwrap().as_ref(), Some(&whole));
+            assert_eq!(to_vec_within(&value, layout, whole.len() - 1).unwrap(), None);
+        }
     }
 
     #[test]

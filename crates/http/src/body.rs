@@ -1,5 +1,8 @@
-//! Bodies of requests: bounded in size and in how long a client may pause.
+//! Bodies of requests: bounded in size, in how long a client may pause, and in what all of them take together.
 
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -8,54 +11,165 @@ use hyper::body::{Body as _, Incoming};
 
 use crate::error::Failure;
 
-/// More than any registration, transaction or snapshot of a sensible cluster, and little enough to hold in memory.
-const LIMIT: u64 = 64 * 1024 * 1024;
+/// More than any registration, policy or transaction of a sensible cluster: values of a transaction have half a megabyte
+/// together. What may be larger says so.
+const LIMIT: u64 = 2 * 1024 * 1024;
+
+/// All bodies together take this at most, so that many clients cannot do what one may not.
+const ROOM: u64 = 64 * 1024 * 1024;
+
+/// The beginning of each body takes nothing of that room: the connection has buffers as large. So whoever fills the room
+/// with large bodies does not keep others from small ones, which nearly all are.
+const FREE: u64 = 64 * 1024;
 
 /// A client that sends nothing for so long in the middle of a body has gone.
 const PAUSE: Duration = Duration::from_secs(30);
 
+/// What bodies that are being held take.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Room(Arc<AtomicU64>);
+
+impl Room {
+    /// Takes some of it, if there is as much.
+    fn take(&self, size: u64) -> bool {
+        let more = |taken: u64| taken.checked_add(size).filter(|taken| *taken <= ROOM);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+}
+
+/// A part of the room, given back when this goes.
+#[derive(Debug)]
+struct Taken {
+    room: Room,
+    size: u64,
+}
+
+impl Taken {
+    /// Takes as much more as a body of this length needs.
+    fn grow(&mut self, length: u64) -> Result<(), Failure> {
+        let more = length.saturating_sub(FREE).saturating_sub(self.size);
+        if !self.room.take(more) {
+            return Err(Failure::Crowded);
+        }
+        self.size += more;
+        Ok(())
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.room.0.fetch_sub(self.size, Ordering::Relaxed);
+    }
+}
+
+/// A whole body. Keep it for as long as its bytes are needed: with it goes its claim to the room.
+#[derive(Debug, Default)]
+pub(crate) struct Body {
+    bytes: Bytes,
+    _taken: Option<Taken>,
+}
+
+impl Body {
+    pub(crate) fn bytes(&self) -> Bytes {
+        self.bytes.clone()
+    }
+}
+
+impl Deref for Body {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 /// The body of one request, not read yet.
-pub(crate) struct RequestBody(Option<Incoming>);
+pub(crate) struct RequestBody(Option<(Incoming, Room)>);
 
 impl RequestBody {
     /// `None` is a body without a byte.
-    pub(crate) fn new(incoming: Option<Incoming>) -> RequestBody {
-        RequestBody(incoming)
+    pub(crate) fn new(incoming: Option<Incoming>, room: &Room) -> RequestBody {
+        RequestBody(incoming.map(|incoming| (incoming, room.clone())))
     }
 
     /// Reads all of it.
-    pub(crate) async fn read(self) -> Result<Bytes, Failure> {
+    pub(crate) async fn read(self) -> Result<Body, Failure> {
         self.read_at_most(LIMIT).await
     }
 
     /// Reads all of it unless it is larger than `limit` bytes.
-    pub(crate) async fn read_at_most(self, limit: u64) -> Result<Bytes, Failure> {
-        let Some(mut incoming) = self.0 else { return Ok(Bytes::new()) };
-        if incoming.size_hint().lower() > limit {
+    pub(crate) async fn read_at_most(self, limit: u64) -> Result<Body, Failure> {
+        let Some((incoming, room)) = self.0 else { return Ok(Body::default()) };
+        let mut taken = Taken { room, size: 0 };
+        let bytes = gather(incoming, limit, |length| taken.grow(length)).await?;
+        Ok(Body { bytes, _taken: Some(taken) })
+    }
+
+    /// The same for what is larger than all others together may be; how many of those there are at once is the caller's to
+    /// bound.
+    pub(crate) async fn read_huge(self, limit: u64) -> Result<Bytes, Failure> {
+        let Some((incoming, _)) = self.0 else { return Ok(Bytes::new()) };
+        gather(incoming, limit, |_| Ok(())).await
+    }
+}
+
+/// Reads a body piece by piece. `accept` is told how long it is with each.
+async fn gather(
+    mut incoming: Incoming,
+    limit: u64,
+    mut accept: impl FnMut(u64) -> Result<(), Failure>,
+) -> Result<Bytes, Failure> {
+    if incoming.size_hint().lower() > limit {
+        return Err(Failure::TooLarge(limit));
+    }
+    let mut first = Bytes::new();
+    let mut rest = BytesMut::new();
+    loop {
+        let frame = tokio::time::timeout(PAUSE, incoming.frame()).await.map_err(|_| Failure::TooSlow)?;
+        let Some(frame) = frame else { break };
+        let Ok(data) = frame.map_err(Failure::Body)?.into_data() else { continue };
+        let length = (first.len() + rest.len() + data.len()) as u64;
+        if length > limit {
             return Err(Failure::TooLarge(limit));
         }
-        let mut first = Bytes::new();
-        let mut rest = BytesMut::new();
-        loop {
-            let frame = tokio::time::timeout(PAUSE, incoming.frame()).await.map_err(|_| Failure::TooSlow)?;
-            let Some(frame) = frame else { break };
-            let Ok(data) = frame.map_err(Failure::Body)?.into_data() else { continue };
-            if (first.len() + rest.len() + data.len()) as u64 > limit {
-                return Err(Failure::TooLarge(limit));
-            }
-            // Nearly all bodies come in one piece, which need not be copied.
-            if first.is_empty() {
-                first = data;
-            } else {
-                rest.extend_from_slice(&data);
-            }
+        accept(length)?;
+        // Nearly all bodies come in one piece, which need not be copied.
+        if first.is_empty() {
+            first = data;
+        } else {
+            rest.extend_from_slice(&data);
         }
-        if rest.is_empty() {
-            return Ok(first);
+    }
+    if rest.is_empty() {
+        return Ok(first);
+    }
+    let mut whole = BytesMut::with_capacity(first.len() + rest.len());
+    whole.extend_from_slice(&first);
+    whole.extend_from_slice(&rest);
+    Ok(whole.freeze())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_room_is_bounded_and_given_back() {
+        let room = Room::default();
+        let hold = |length: u64| {
+            let mut taken = Taken { room: room.clone(), size: 0 };
+            taken.grow(FREE / 2).and_then(|()| taken.grow(length)).map(|()| taken)
+        };
+        let mut held = Vec::new();
+        while let Ok(taken) = hold(LIMIT) {
+            held.push(taken);
         }
-        let mut whole = BytesMut::with_capacity(first.len() + rest.len());
-        whole.extend_from_slice(&first);
-        whole.extend_from_slice(&rest);
-        Ok(whole.freeze())
+        assert_eq!(held.len() as u64, ROOM / (LIMIT - FREE));
+        assert!(hold(FREE).is_ok(), "small ones find room");
+        assert_eq!(hold(LIMIT).unwrap_err().status(), 503);
+        held.pop();
+        assert!(hold(LIMIT).is_ok());
+        held.clear();
+        assert_eq!(room.0.load(Ordering::Relaxed), 0);
     }
 }

@@ -70,8 +70,8 @@ pub(crate) struct CatalogEntry {
 pub(crate) fn catalog_entry(body: &[u8]) -> Result<CatalogEntry, String> {
     object(body, RULES.spelled(catalog_spelling), |fields| {
         let node = Node {
-            id: text(fields, "ID"),
-            name: text(fields, "Node").into(),
+            id: named(fields, "ID"),
+            name: named(fields, "Node").into(),
             address: text(fields, "Address"),
             tagged_addresses: fields.text_map("TaggedAddresses"),
             meta: fields.text_map("NodeMeta"),
@@ -104,21 +104,21 @@ fn service(fields: &mut Fields<'_, '_>) -> Service {
 }
 
 fn check(fields: &mut Fields<'_, '_>) -> Check {
-    let name = text(fields, "Name");
-    let mut id = text(fields, "CheckID");
+    let name = named(fields, "Name");
+    let mut id = named(fields, "CheckID");
     if id.is_empty() {
         id.clone_from(&name);
     }
     Check {
-        node: text(fields, "Node").into(),
+        node: named(fields, "Node").into(),
         id: id.into(),
         name,
         // Words that are no status are taken as the default: a catalog that keeps them misleads every reader.
         status: fields.text("Status").and_then(|text| Status::parse(&text)).unwrap_or_default(),
         notes: text(fields, "Notes"),
         output: text(fields, "Output"),
-        service_id: text(fields, "ServiceID").into(),
-        service_name: text(fields, "ServiceName").into(),
+        service_id: named(fields, "ServiceID").into(),
+        service_name: named(fields, "ServiceName").into(),
         service_tags: fields.texts("ServiceTags"),
         definition: fields.object("Definition", check_definition).unwrap_or_default(),
     }
@@ -151,19 +151,19 @@ pub(crate) struct CatalogRemoval {
 pub(crate) fn catalog_removal(body: &[u8]) -> Result<CatalogRemoval, String> {
     object(body, RULES, |fields| CatalogRemoval {
         datacenter: text(fields, "Datacenter"),
-        node: text(fields, "Node"),
-        service_id: text(fields, "ServiceID"),
-        check_id: text(fields, "CheckID"),
+        node: named(fields, "Node"),
+        service_id: named(fields, "ServiceID"),
+        check_id: named(fields, "CheckID"),
     })
 }
 
 /// `POST` and `PUT /v1/connect/intentions`. Times, indexes and precedence are not the client's to say.
 pub(crate) fn intention(body: &[u8]) -> Result<Intention, String> {
     object(body, RULES, |fields| Intention {
-        id: text(fields, "ID"),
+        id: named(fields, "ID"),
         description: text(fields, "Description"),
-        source: Party { namespace: text(fields, "SourceNS"), name: text(fields, "SourceName") },
-        destination: Party { namespace: text(fields, "DestinationNS"), name: text(fields, "DestinationName") },
+        source: Party { namespace: named(fields, "SourceNS"), name: named(fields, "SourceName") },
+        destination: Party { namespace: named(fields, "DestinationNS"), name: named(fields, "DestinationName") },
         source_type: text(fields, "SourceType"),
         action: text(fields, "Action"),
         default_addr: text(fields, "DefaultAddr"),
@@ -199,7 +199,7 @@ pub(crate) struct Question {
 pub(crate) fn question(body: &[u8]) -> Result<Question, String> {
     object(body, RULES, |fields| {
         let _ = fields.text("ClientCertSerial");
-        Question { target: text(fields, "Target"), client_cert_uri: text(fields, "ClientCertURI") }
+        Question { target: named(fields, "Target"), client_cert_uri: named(fields, "ClientCertURI") }
     })
 }
 
@@ -224,8 +224,8 @@ pub(crate) fn session(body: &[u8]) -> Result<Session, Failure> {
     let (session, behavior) = object(body, RULES, |fields| {
         let checks = fields.mentions("Checks").then(|| fields.texts("Checks").unwrap_or_default());
         let session = Session {
-            name: text(fields, "Name"),
-            node: text(fields, "Node").into(),
+            name: named(fields, "Name"),
+            node: named(fields, "Node").into(),
             checks: checks.map_or(defaults.checks, |ids| ids.into_iter().map(Into::into).collect()),
             lock_delay: fields.duration("LockDelay").map_or(defaults.lock_delay, lock_delay),
             ttl: text(fields, "TTL"),
@@ -243,8 +243,8 @@ pub(crate) fn session(body: &[u8]) -> Result<Session, Failure> {
 /// `PUT /v1/coordinate/update`.
 pub(crate) fn coordinate(body: &[u8]) -> Result<NodeCoordinate, String> {
     object(body, RULES, |fields| NodeCoordinate {
-        node: text(fields, "Node").into(),
-        segment: text(fields, "Segment"),
+        node: named(fields, "Node").into(),
+        segment: named(fields, "Segment"),
         coordinate: fields.object("Coord", point).unwrap_or(NOWHERE),
     })
 }
@@ -281,7 +281,7 @@ pub(crate) fn autopilot(body: &[u8]) -> Result<autopilot::Settings, String> {
 
 /// `POST`, `PUT` and `DELETE /v1/operator/keyring`: a key of gossip encryption.
 pub(crate) fn gossip_key(body: &[u8]) -> Result<String, String> {
-    object(body, RULES, |fields| text(fields, "Key"))
+    object(body, RULES, |fields| named(fields, "Key"))
 }
 
 /// A number so small cannot be meant as nanoseconds: it is seconds.
@@ -292,14 +292,14 @@ fn lock_delay(given: GoDuration) -> Duration {
 
 /// `PUT /v1/agent/token/:name`: the secret; empty clears.
 pub(crate) fn token(body: &[u8]) -> Result<String, String> {
-    object(body, RULES, |fields| text(fields, "Token"))
+    object(body, RULES, |fields| named(fields, "Token"))
 }
 
 /// `PUT /v1/acl/policy`. Hash and indexes are not the client's to say.
 pub(crate) fn policy(body: &[u8]) -> Result<Policy, String> {
     object(body, RULES, |fields| Policy {
-        id: text(fields, "ID"),
-        name: text(fields, "Name"),
+        id: named(fields, "ID"),
+        name: named(fields, "Name"),
         description: text(fields, "Description"),
         rules: text(fields, "Rules"),
         datacenters: fields.texts("Datacenters"),
@@ -310,8 +310,8 @@ pub(crate) fn policy(body: &[u8]) -> Result<Policy, String> {
 /// `PUT /v1/acl/token`. Times, hash and indexes are not the client's to say.
 pub(crate) fn acl_token(body: &[u8]) -> Result<TokenRequest, String> {
     object(body, RULES, |fields| TokenRequest {
-        accessor: text(fields, "AccessorID"),
-        secret: text(fields, "SecretID"),
+        accessor: named(fields, "AccessorID"),
+        secret: named(fields, "SecretID"),
         description: text(fields, "Description"),
         policies: fields.objects("Policies", policy_link).unwrap_or_default(),
         rules: text(fields, "Rules"),
@@ -321,14 +321,14 @@ pub(crate) fn acl_token(body: &[u8]) -> Result<TokenRequest, String> {
 }
 
 fn policy_link(fields: &mut Fields<'_, '_>) -> PolicyLink {
-    PolicyLink { id: text(fields, "ID"), name: text(fields, "Name") }
+    PolicyLink { id: named(fields, "ID"), name: named(fields, "Name") }
 }
 
 /// `PUT /v1/acl/create` and `/v1/acl/update`.
 pub(crate) fn legacy_token(body: &[u8]) -> Result<LegacyRequest, String> {
     object(body, RULES, |fields| LegacyRequest {
-        secret: text(fields, "ID"),
-        name: text(fields, "Name"),
+        secret: named(fields, "ID"),
+        name: named(fields, "Name"),
         kind: fields.text("Type").unwrap_or_else(|| "client".to_owned()),
         rules: text(fields, "Rules"),
     })
@@ -344,10 +344,10 @@ pub(crate) fn query(body: &[u8]) -> Result<Query, String> {
         });
         let dns_ttl = fields.object("DNS", |fields| text(fields, "TTL"));
         Query {
-            id: text(fields, "ID"),
-            name: text(fields, "Name"),
-            session: text(fields, "Session"),
-            token: text(fields, "Token"),
+            id: named(fields, "ID"),
+            name: named(fields, "Name"),
+            session: named(fields, "Session"),
+            token: named(fields, "Token"),
             template: template.unwrap_or_default(),
             service: fields.object("Service", asked).unwrap_or_default(),
             dns_ttl: dns_ttl.unwrap_or_default(),
@@ -363,11 +363,11 @@ fn asked(fields: &mut Fields<'_, '_>) -> Asked {
         datacenters: fields.texts("Datacenters"),
     });
     Asked {
-        service: text(fields, "Service"),
+        service: named(fields, "Service"),
         failover: failover.unwrap_or_default(),
         only_passing: fields.flag("OnlyPassing").unwrap_or_default(),
         ignore_check_ids: fields.texts("IgnoreCheckIDs"),
-        near: text(fields, "Near"),
+        near: named(fields, "Near"),
         tags: fields.texts("Tags"),
         node_meta: fields.text_map("NodeMeta"),
         service_meta: fields.text_map("ServiceMeta"),
@@ -377,6 +377,10 @@ fn asked(fields: &mut Fields<'_, '_>) -> Asked {
 
 fn text(fields: &mut Fields<'_, '_>, name: &'static str) -> String {
     fields.text(name).unwrap_or_default()
+}
+
+fn named(fields: &mut Fields<'_, '_>, name: &'static str) -> String {
+    fields.name(name).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -398,6 +402,35 @@ mod tests {
         let failure = session(br#"{"Behavior": "nope"}"#).unwrap_err();
         assert_eq!((failure.status().as_u16(), failure.text().as_str()), (500, "Invalid Behavior setting 'nope'"));
         assert_eq!(session(b"{").unwrap_err().text(), "Request decode failed: unexpected EOF");
+    }
+
+    #[test]
+    fn a_name_that_nobody_has_is_refused() {
+        let long = "x".repeat(5000);
+        let why = |at: &str| format!("'{at}' has 5000 bytes, and a name has at most 4096");
+        let body = |of: &str| format!("{{{}}}", of.replace("LONG", &format!("\"{long}\"")));
+        for (of, at) in [
+            (r#""Node": LONG"#, "Node"),
+            (r#""Service": {"Service": LONG}"#, "Service.Service"),
+            (r#""Service": {"Service": "a", "ID": LONG}"#, "Service.ID"),
+            (r#""Checks": [{"CheckID": LONG}]"#, "Checks[0].CheckID"),
+            (r#""Service": {"Proxy": {"DestinationServiceName": LONG}}"#, "Service.Proxy.DestinationServiceName"),
+        ] {
+            assert_eq!(catalog_entry(body(of).as_bytes()).unwrap_err(), why(at));
+        }
+        let of = |of: &str| body(of).into_bytes();
+        assert_eq!(catalog_removal(&of(r#""CheckID": LONG"#)).unwrap_err(), why("CheckID"));
+        assert_eq!(intention(&of(r#""SourceName": LONG"#)).unwrap_err(), why("SourceName"));
+        assert_eq!(question(&of(r#""Target": LONG"#)).unwrap_err(), why("Target"));
+        assert_eq!(query(&of(r#""Name": LONG"#)).unwrap_err(), why("Name"));
+        assert_eq!(query(&of(r#""Service": {"Service": LONG}"#)).unwrap_err(), why("Service.Service"));
+        let failure = session(&of(r#""Name": LONG"#)).unwrap_err();
+        assert_eq!(failure.status(), 400);
+        assert_eq!(failure.text(), format!("Request decode failed: {}", why("Name")));
+        let refused = transaction(&[b"[", of(r#""Node": {"Node": {"Node": LONG}}"#).as_slice(), b"]"].concat());
+        assert!(refused.unwrap_err().contains(&why("[0].Node.Node.Node")));
+        // What is no name may be long.
+        assert!(intention(&of(r#""Description": LONG"#)).is_ok());
     }
 
     #[test]

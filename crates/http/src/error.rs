@@ -66,6 +66,15 @@ pub(crate) enum Failure {
     /// The body is larger than we hold.
     #[error("request body exceeds {0} byte limit")]
     TooLarge(u64),
+    /// Bodies of others take all the room that there is for them.
+    #[error("too many large request bodies at once, try again")]
+    Crowded,
+    /// Somebody else is restoring a snapshot.
+    #[error("a snapshot is being restored already, try again")]
+    Restoring,
+    /// The answer would be larger than we make one.
+    #[error("answer exceeds {0} byte limit, ask for less at once")]
+    AnswerTooLarge(u64),
     /// The client stopped in the middle of its body.
     #[error("request body did not arrive in time")]
     TooSlow,
@@ -97,7 +106,8 @@ impl Failure {
             Failure::Method(..) => StatusCode::METHOD_NOT_ALLOWED,
             Failure::Denied => StatusCode::FORBIDDEN,
             Failure::CoordinatesDisabled => StatusCode::UNAUTHORIZED,
-            Failure::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Failure::TooLarge(_) | Failure::AnswerTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Failure::Crowded | Failure::Restoring => StatusCode::SERVICE_UNAVAILABLE,
             Failure::TooSlow => StatusCode::REQUEST_TIMEOUT,
         }
     }
@@ -180,6 +190,9 @@ mod tests {
         check(Error::State(lictor_state::Error::Denied).into(), 403, "Permission denied");
         check(lictor_state::Error::Refused("Must provide node".into()).into(), 500, "Must provide node");
         check(Failure::Datacenter, 500, "No path to datacenter");
+        check(Failure::TooLarge(7), 413, "request body exceeds 7 byte limit");
+        check(Failure::AnswerTooLarge(7), 413, "answer exceeds 7 byte limit, ask for less at once");
+        check(Failure::Crowded, 503, "too many large request bodies at once, try again");
     }
 
     #[test]

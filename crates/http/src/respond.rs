@@ -10,12 +10,14 @@ use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use http::header::{
-    ACCEPT_ENCODING, ALLOW, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, VARY,
+    ACCEPT_ENCODING, ALLOW, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION,
+    VARY,
 };
 use http::{Method, StatusCode};
 use hyper::body::{Body, Frame, SizeHint};
 use lictor_api::json::{self, Layout};
 use serde::Serialize;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::mpsc;
 
 use crate::encoded::Encoded;
@@ -60,9 +62,27 @@ pub(crate) fn empty(status: StatusCode) -> Response {
     response
 }
 
+/// An answer that is longer takes so long to write or to compress that other requests on the same worker would wait.
+const LONG: usize = 256 * 1024;
+
+/// Does something that takes long. Meanwhile this worker's other tasks run elsewhere.
+fn aside<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        // Without workers there is nobody to make room for.
+        _ => work(),
+    }
+}
+
 /// A JSON value.
 pub(crate) fn json(value: &impl Serialize, layout: Layout) -> Result<Response, Failure> {
-    let text = json::to_vec(value, layout).map_err(Failure::Encode)?;
+    // How long it is shows when it is written: nearly all are short, and of the others only the beginning is written twice.
+    let text = match json::to_vec_within(value, layout, LONG) {
+        Ok(Some(text)) => Ok(text),
+        Ok(None) => aside(|| json::to_vec(value, layout)),
+        Err(error) => Err(error),
+    };
+    let text = text.map_err(Failure::Encode)?;
     let mut response = Response::new(ResponseBody::whole(text.into()));
     response.headers_mut().insert(CONTENT_TYPE, JSON);
     Ok(response)
@@ -104,6 +124,10 @@ pub(crate) fn failure(failure: &Failure) -> Response {
         return empty(failure.status());
     }
     let mut response = text(failure.status(), failure.text());
+    if matches!(failure, Failure::TooLarge(_) | Failure::Crowded | Failure::Restoring) {
+        // The rest of the body is not read.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     if let Failure::Method(_, allowed) = failure
         && let Ok(value) = HeaderValue::try_from(allowed.as_str())
     {
@@ -204,6 +228,10 @@ pub(crate) enum ResponseBody {
 
 /// The lowest level: answers are read at once and never stored, and most are small.
 fn compressed(plain: &[u8]) -> Bytes {
+    if plain.len() > LONG { aside(|| compress(plain)) } else { compress(plain) }
+}
+
+fn compress(plain: &[u8]) -> Bytes {
     let mut encoder = GzEncoder::new(Vec::with_capacity(plain.len() / 2 + 32), Compression::fast());
     // Writing to memory cannot fail.
     let _ = encoder.write_all(plain);
@@ -293,6 +321,31 @@ mod tests {
 
     fn accepting(encodings: &'static str) -> HeaderMap {
         HeaderMap::from_iter([(ACCEPT_ENCODING, HeaderValue::from_static(encodings))])
+    }
+
+    /// Long, and then not written any further before something has come.
+    struct Waits(std::sync::Mutex<std::sync::mpsc::Receiver<()>>);
+
+    impl Serialize for Waits {
+        fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            use serde::ser::{Error as _, SerializeSeq};
+            let mut list = serializer.serialize_seq(Some(2))?;
+            list.serialize_element(&"x".repeat(LONG))?;
+            let came = self.0.lock().unwrap().recv_timeout(std::time::Duration::from_secs(60));
+            list.serialize_element(&came.map_err(S::Error::custom)?)?;
+            list.end()
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn other_requests_go_on_while_a_long_answer_is_written() {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let writing = tokio::spawn(async move {
+            // On the worker that writes: it runs only if that worker lets others have its tasks.
+            tokio::spawn(async move { sender.send(()).unwrap() });
+            json(&Waits(std::sync::Mutex::new(receiver)), Layout::Compact).map(drop).map_err(|error| error.text())
+        });
+        assert_eq!(writing.await.unwrap(), Ok(()));
     }
 
     #[test]

@@ -33,6 +33,11 @@ impl Route {
         let only_read = self.only_read.iter().any(|end| argument.ends_with(end));
         self.methods.iter().filter(move |(method, _)| !only_read || method == GET)
     }
+
+    /// Whether what follows the pattern is a key of the key-value store: that may be as long as a path.
+    pub(crate) fn names_keys(&self) -> bool {
+        self.pattern == "/v1/kv/"
+    }
 }
 
 /// Whether it matters who asks.

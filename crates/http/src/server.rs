@@ -20,6 +20,7 @@ use lictor_agent::Agent;
 use lictor_api::json::Layout;
 use lictor_model::acl::Caller;
 use lictor_model::name::ServiceId;
+use lictor_notation::decode::LONGEST_NAME;
 use lictor_task::descriptors::{self, BytesOnly};
 use lictor_task::{Backoff, Scope, Stop};
 use lictor_tls::listener::Acceptor;
@@ -29,7 +30,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::time::Instant;
 
 use crate::blocking::{self, SeenBefore};
-use crate::body::RequestBody;
+use crate::body::{RequestBody, Room};
 use crate::call::{Answered, Call, Peer};
 use crate::caller;
 use crate::config::{Config, Listener, Process};
@@ -74,6 +75,10 @@ pub(crate) struct Server {
     /// When it began to answer, in seconds since the Unix epoch.
     pub(crate) started: i64,
     pub(crate) gate: Gate,
+    /// What bodies of requests take together.
+    room: Room,
+    /// Held while a snapshot is read and restored.
+    pub(crate) restoring: tokio::sync::Mutex<()>,
     common: Common,
 }
 
@@ -176,8 +181,20 @@ impl Bound {
         let scope = Scope::new("http");
         let (stop_signal, measure) = (stop.clone(), Measure::new());
         let started = lictor_task::clock::unix_seconds();
-        let server =
-            Arc::new(Server { agent, config, process, seen, kept, stop: stop_signal, started, measure, gate, common });
+        let server = Arc::new(Server {
+            agent,
+            config,
+            process,
+            seen,
+            kept,
+            stop: stop_signal,
+            started,
+            measure,
+            gate,
+            room: Room::default(),
+            restoring: tokio::sync::Mutex::default(),
+            common,
+        });
         for (address, socket) in sockets {
             tracing::info!("agent: Started {address}");
             let accepting = accept(Arc::clone(&server), scope.clone(), socket);
@@ -482,7 +499,7 @@ impl Server {
                 response
             }
             Admission::Handler(admitted) => {
-                let body = RequestBody::new(body);
+                let body = RequestBody::new(body, &self.room);
                 let answered = self.handle(&admitted, head, peer, body, proxy).await;
                 let mut response = answered.unwrap_or_else(|failure| self.failed(&failure));
                 self.measure.took(admitted.route.pattern, &head.method, started.elapsed());
@@ -520,6 +537,11 @@ impl Server {
         proxy: Option<&ServiceId>,
     ) -> Answered {
         let query = &admitted.query;
+        let length = admitted.argument().len();
+        if length > LONGEST_NAME && !admitted.route.names_keys() {
+            let text = format!("the name in the path has {length} bytes, and a name has at most {LONGEST_NAME}");
+            return Err(Failure::invalid(text));
+        }
         // A proxy that is known by its process has the rights of its secret without ever having held it.
         let of_proxy = proxy.map(|id| self.agent.secret_of_proxy(id).unwrap_or_else(|| caller::UNREADABLE.to_owned()));
         let secret = of_proxy.as_deref().unwrap_or_else(|| caller::secret(query, &head.headers));

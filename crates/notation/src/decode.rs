@@ -15,7 +15,7 @@ mod problem;
 mod rules;
 
 pub use problem::{Mistake, Problem, Problems, listed};
-pub use rules::{Durations, Fractions, LoneObject, Rules, Spelling, UnknownKeys};
+pub use rules::{Durations, Fractions, LONGEST_NAME, LoneObject, Rules, Spelling, UnknownKeys};
 
 struct Slot<'t> {
     key: &'t str,
@@ -110,6 +110,19 @@ impl<'t> Fields<'t, '_> {
             Tree::Text(text) => Some(text.clone()),
             _ => None,
         })
+    }
+
+    /// A text that names something.
+    pub fn name(&mut self, name: &'static str) -> Option<String> {
+        let text = self.text(name)?;
+        let longest = self.rules.longest_name;
+        if text.len() <= longest {
+            return Some(text);
+        }
+        let (path, line) = (self.path_of(name), self.line_of(name));
+        let text = format!("'{path}' has {} bytes, and a name has at most {longest}", text.len());
+        self.problems.push(Problem { mistake: Mistake::Form, path, line, text });
+        None
     }
 
     /// `true` or `false`; neither texts nor numbers count.

@@ -18,6 +18,10 @@ enum Fault {
     At(usize, String),
 }
 
+/// Most values in the body of a request, those inside of others included. Read, each takes many times the room of the two
+/// bytes that it may have been written with.
+pub const MOST_VALUES: usize = 65_536;
+
 /// Reads a text that is one JSON value and nothing else (configuration files).
 pub fn parse(source: &str) -> Result<Tree, SyntaxError> {
     let source = without_mark(source);
@@ -30,7 +34,7 @@ pub(crate) fn parse_in_hcl(source: &str) -> Result<Tree, SyntaxError> {
 }
 
 fn parse_whole(source: &str, repeated: Repeated) -> Result<Tree, SyntaxError> {
-    let mut reader = Reader::new(source.as_bytes(), repeated);
+    let mut reader = Reader::new(source.as_bytes(), repeated, usize::MAX);
     let whole = reader.value(0).and_then(|tree| {
         reader.blanks();
         match reader.peek() {
@@ -46,10 +50,11 @@ fn parse_whole(source: &str, repeated: Repeated) -> Result<Tree, SyntaxError> {
 
 /// Reads the first value of an HTTP body and ignores what follows; errors have the texts clients know.
 ///
-/// Bytes that are not UTF-8 become replacement characters, as in the original.
+/// Bytes that are not UTF-8 become replacement characters, as in the original. A body of more than [`MOST_VALUES`] is
+/// refused as soon as that is known.
 pub fn decode_first(body: &[u8]) -> Result<Tree, String> {
     let body = body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body);
-    Reader::new(body, Repeated::LastWins).value(0).map_err(|fault| match fault {
+    Reader::new(body, Repeated::LastWins, MOST_VALUES).value(0).map_err(|fault| match fault {
         Fault::Empty => "EOF".to_owned(),
         Fault::Truncated => "unexpected EOF".to_owned(),
         Fault::At(_, text) => text,
@@ -67,11 +72,13 @@ struct Reader<'a> {
     at: usize,
     line: u32,
     repeated: Repeated,
+    /// How many values there may still be.
+    left: usize,
 }
 
 impl<'a> Reader<'a> {
-    fn new(source: &'a [u8], repeated: Repeated) -> Self {
-        Reader { source, at: 0, line: 1, repeated }
+    fn new(source: &'a [u8], repeated: Repeated, most: usize) -> Self {
+        Reader { source, at: 0, line: 1, repeated, left: most }
     }
 
     fn peek(&self) -> Option<u8> {
@@ -111,6 +118,10 @@ impl<'a> Reader<'a> {
         if depth > MAX_DEPTH {
             return Err(Fault::At(self.at, format!("nested deeper than {MAX_DEPTH} levels")));
         }
+        self.left = match self.left.checked_sub(1) {
+            Some(left) => left,
+            None => return Err(Fault::At(self.at, format!("more than {MOST_VALUES} values"))),
+        };
         match first {
             b'{' => self.object(depth),
             b'[' => self.list(depth),
@@ -339,6 +350,19 @@ mod tests {
 
     fn http_error(body: &str) -> String {
         decode_first(body.as_bytes()).unwrap_err()
+    }
+
+    #[test]
+    fn a_body_of_many_values_is_refused_before_it_fills_the_memory() {
+        let list = |count: usize| format!("[{}0]", "0,".repeat(count - 1));
+        assert!(decode_first(list(MOST_VALUES - 1).as_bytes()).is_ok());
+        assert_eq!(http_error(&list(MOST_VALUES)), "more than 65536 values");
+        // It is known long before the text ends, or turns out to be none.
+        assert_eq!(
+            http_error(&format!("{{\"a\": {}", "[[".to_owned() + &"{},".repeat(MOST_VALUES))),
+            "more than 65536 values"
+        );
+        assert!(parse(&list(2 * MOST_VALUES)).is_ok(), "files are the operator's");
     }
 
     #[test]

@@ -43,7 +43,7 @@ use scratch::Scratch;
 pub use kv::Put;
 pub(crate) use scratch::PENDING;
 pub(crate) use snapshot::finish_restore;
-pub use txn::{KvVerb, TxnFailure, TxnItem, TxnOp, TxnOutcome, Verb};
+pub use txn::{KvVerb, LARGEST_READ, TxnFailure, TxnItem, TxnOp, TxnOutcome, Verb};
 
 /// How long a write is tried again while others change what it depends on. Each round somebody's write succeeds, so
 /// only a crowd on one record comes near it.

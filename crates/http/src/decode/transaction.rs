@@ -10,7 +10,7 @@ use lictor_notation::json;
 use lictor_notation::tree::{Object, Tree};
 use lictor_state::writer::{KvVerb, TxnOp, Verb};
 
-use super::{RULES, catalog_spelling, check, service, text};
+use super::{RULES, catalog_spelling, check, named, service, text};
 
 /// Reads the operations. One that says nothing is left out; one of an unknown kind fails when it is its turn.
 pub(crate) fn transaction(body: &[u8]) -> Result<Vec<TxnOp>, String> {
@@ -55,7 +55,7 @@ fn kv(fields: &mut Fields<'_, '_>) -> Result<TxnOp, String> {
     let verb = text(fields, "Verb");
     let encoded = text(fields, "Value");
     let (key, flags, index, session) =
-        (text(fields, "Key"), unsigned(fields, "Flags"), index(fields, "Index"), text(fields, "Session"));
+        (text(fields, "Key"), unsigned(fields, "Flags"), index(fields, "Index"), named(fields, "Session"));
     let value = STANDARD.decode(&encoded).map_err(|error| format!("value of key {key:?} is not base64: {error}"))?;
     Ok(match KvVerb::parse(&verb) {
         Some(verb) => TxnOp::Kv { verb, key, value: Bytes::from(value), flags, index, session },
@@ -67,8 +67,8 @@ fn node_op(fields: &mut Fields<'_, '_>) -> Result<TxnOp, String> {
     let verb = text(fields, "Verb");
     let node = fields.object("Node", |fields| {
         let node = Node {
-            id: text(fields, "ID"),
-            name: text(fields, "Node").into(),
+            id: named(fields, "ID"),
+            name: named(fields, "Node").into(),
             address: text(fields, "Address"),
             tagged_addresses: fields.text_map("TaggedAddresses"),
             meta: fields.text_map("Meta"),
@@ -84,7 +84,7 @@ fn node_op(fields: &mut Fields<'_, '_>) -> Result<TxnOp, String> {
 
 fn service_op(fields: &mut Fields<'_, '_>) -> Result<TxnOp, String> {
     let verb = text(fields, "Verb");
-    let node = text(fields, "Node").into();
+    let node = named(fields, "Node").into();
     let service = fields.object("Service", |fields| {
         let index = index(fields, "ModifyIndex");
         (service(fields), index)

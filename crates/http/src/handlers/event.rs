@@ -29,7 +29,7 @@ pub(crate) fn fire<'a>(call: &'a Call<'a>, body: RequestBody) -> Pending<'a, Ans
         let parameter = |name: &str| call.query.get(name).to_owned();
         let event = Event {
             name: name.to_owned(),
-            payload: body.read_at_most(LARGEST_PAYLOAD).await?,
+            payload: body.read_at_most(LARGEST_PAYLOAD).await?.bytes(),
             node_filter: parameter("node"),
             service_filter: parameter("service"),
             tag_filter: parameter("tag"),

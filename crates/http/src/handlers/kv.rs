@@ -129,7 +129,7 @@ pub(crate) fn put<'a>(call: &'a Call<'a>, body: RequestBody) -> Pending<'a, Answ
             Err(Failure::TooLarge(_)) => return Ok(too_large()),
             Err(failure) => return Err(failure),
         };
-        let done = call.agent().put_key(&call.caller, key, value, flags, how).await?;
+        let done = call.agent().put_key(&call.caller, key, value.bytes(), flags, how).await?;
         call.json(&done)
     })
 }

@@ -70,7 +70,9 @@ pub(crate) fn restore<'a>(call: &'a Call<'a>, body: RequestBody) -> Pending<'a, 
         if !call.caller.may_in(lictor_model::acl::Access::Write, lictor_model::acl::Realm::Acl) {
             return Err(Failure::Denied);
         }
-        let body = body.read_at_most(LARGEST).await?;
+        // So large that there is memory for one at a time.
+        let _alone = call.server.restoring.try_lock().map_err(|_| Failure::Restoring)?;
+        let body = body.read_huge(LARGEST).await?;
         let read = tokio::task::spawn_blocking(move || archive::read(body.as_ref())).await;
         let read = read.unwrap_or_else(|_| Err("reading it failed".into()));
         let (meta, snapshot) = read.map_err(|why| Failure::refused(format!("failed to restore snapshot: {why}")))?;

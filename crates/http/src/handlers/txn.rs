@@ -8,7 +8,7 @@ use lictor_api::catalog::NodeService;
 use lictor_api::health::{Absent, Check};
 use lictor_api::txn as shape;
 use lictor_state::reader::{CheckRow, ServiceRow};
-use lictor_state::writer::{TxnFailure, TxnItem, TxnOp, TxnOutcome};
+use lictor_state::writer::{LARGEST_READ, TxnFailure, TxnItem, TxnOp, TxnOutcome};
 
 use super::catalog::node_shape;
 use super::kv::{LARGEST_VALUE, entry};
@@ -33,6 +33,7 @@ pub(crate) fn carry_out<'a>(call: &'a Call<'a>, body: RequestBody) -> Pending<'a
         let reads = ops.iter().all(TxnOp::is_read);
         let outcome = call.agent().transact(&call.caller, &ops).await?;
         let (items, failures) = match outcome {
+            TxnOutcome::TooLarge => return Err(Failure::AnswerTooLarge(LARGEST_READ)),
             TxnOutcome::Done(items) => (items, Vec::new()),
             TxnOutcome::Failed(failures) => (Vec::new(), failures),
         };

@@ -547,3 +547,87 @@ async fn a_read_that_waits_ends_with_its_client() {
     tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("the agent goes on waiting").unwrap();
     assert_eq!(String::from_utf8(rest).unwrap(), "");
 }
+
+/// Sends the head of a request, and what there is of its body.
+async fn begin(house: &House, target: &str, headers: &str, body: &[u8]) -> TcpStream {
+    let mut stream = house.connect().await;
+    let head = format!("PUT {target} HTTP/1.1\r\nHost: x\r\n{headers}\r\n\r\n");
+    stream.write_all(&[head.as_bytes(), body].concat()).await.unwrap();
+    stream
+}
+
+async fn end(mut stream: TcpStream) -> String {
+    let mut all = Vec::new();
+    tokio::time::timeout(PATIENCE, stream.read_to_end(&mut all)).await.unwrap().unwrap();
+    String::from_utf8_lossy(&all).into_owned()
+}
+
+#[tokio::test]
+async fn bodies_and_what_is_in_them_have_limits() {
+    let house = House::new().await;
+    // One that says that it is too large need not be sent.
+    for target in ["/v1/session/create", "/v1/agent/service/register", "/v1/catalog/register", "/v1/txn"] {
+        let answer = end(begin(&house, target, "Content-Length: 2097153", b"").await).await;
+        assert!(answer.starts_with("HTTP/1.1 413 ") && answer.contains("\r\nConnection: close\r\n"), "{answer}");
+        assert!(answer.ends_with("request body exceeds 2097152 byte limit"), "{answer}");
+    }
+    let refused = |answer: Answer, text: &str| assert_eq!((answer.status, answer.text().as_str()), (400, text));
+    let many = format!("{{\"a\": [{}0]}}", "0,".repeat(1_000_000));
+    let put = async |target: &str, body: &str| house.ask("PUT", target, &[], body.as_bytes()).await;
+    refused(put("/v1/session/create", &many).await, "Request decode failed: more than 65536 values");
+    refused(put("/v1/agent/service/register", &many).await, "Request decode failed: more than 65536 values");
+    let long = "x".repeat(5000);
+    let why = "has 5000 bytes, and a name has at most 4096";
+    let named = json!({"Name": long}).to_string();
+    refused(put("/v1/session/create", &named).await, &format!("Request decode failed: 'Name' {why}"));
+    refused(put("/v1/agent/service/register", &named).await, &format!("Request decode failed: 'Name' {why}"));
+    refused(put("/v1/agent/check/register", &named).await, &format!("Request decode failed: 'Name' {why}"));
+    refused(house.get(&format!("/v1/health/service/{long}")).await, &format!("the name in the path {why}"));
+    // Keys are no names.
+    assert_eq!(put(&format!("/v1/kv/{long}"), "v").await.text(), "true");
+    assert_eq!(house.get(&format!("/v1/kv/{long}?raw")).await.text(), "v");
+}
+
+#[tokio::test]
+async fn whoever_holds_many_large_bodies_does_not_keep_others_from_small_ones() {
+    let house = House::new().await;
+    let most = vec![b' '; 2 * 1024 * 1024 - 1];
+    let mut held = Vec::new();
+    for _ in 0..33 {
+        held.push(begin(&house, "/v1/session/create", "Content-Length: 2097152", &most).await);
+    }
+    let large = || async {
+        let body = format!("{{\"Notes\": \"{}\"}}", "x".repeat(1_000_000));
+        let length = format!("Content-Length: {}\r\nConnection: close", body.len());
+        end(begin(&house, "/v1/session/create", &length, body.as_bytes()).await).await
+    };
+    let begun = Instant::now();
+    loop {
+        let answer = large().await;
+        if answer.starts_with("HTTP/1.1 503 ") {
+            assert!(answer.ends_with("too many large request bodies at once, try again"), "{answer}");
+            break;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{answer}");
+    }
+    register(&house, "web", 80).await;
+    // What they took is there again when they have gone.
+    drop(held);
+    let begun = Instant::now();
+    while large().await.starts_with("HTTP/1.1 503 ") {
+        assert!(begun.elapsed() < PATIENCE);
+    }
+}
+
+#[tokio::test]
+async fn a_transaction_that_reads_too_much_is_refused() {
+    let house = House::new().await;
+    let value = vec![b'x'; 512 * 1024];
+    for number in 0..4 {
+        assert_eq!(house.ask("PUT", &format!("/v1/kv/{number}"), &[], &value).await.status, 200);
+    }
+    let tree = vec![json!({"KV": {"Verb": "get-tree", "Key": ""}}); 64];
+    let answer = house.ask("PUT", "/v1/txn", &[], json!(tree).to_string().as_bytes()).await;
+    assert_eq!(answer.status, 413);
+    assert_eq!(answer.text(), "answer exceeds 67108864 byte limit, ask for less at once");
+}

@@ -17,9 +17,15 @@ pub struct Rules {
     pub durations: Durations,
     /// What the original's readers call a whole number of this source, for messages.
     pub whole_number: &'static str,
+    /// Most bytes of what is read with [`Fields::name`](super::Fields::name).
+    pub longest_name: usize,
     /// How a field is spelled in this kind of source.
     pub spell: fn(&'static str) -> Spelling,
 }
+
+/// Most bytes of a name or an id in a request. The original has no such limit, and nobody has such names; but they are
+/// compared, kept, shown and signed in many places.
+pub const LONGEST_NAME: usize = 4096;
 
 /// What one object alone means where a list of objects is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +91,7 @@ impl Rules {
         fractions: Fractions::Refused,
         durations: Durations::Text,
         whole_number: "float64",
+        longest_name: usize::MAX,
         spell: Spelling::only,
     };
 
@@ -94,6 +101,7 @@ impl Rules {
         unknown_keys: UnknownKeys::Ignored,
         fractions: Fractions::Truncated,
         durations: Durations::TextOrNanoseconds,
+        longest_name: LONGEST_NAME,
         ..Rules::JSON
     };
 

@@ -157,6 +157,13 @@ pub enum TxnOp {
     Invalid(String),
 }
 
+/// What the operations of one transaction may read together: the tree of all keys, read by each of them, would otherwise be an
+/// answer of any size. In bytes of keys and values, and something for the rest of each entry.
+pub const LARGEST_READ: u64 = 64 * 1024 * 1024;
+
+/// What an entry takes in an answer beside key and value.
+const ROW: usize = 128;
+
 /// What an operation gives.
 #[derive(Clone, Debug, PartialEq)]
 pub enum TxnItem {
@@ -186,6 +193,8 @@ pub enum TxnOutcome {
     Done(Vec<TxnItem>),
     /// Nothing of it is done.
     Failed(Vec<TxnFailure>),
+    /// Nothing of it is done, as it reads more than [`LARGEST_READ`].
+    TooLarge,
 }
 
 impl TxnOp {
@@ -250,7 +259,7 @@ impl Writer {
         let (outcome, revision) = self
             .write_at("carry out a transaction", |scratch| {
                 let outcome = scratch.carry_out(caller, ops)?;
-                if matches!(outcome, TxnOutcome::Failed(_)) {
+                if !matches!(outcome, TxnOutcome::Done(_)) {
                     scratch.abandon();
                 }
                 Ok((outcome, scratch.unfinished))
@@ -261,11 +270,10 @@ impl Writer {
             self.finish(caller, ops).await?;
         }
         Ok(match outcome {
-            TxnOutcome::Failed(failures) => TxnOutcome::Failed(failures),
             TxnOutcome::Done(items) => {
-                let seen = items.into_iter().filter(|item| item.is_visible(caller));
-                TxnOutcome::Done(seen.map(|item| item.at(revision.unwrap_or_default())).collect())
+                TxnOutcome::Done(items.into_iter().map(|item| item.at(revision.unwrap_or_default())).collect())
             }
+            nothing => nothing,
         })
     }
 }
@@ -311,6 +319,7 @@ impl Scratch<'_> {
         let mut items = Vec::new();
         let mut denied = Vec::new();
         let mut failures = Vec::new();
+        let mut size = 0;
         for (position, op) in ops.iter().enumerate() {
             let named = self.named(op)?;
             let tidied = named.tidied();
@@ -335,7 +344,15 @@ impl Scratch<'_> {
                 Ok(Ok(given)) if !given.iter().all(|item| item.is_visible(caller)) && op.reads_one() => {
                     failures.push(failure(position, &op.missing()));
                 }
-                Ok(Ok(given)) => items.extend(given),
+                Ok(Ok(given)) => {
+                    for item in given.into_iter().filter(|item| item.is_visible(caller)) {
+                        size += item.size();
+                        if size > LARGEST_READ {
+                            return Ok(TxnOutcome::TooLarge);
+                        }
+                        items.push(item);
+                    }
+                }
                 Ok(Err(what)) | Err(Error::Refused(what)) => failures.push(failure(position, &what)),
                 Err(error) => return Err(error),
             }
@@ -519,6 +536,14 @@ impl TxnItem {
                 caller.reads_node(row.check.node.as_str())
                     && (row.check.service_id.is_empty() || caller.reads_service(row.check.service_name.as_str()))
             }
+        }
+    }
+
+    /// What it takes in an answer. Of what is no key there is one per operation at most.
+    fn size(&self) -> u64 {
+        match self {
+            TxnItem::Kv(row) => (row.key.len() + row.value.len() + ROW) as u64,
+            TxnItem::Node(_) | TxnItem::Service(..) | TxnItem::Check(_) => ROW as u64,
         }
     }
 

@@ -47,6 +47,7 @@ impl House {
         match self.txn(ops).await {
             TxnOutcome::Done(items) => items,
             TxnOutcome::Failed(failures) => panic!("{failures:?}"),
+            TxnOutcome::TooLarge => panic!("too large"),
         }
     }
 
@@ -58,6 +59,7 @@ impl House {
                 failures
             }
             TxnOutcome::Done(items) => panic!("done: {items:?}"),
+            TxnOutcome::TooLarge => panic!("too large"),
         }
     }
 
@@ -306,4 +308,22 @@ async fn ids_default_to_names_and_what_cannot_be_named_is_refused() {
     assert_eq!(failures, expected);
     house.done(&[instance(Verb::Delete, "", "web", ""), kv(KvVerb::GetTree, "")]).await;
     assert!(house.reader().services(&all()).value.is_empty());
+}
+
+#[tokio::test]
+async fn what_a_transaction_reads_is_bounded_by_what_the_caller_may_see() {
+    let house = House::new().await;
+    let value = Bytes::from(vec![b'x'; 512 * 1024]);
+    for number in 0..4 {
+        house.writer.put_key(&format!("big/{number}"), value.clone(), 0, Put::Set).await.unwrap();
+    }
+    let tree = |times: usize| vec![kv(KvVerb::GetTree, "big/"); times];
+    assert_eq!(house.done(&tree(31)).await.len(), 4 * 31);
+    // With the last one it is more than the limit, and what stands before is not done either.
+    let before = house.reader().current();
+    let ops = [vec![kv(KvVerb::Set, "a")], tree(32)].concat();
+    assert_eq!(house.txn(&ops).await, TxnOutcome::TooLarge);
+    assert_eq!((house.get("a"), house.reader().current()), (None, before));
+    let stranger = Caller::with_rules("a", Rules::default(), Action::Deny);
+    assert_eq!(house.writer.txn(&stranger, &tree(64)).await.unwrap(), TxnOutcome::Done(Vec::new()));
 }
