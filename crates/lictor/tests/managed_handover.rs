@@ -42,6 +42,28 @@ fn current_pid(house: &House, id: &str) -> u32 {
 }
 
 #[test]
+fn proxies_that_cannot_be_heard_any_more_are_stopped_and_started_anew() {
+    let (mut house, entry) = mesh(echo().port());
+    let pids = |house: &House| house.proxies().into_iter().map(|(_, pid)| pid).collect::<Vec<_>>();
+    let before = pids(&house);
+    house.end_agent(Signal::TERM);
+    // With it goes the way to the agent that they know.
+    let moved = house.folder().join("moved");
+    fs::rename(house.data_dir(), &moved).unwrap();
+    house.reconfigure(|config| config["data_dir"] = moved.display().to_string().into());
+    house.start_agent();
+    house.wait_ready();
+    until("the path is there", || echo_once(entry).is_ok());
+    // After the time that a successor has, which cannot come by the sockets.
+    until("others run", || {
+        let now = pids(&house);
+        now.len() == 2 && now.iter().all(|pid| !before.contains(pid))
+    });
+    wait_path(&house, entry);
+    assert!(before.iter().all(|pid| !is_running(*pid)), "{before:?}");
+}
+
+#[test]
 fn upgrading_the_proxies_under_load_fails_no_request_and_cuts_no_connection() {
     let (house, entry) = mesh(echo().port());
     let load = Load::start(entry, FRESH, OPEN);

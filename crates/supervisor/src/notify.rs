@@ -50,6 +50,11 @@ pub(crate) struct Said {
 }
 
 impl Said {
+    /// Whether the process has said nothing of what all say that hand over.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.status.is_empty() && self.fields.is_empty()
+    }
+
     /// Takes in one message; tells whether anything changed.
     fn hear(&mut self, message: &str) -> bool {
         let before = self.clone();

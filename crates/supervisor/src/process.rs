@@ -324,6 +324,7 @@ impl Process {
                 let said = said.map(|live| live.expected.said.borrow().status.clone()).unwrap_or_default();
                 self.handover_failed(format!("the successor did not become ready within {patience:?}: {said}"));
                 self.drop_successor();
+                self.give_up_who_is_not_heard();
             }
         }
         match self.machine.phase() {
@@ -337,6 +338,19 @@ impl Process {
             // Whoever connects shall be refused and try elsewhere, not wait for a start that may be far away.
             self.kept.clear();
         }
+    }
+
+    /// An adopted process that has said nothing since then has no way to us any more, as when the directory was moved: it
+    /// can hand nothing over, and does not hear either what its agent has to say. There is no way but to stop it.
+    fn give_up_who_is_not_heard(&mut self) {
+        let adopted = self.live.as_ref().filter(|live| live.adopted);
+        let Some(live) = adopted.filter(|live| live.expected.said.borrow().is_silent()) else { return };
+        tracing::warn!(
+            "supervisor: {}: pid {} was not heard since it was adopted, so it is stopped and started anew",
+            self.id,
+            live.session.pid()
+        );
+        self.step(Event::Replace);
     }
 
     /// Whether starts are refused, and why.
