@@ -151,7 +151,14 @@ def pump(one, other):
     while True:
         held = [side for side in across if isinstance(side, ssl.SSLSocket) and side.pending()]
         for side in held or select.select(list(across), [], [])[0]:
-            data = side.recv(16384)
+            # What came may be a ticket for a later session: then the other side may speak, not wait for what never comes.
+            side.setblocking(False)
+            try:
+                data = side.recv(16384)
+            except (ssl.SSLWantReadError, BlockingIOError):
+                continue
+            finally:
+                side.setblocking(True)
             if not data:
                 return
             across[side].sendall(data)
