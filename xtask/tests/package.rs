@@ -1,9 +1,10 @@
 //! The Debian package in a root of its own: installed, started, upgraded under traffic, removed.
 #![allow(clippy::unwrap_used, reason = "a test that cannot be set up shall fail")]
 
+mod traffic;
+
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -12,6 +13,7 @@ use std::time::Duration;
 use lictor_testkit::program::find;
 use lictor_testkit::{eventually, http, ports, until};
 use serde_json::json;
+use traffic::{echo, exchange};
 
 #[expect(clippy::print_stderr, reason = "a skipped test must be seen")]
 fn skipped(what: &str) {
@@ -114,30 +116,6 @@ fn build(binary: &Path, out: &Path, version: &str) -> PathBuf {
     fs::read_dir(out).unwrap().flatten().find(name).unwrap().path()
 }
 
-/// An application that sends back what it gets.
-fn echo() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    std::thread::spawn(move || {
-        for mut connection in listener.incoming().flatten() {
-            std::thread::spawn(move || {
-                let mut buffer = [0; 64];
-                while let Ok(read @ 1..) = connection.read(&mut buffer) {
-                    let _ = connection.write_all(&buffer[..read]);
-                }
-            });
-        }
-    });
-    port
-}
-
-fn exchange(connection: &mut TcpStream) -> std::io::Result<()> {
-    connection.set_read_timeout(Some(Duration::from_secs(10)))?;
-    connection.write_all(b"ping")?;
-    let mut back = [0; 4];
-    connection.read_exact(&mut back)
-}
-
 #[test]
 fn a_package_is_installed_started_upgraded_and_removed_without_touching_traffic() {
     if find("dpkg").is_none() || find("dpkg-deb").is_none() {
@@ -183,7 +161,7 @@ fn a_package_is_installed_started_upgraded_and_removed_without_touching_traffic(
     root.start(block);
     let mut open = eventually("bytes come through both proxies", || {
         let mut connection = TcpStream::connect(("127.0.0.1", entry)).ok()?;
-        exchange(&mut connection).ok().map(|()| connection)
+        exchange(&mut connection, Duration::from_secs(10)).ok().map(|()| connection)
     });
     let proxies = root.processes();
     assert_eq!(proxies.len(), 2);
@@ -191,10 +169,10 @@ fn a_package_is_installed_started_upgraded_and_removed_without_touching_traffic(
     root.dpkg(&["-i", second.to_str().unwrap()]);
     assert_eq!(root.processes(), proxies, "the upgrade touched a proxy");
     assert_eq!(fs::read_to_string(root.path("etc/lictor/agent.hcl")).unwrap(), edited, "configuration was overwritten");
-    exchange(&mut open).unwrap();
+    exchange(&mut open, Duration::from_secs(10)).unwrap();
     root.stop();
     root.start(block);
-    exchange(&mut open).unwrap();
+    exchange(&mut open, Duration::from_secs(10)).unwrap();
     let now = root.processes();
     assert!(proxies.iter().all(|pid| now.contains(pid)), "the new agent did not adopt {proxies:?}: {now:?}");
 

@@ -8,10 +8,11 @@
     reason = "a test that cannot be set up shall fail, and tells its steps"
 )]
 
+mod traffic;
+
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use lictor_testkit::house::{is_running, proxies_of};
 use lictor_testkit::wait::within;
 use lictor_testkit::{http, until};
 use serde_json::{Value, json};
+use traffic::{echo, exchange};
 
 /// Folder with `first.deb` and `second.deb`, set in the virtual machine alone.
 const PACKAGES: &str = "LICTOR_VM_PACKAGES";
@@ -74,32 +76,8 @@ fn wait_ready(count: usize) {
     });
 }
 
-/// An application that sends back what it gets.
-fn echo() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    std::thread::spawn(move || {
-        for mut connection in listener.incoming().flatten() {
-            std::thread::spawn(move || {
-                let mut buffer = [0; 64];
-                while let Ok(read @ 1..) = connection.read(&mut buffer) {
-                    let _ = connection.write_all(&buffer[..read]);
-                }
-            });
-        }
-    });
-    port
-}
-
-fn exchange(connection: &mut TcpStream) -> std::io::Result<()> {
-    connection.set_read_timeout(Some(LONG))?;
-    connection.write_all(b"ping")?;
-    let mut back = [0; 4];
-    connection.read_exact(&mut back)
-}
-
 fn request(port: u16) -> std::io::Result<()> {
-    exchange(&mut TcpStream::connect(("127.0.0.1", port))?)
+    exchange(&mut TcpStream::connect(("127.0.0.1", port))?, LONG)
 }
 
 /// Requests through two managed proxies, new connections and one that stays open, until it is told to stop.
@@ -119,7 +97,7 @@ impl Load {
                     let mut open = TcpStream::connect(("127.0.0.1", ENTRY)).map_err(|error| error.to_string())?;
                     while !stop.load(Ordering::Relaxed) {
                         // One of them keeps its connection over everything that happens.
-                        let outcome = if number == 0 { exchange(&mut open) } else { request(ENTRY) };
+                        let outcome = if number == 0 { exchange(&mut open, LONG) } else { request(ENTRY) };
                         outcome.map_err(|error| format!("a request failed: {error}"))?;
                         done.fetch_add(1, Ordering::Relaxed);
                         std::thread::sleep(Duration::from_millis(5));

@@ -185,7 +185,7 @@ impl Inner {
                 .filter(|(_, entry)| matches!(entry.running, Some(Running::Alias)))
                 .map(|(id, entry)| {
                     let (status, output) = if aliases.is_local(entry) {
-                        aliases.says(id, entry, &mut BTreeSet::new())
+                        aliases.says(entry, &mut BTreeSet::new())
                     } else {
                         let service = &entry.spec.alias_service;
                         let node = NodeName::from(entry.spec.alias_node.as_str());
@@ -284,18 +284,15 @@ impl<'a> Aliases<'a> {
 
     /// What an alias of a service of this agent says. Aliases among the service's checks are looked through, each once:
     /// those that mirror each other would keep each other critical for ever.
-    fn says(&self, alias: &'a CheckId, entry: &CheckEntry, seen: &mut BTreeSet<&'a CheckId>) -> (Status, String) {
-        seen.insert(alias);
-        let service = ServiceId::from(entry.spec.alias_service.as_str());
-        let ids = self.registry.checks.iter();
-        let of_service =
-            ids.filter(|(_, entry)| entry.check.service_id.is_empty() || entry.check.service_id == service);
-        let said = of_service.filter_map(|(id, entry)| {
+    fn says(&self, alias: &'a CheckEntry, seen: &mut BTreeSet<&'a CheckId>) -> (Status, String) {
+        seen.insert(&alias.check.id);
+        let service = ServiceId::from(alias.spec.alias_service.as_str());
+        let said = self.registry.checks_of(&service).filter_map(|entry| {
             let check = &entry.check;
             if !matches!(entry.running, Some(Running::Alias)) || !self.is_local(entry) {
                 return Some((check, check.status, Cow::from(&check.output)));
             }
-            let (status, output) = (!seen.contains(id)).then(|| self.says(id, entry, seen))?;
+            let (status, output) = (!seen.contains(&check.id)).then(|| self.says(entry, seen))?;
             Some((check, status, output.into()))
         });
         mirrored(said)

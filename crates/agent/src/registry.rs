@@ -697,7 +697,7 @@ impl Registry {
     }
 
     /// Checks of a service and of the node itself.
-    pub fn checks_of<'a>(&'a self, service: &'a ServiceId) -> impl Iterator<Item = &'a CheckEntry> {
+    pub fn checks_of(&self, service: &ServiceId) -> impl Iterator<Item = &CheckEntry> {
         self.checks
             .values()
             .filter(move |entry| entry.check.service_id.is_empty() || entry.check.service_id == *service)
