@@ -166,7 +166,7 @@ static ROUTES: &[Route] = &[
     route!(Public "/v1/connect/ca/roots": GET Blocking(connect::ROOTS)),
     route!(Caller "/v1/connect/intentions": GET Blocking(intention::LIST), POST Act(intention::create)),
     route!(Caller "/v1/connect/intentions/match": GET Blocking(intention::MATCH)),
-    route!(Caller "/v1/connect/intentions/check": GET Now(intention::check)),
+    route!(Caller "/v1/connect/intentions/check": GET Act(intention::check)),
     route!(Caller "/v1/connect/intentions/":
         GET Blocking(intention::ONE), PUT Act(intention::update), DELETE Act(intention::delete)),
     // Keys and the sessions that lock them.

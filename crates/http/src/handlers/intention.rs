@@ -8,7 +8,7 @@ use lictor_model::identity::DEFAULT_NAMESPACE;
 use lictor_state::answer::Answer;
 use lictor_state::reader::MatchSide;
 
-use crate::blocking::{Cache, Found, Meta, Read, Reading};
+use crate::blocking::{Cache, Found, Meta, Options, Read, Reading};
 use crate::body::RequestBody;
 use crate::call::{Answered, Call};
 use crate::config::Pending;
@@ -78,7 +78,18 @@ fn matching(read: &Read<'_>) -> Result<Found, Failure> {
     })
 }
 
-pub(crate) fn check(call: &Call<'_>) -> Answered {
+pub(crate) fn check<'a>(call: &'a Call<'a>, _: RequestBody) -> Pending<'a, Answered> {
+    Box::pin(async move {
+        let answer = checked(call)?;
+        if !Options::parse(call)?.is_consistent() {
+            return Ok(answer);
+        }
+        call.agent().reader(&call.caller).catch_up().await?;
+        checked(call)
+    })
+}
+
+fn checked(call: &Call<'_>) -> Answered {
     let parameter = |name: &'static str| match call.query.get(name) {
         "" => Err(Failure::refused(format!("required query parameter '{name}' not set"))),
         text => Ok(text),
