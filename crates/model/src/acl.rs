@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::intention::Action;
 use crate::name::{ServiceId, ServiceName};
-use crate::text;
+use crate::prefix;
 
 /// How much a rule grants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -172,18 +172,8 @@ impl Named {
 
     /// The rule with the longest prefix of a name, and that prefix's length.
     fn longest(&self, resource: Resource, name: &str) -> Option<(usize, Access)> {
-        let rules = self.0.get(&resource)?;
-        let mut rest = name;
-        loop {
-            // A prefix of the name stands before the name, and the longest one stands last. What stands between the two
-            // differs from the name somewhere, and what is looked for is not longer than what they share.
-            let (nearest, access) = rules.range::<str, _>((Bound::Unbounded, Bound::Included(rest))).next_back()?;
-            let shared = nearest.bytes().zip(rest.bytes()).take_while(|(one, other)| one == other).count();
-            if shared == nearest.len() {
-                return Some((shared, *access));
-            }
-            rest = text::beginning(rest, shared);
-        }
+        let (prefix, access) = prefix::longest(self.0.get(&resource)?, name)?;
+        Some((prefix.len(), *access))
     }
 
     /// What the rules say for names that begin so.

@@ -13,6 +13,7 @@ pub mod intention;
 pub mod meta;
 pub mod name;
 pub mod node;
+pub mod prefix;
 pub mod query;
 pub mod revision;
 pub mod root;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use lictor_model::name::fold;
+use lictor_model::prefix;
 use lictor_model::query::Query;
 use lictor_model::revision::Revision;
 
@@ -17,6 +18,8 @@ pub(crate) struct Queries {
     rows: BTreeMap<Arc<str>, Stored>,
     /// Ids by folded name, of templates and others alike; the template that takes every name has the empty one.
     by_name: BTreeMap<Arc<str>, Arc<str>>,
+    /// Those of them that are templates.
+    templates: BTreeMap<Arc<str>, Arc<str>>,
     by_session: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
     index: Revision,
 }
@@ -43,7 +46,11 @@ impl Queries {
             }
         };
         if let Some(name) = row.acl_name() {
-            self.by_name.insert(fold(name), Arc::clone(&id));
+            let name = fold(name);
+            if row.template.is_used() {
+                self.templates.insert(Arc::clone(&name), Arc::clone(&id));
+            }
+            self.by_name.insert(name, Arc::clone(&id));
         }
         if !row.session.is_empty() {
             self.by_session.entry(fold(&row.session)).or_default().insert(Arc::clone(&id));
@@ -60,10 +67,12 @@ impl Queries {
 
     fn unlink(&mut self, id: &str) -> bool {
         let Some(Stored { row, .. }) = self.rows.remove(id) else { return false };
-        if let Some(name) = row.acl_name().map(fold)
-            && self.by_name.get(&name).is_some_and(|owner| **owner == *id)
-        {
-            self.by_name.remove(&name);
+        if let Some(name) = row.acl_name().map(fold) {
+            for names in [&mut self.by_name, &mut self.templates] {
+                if names.get(&name).is_some_and(|owner| **owner == *id) {
+                    names.remove(&name);
+                }
+            }
         }
         let session = fold(&row.session);
         if let Some(ids) = self.by_session.get_mut(&session) {
@@ -100,8 +109,8 @@ impl Queries {
         if let Some(exact) = self.named(name).filter(|_| !name.is_empty()) {
             return Some(exact);
         }
-        let ends = (0..=name.len()).rev().filter(|end| name.is_char_boundary(*end));
-        ends.filter_map(|end| self.named(&name[..end])).find(|stored| stored.row.template.is_used())
+        let (_, id) = prefix::longest(&self.templates, name)?;
+        self.rows.get(id)
     }
 
     /// Ids of those that live with a session.

@@ -176,6 +176,7 @@ async fn a_name_leads_to_the_longest_template_and_an_id_to_none() {
     assert_eq!(asked("Other"), "all-Other");
     assert_eq!(asked("GEO-Web"), "Web");
     assert_eq!(asked("geo-X"), "db");
+    assert_eq!(asked("geo-xy"), "xy", "a longer prefix that is no template is none");
     let by_id = house.reader().execute(&uuid(2), &Execution::default(), &mut fastrand::Rng::new());
     assert_eq!(refusal(by_id), "prepared query templates can only be resolved up by name, not by ID");
     let second = house.writer.create_query(template(4, "", "x")).await;
