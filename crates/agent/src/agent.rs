@@ -455,9 +455,10 @@ impl Agent {
         let inner = &self.inner;
         let id = CheckId::from(id);
         {
-            let registry = inner.registry.lock();
+            // To the end under one lock, or another check might have this id by the time the state is set.
+            let mut registry = inner.registry.lock();
             let unknown = || Error::Refused(format!("CheckID {:?} does not have associated TTL", id.as_str()));
-            let Some(entry) = registry.checks.get(&id) else {
+            let Some(entry) = registry.checks.get_mut(&id) else {
                 return Err(if caller.is_unrestricted() {
                     unknown()
                 } else {
@@ -473,8 +474,8 @@ impl Agent {
                 }
                 _ => return Err(unknown()),
             }
+            inner.set_state_of(entry, status, output.to_owned());
         }
-        inner.set_check_state(&id, status, output.to_owned());
         inner.keep_report(&id);
         let effects = Effects { push_checks: BTreeSet::from([id]), ..Effects::default() };
         inner.push(&effects).await;

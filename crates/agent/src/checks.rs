@@ -10,7 +10,7 @@ use lictor_model::acl::Caller;
 use lictor_model::health::{Check, CheckKind, Status};
 use lictor_model::name::{CheckId, NodeName, ServiceId};
 use lictor_model::text;
-use lictor_state::Topic;
+use lictor_state::{Reader, Topic};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -95,40 +95,55 @@ impl Inner {
                 report = reports.recv() => report,
                 () = self.stop.requested() => return,
             };
-            let Some(Report { id, status, output }) = report else { return };
-            let output = self.explained(&id, status, output);
-            self.set_check_state(&id, status, output);
+            let Some(report) = report else { return };
+            self.take_report(report);
+        }
+    }
+
+    fn take_report(&self, Report { id, status, output }: Report) {
+        let output = self.explained(&id, status, output);
+        let mut registry = self.registry.lock();
+        let Some(entry) = registry.checks.get_mut(&id) else { return };
+        if !is_outrun(entry) {
+            self.set_state_of(entry, status, output);
         }
     }
 
     /// Gives a check a new state. A new status goes to the catalog at once; new output alone may wait.
     pub(crate) fn set_check_state(&self, id: &CheckId, status: Status, output: String) {
+        if let Some(entry) = self.registry.lock().checks.get_mut(id) {
+            self.set_state_of(entry, status, output);
+        }
+    }
+
+    /// The same under the lock that the entry stands for.
+    pub(crate) fn set_state_of(&self, entry: &mut CheckEntry, status: Status, output: String) {
         let output = if self.reloadable.load().discard_check_output { String::new() } else { output };
-        {
-            let mut registry = self.registry.lock();
-            let Some(entry) = registry.checks.get_mut(id) else { return };
-            note_critical(entry, status);
-            if entry.check.status == status && entry.check.output == output {
-                return;
-            }
-            if entry.check.status == status && !self.config.check_update_interval.is_zero() {
-                entry.check.output = output;
-                let wait = self.config.check_update_interval;
-                entry.output_due.get_or_insert_with(|| Instant::now() + wait / 2 + wait.mul_f64(fastrand::f64()));
-            } else {
-                entry.check.status = status;
-                entry.check.output = output;
-                entry.output_due = None;
-                entry.synced = false;
-                // The reconciler pushes it: a slow store must not hold up the results of other checks.
-                self.pushes.send_modify(|pushes| {
-                    pushes.insert(id.clone());
-                });
-            }
+        note_critical(entry, status);
+        if entry.check.status == status && entry.check.output == output {
+            return;
+        }
+        if entry.check.status == status && !self.config.check_update_interval.is_zero() {
+            entry.check.output = output;
+            let wait = self.config.check_update_interval;
+            entry.output_due.get_or_insert_with(|| Instant::now() + wait / 2 + wait.mul_f64(fastrand::f64()));
+        } else {
+            entry.check.status = status;
+            entry.check.output = output;
+            entry.output_due = None;
+            entry.synced = false;
+            self.push_soon(&entry.check.id);
         }
         self.bump();
         self.alias_nudge.notify_one();
         self.sync_nudge.notify_one();
+    }
+
+    /// Has the reconciler push a check: a slow store must not hold up the results of other checks.
+    pub(crate) fn push_soon(&self, id: &CheckId) {
+        self.pushes.send_modify(|pushes| {
+            pushes.insert(id.clone());
+        });
     }
 
     /// Pushes check states that have changed, several at a time, until told to stop.
@@ -153,10 +168,10 @@ impl Inner {
     pub(crate) async fn follow_aliases(self: Arc<Self>) {
         loop {
             let local = *self.version.borrow();
-            let remote = self.settle_aliases();
             let reader = self.cluster.reader(&Caller::management(""));
-            let topics: Vec<Topic> = remote;
+            // Before anything is read: what changes while it is read is seen the next time.
             let seen = reader.current();
+            let topics = self.settle_aliases(&reader);
             let remote_changed = async {
                 if topics.is_empty() {
                     std::future::pending::<()>().await;
@@ -174,7 +189,7 @@ impl Inner {
     }
 
     /// Works out all alias checks once; gives what to watch for those that mirror another node.
-    fn settle_aliases(&self) -> Vec<Topic> {
+    fn settle_aliases(&self, reader: &Reader) -> Vec<Topic> {
         let mut topics = Vec::new();
         let results: Vec<(CheckId, Status, String)> = {
             let registry = self.registry.lock();
@@ -190,7 +205,6 @@ impl Inner {
                         let service = &entry.spec.alias_service;
                         let node = NodeName::from(entry.spec.alias_node.as_str());
                         topics.push(Topic::Node(node.folded().as_str().into()));
-                        let reader = self.cluster.reader(&Caller::management(""));
                         let rows = reader.checks_of_node(node.as_str()).value;
                         let checks = rows.iter().map(|row| &row.check);
                         let of_service =
@@ -259,6 +273,13 @@ impl Inner {
             tracing::warn!("agent: cannot keep the state of check {:?}: {error}", id.as_str());
         }
     }
+}
+
+/// Whether a result of a check does not count any more: what a TTL check says is that its time was over, and the application
+/// has reported since.
+fn is_outrun(entry: &CheckEntry) -> bool {
+    let is_over = matches!(&entry.running, Some(Running::Runner(handle)) if handle.is_silent_for(entry.spec.ttl));
+    entry.spec.kind() == CheckKind::Ttl && !is_over
 }
 
 /// Notes since when a check has been critical without a break.
@@ -330,10 +351,42 @@ fn mirrored<'a>(checks: impl Iterator<Item = (&'a Check, Status, Cow<'a, str>)>)
 
 #[cfg(test)]
 mod tests {
+    use lictor_model::health::CheckSpec;
+
     use super::*;
 
     fn check(name: &str, status: Status) -> Check {
         Check { name: name.into(), status, output: "out".into(), ..Check::default() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_expiry_that_the_application_outran_does_not_count() {
+        let spec = CheckSpec { ttl: Duration::from_secs(10), ..CheckSpec::default() };
+        let (results, mut expiries) = mpsc::channel(1);
+        let handle = Runner::start(spec.clone(), lictor_check::Config::default(), move |result| {
+            let results = results.clone();
+            async move { results.send(result).await.unwrap() }
+        });
+        let expiry = expiries.recv().await.unwrap();
+        assert_eq!(expiry.status, Status::Critical);
+        let entry = |running| CheckEntry {
+            check: Check::default(),
+            spec: spec.clone(),
+            token: String::new(),
+            origin: crate::registry::Origin::Api,
+            synced: false,
+            output_due: None,
+            critical_since: None,
+            running,
+        };
+        let waiting = entry(Some(Running::Runner(handle)));
+        assert!(!is_outrun(&waiting));
+        let Some(Running::Runner(handle)) = &waiting.running else { panic!() };
+        handle.ttl_update(Status::Passing, "");
+        assert!(is_outrun(&waiting));
+        assert!(is_outrun(&entry(None)), "registered anew, and not started yet");
+        tokio::time::advance(Duration::from_secs(10)).await;
+        assert!(!is_outrun(&waiting));
     }
 
     #[test]

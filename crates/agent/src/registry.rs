@@ -95,6 +95,15 @@ pub enum Gone {
     Check(CheckId),
 }
 
+/// That something has to be removed from the catalog. Each removal has its own: it may be registered and removed once more
+/// while the first removal is on its way, which then is not the last word.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// With whose rights.
+    pub token: String,
+    number: u64,
+}
+
 /// What must be done outside the table after a change.
 #[derive(Debug, Default)]
 pub struct Effects {
@@ -153,8 +162,10 @@ pub struct Registry {
     pub checks: BTreeMap<CheckId, CheckEntry>,
     /// Managed proxies by the id of their generated service.
     pub proxies: BTreeMap<ServiceId, ProxyEntry>,
-    /// What still has to be removed from the catalog, with the token to do it.
-    pub gone: BTreeMap<Gone, String>,
+    /// What still has to be removed from the catalog.
+    pub gone: BTreeMap<Gone, Mark>,
+    /// Marks that were made.
+    marks: u64,
     /// Ports of managed proxies known from before, by id of the generated service.
     pub known_ports: BTreeMap<ServiceId, i64>,
     /// What is known from before of the tokens of managed proxies, by id of the generated service.
@@ -264,6 +275,7 @@ impl Registry {
                 .collect(),
             proxies: self.proxies.clone(),
             gone: self.gone.clone(),
+            marks: self.marks,
             known_ports: self.known_ports.clone(),
             known_proofs: self.known_proofs.clone(),
         }
@@ -309,7 +321,7 @@ impl Registry {
         effects.service_files.insert(id.clone());
         effects.push_services.remove(id);
         effects.gone.insert(Gone::Service(id.clone()));
-        self.gone.insert(Gone::Service(id.clone()), entry.token);
+        self.mark_gone(Gone::Service(id.clone()), entry.token);
         let checks: Vec<CheckId> =
             self.checks.iter().filter(|(_, check)| check.check.service_id == *id).map(|(id, _)| id.clone()).collect();
         for check in checks {
@@ -417,9 +429,22 @@ impl Registry {
         if let Some(entry) = self.checks.remove(id) {
             effects.check_files.insert(id.clone());
             effects.gone.insert(Gone::Check(id.clone()));
-            self.gone.insert(Gone::Check(id.clone()), entry.token);
+            self.mark_gone(Gone::Check(id.clone()), entry.token);
         }
         effects
+    }
+
+    /// Marks something as to be removed from the catalog, with the rights of a token.
+    pub fn mark_gone(&mut self, gone: Gone, token: String) {
+        self.marks += 1;
+        self.gone.insert(gone, Mark { token, number: self.marks });
+    }
+
+    /// The same for something in the catalog that was never here, or whose mark was lost: the agent removes it.
+    pub fn mark_stranger(&mut self, gone: Gone) {
+        if !self.gone.contains_key(&gone) {
+            self.mark_gone(gone, String::new());
+        }
     }
 
     /// Brings what clients see of a service up to date with its proxy.

@@ -57,24 +57,51 @@ impl Inner {
     }
 
     async fn push_service(&self, id: &ServiceId) -> bool {
-        let _turn = self.locks.of(id.as_str()).lock().await;
+        let turn = self.locks.of(id.as_str()).lock().await;
         let Some((service, token, checks)) = self.unsynced_service(id) else { return true };
         let pushed: Vec<Check> = checks.clone();
         let registration = self.registration(Some(service.clone()), checks);
         let outcome = self.register_with(&token, registration).await;
         let done = self.settle_push("service", id.as_str(), "registration", &outcome);
         if done {
-            let mut registry = self.registry.lock();
-            if let Some(entry) = registry.services.get_mut(id)
+            if let Some(entry) = self.registry.lock().services.get_mut(id)
                 && entry.view.service == service
             {
                 entry.synced = true;
             }
-            for check in &pushed {
-                mark_check(&mut registry, check);
+            let gone = self.settle_checks(&pushed, &token);
+            drop(turn);
+            for gone in &gone {
+                self.push_gone(gone).await;
             }
         }
         done
+    }
+
+    /// Marks checks as written. A check has not the lock of its service, so what became of it meanwhile may have reached the
+    /// catalog before this: it is pushed once more, or gives what is to be removed once more.
+    fn settle_checks(&self, pushed: &[Check], token: &str) -> Vec<Gone> {
+        let mut registry = self.registry.lock();
+        let mut gone = Vec::new();
+        for check in pushed {
+            let with_service = !check.service_id.is_empty() && !registry.services.contains_key(&check.service_id);
+            match registry.checks.get_mut(&check.id) {
+                Some(entry) if entry.check == *check => {
+                    entry.synced = true;
+                    entry.output_due = None;
+                }
+                Some(entry) => {
+                    entry.synced = false;
+                    self.push_soon(&check.id);
+                }
+                None if with_service => {}
+                None => {
+                    registry.mark_gone(Gone::Check(check.id.clone()), token.to_owned());
+                    gone.push(Gone::Check(check.id.clone()));
+                }
+            }
+        }
+        gone
     }
 
     /// A service the catalog lacks, with those of its checks that the catalog lacks too and that have the same token.
@@ -100,7 +127,7 @@ impl Inner {
                 return false;
             }
         }
-        let _turn = self.locks.of(id.as_str()).lock().await;
+        let turn = self.locks.of(id.as_str()).lock().await;
         let (check, token) = {
             let registry = self.registry.lock();
             match registry.checks.get(id) {
@@ -111,29 +138,40 @@ impl Inner {
         let outcome = self.register_with(&token, self.registration(None, vec![check.clone()])).await;
         let done = self.settle_push("check", id.as_str(), "registration", &outcome);
         if done {
-            mark_check(&mut self.registry.lock(), &check);
+            let gone = self.settle_checks(&[check], &token);
+            drop(turn);
+            for gone in &gone {
+                self.push_gone(gone).await;
+            }
         }
         done
     }
 
     async fn push_gone(&self, gone: &Gone) -> bool {
-        let Some(token) = self.registry.lock().gone.get(gone).cloned() else { return true };
         let (kind, id, removal) = match gone {
             Gone::Service(id) => ("service", id.as_str(), Removal::Service(id.clone())),
             Gone::Check(id) => ("check", id.as_str(), Removal::Check(id.clone())),
         };
         let _turn = self.locks.of(id).lock().await;
         // It may have been registered again while we waited for our turn.
-        if !self.registry.lock().gone.contains_key(gone) {
-            return true;
-        }
-        let outcome = match self.removing_caller(&token) {
+        let Some(mark) = self.registry.lock().gone.get(gone).cloned() else { return true };
+        let outcome = match self.removing_caller(&mark.token) {
             Ok(caller) => self.cluster.deregister(&caller, self.config.node_name.as_str(), removal).await,
             Err(error) => Err(error),
         };
         let done = self.settle_push(kind, id, "deregistration", &outcome);
         if done {
-            self.registry.lock().gone.remove(gone);
+            let mut registry = self.registry.lock();
+            if registry.gone.get(gone) == Some(&mark) {
+                registry.gone.remove(gone);
+            }
+            // Registered again meanwhile, it may have been written with its service, and then removed by this.
+            if let Gone::Check(id) = gone
+                && let Some(entry) = registry.checks.get_mut(id)
+            {
+                entry.synced = false;
+                self.push_soon(id);
+            }
         }
         done
     }
@@ -243,14 +281,14 @@ impl Inner {
             let ours = registry.services.keys().any(|local| local.same(id.as_str()));
             let published_by_us = reserved && id.as_str() == CONSUL_SERVICE;
             if !ours && !published_by_us {
-                registry.gone.entry(Gone::Service(id.clone())).or_default();
+                registry.mark_stranger(Gone::Service(id.clone()));
             }
         }
         for (id, check) in checks {
             let of_gone_service = !check.service_id.is_empty()
                 && !registry.services.keys().any(|local| local.same(check.service_id.as_str()));
             if !registry.checks.contains_key(id) && id.as_str() != SERF_HEALTH && !of_gone_service {
-                registry.gone.entry(Gone::Check(id.clone())).or_default();
+                registry.mark_stranger(Gone::Check(id.clone()));
             }
         }
         effects.gone.extend(registry.gone.keys().cloned());
@@ -341,15 +379,6 @@ impl Inner {
 pub(crate) const CONSUL_SERVICE: &str = "consul";
 /// The check by which a node counts as alive.
 pub(crate) const SERF_HEALTH: &str = "serfHealth";
-
-fn mark_check(registry: &mut crate::registry::Registry, pushed: &Check) {
-    if let Some(entry) = registry.checks.get_mut(&pushed.id)
-        && entry.check == *pushed
-    {
-        entry.synced = true;
-        entry.output_due = None;
-    }
-}
 
 fn capitalised(word: &str) -> String {
     let mut letters = word.chars();

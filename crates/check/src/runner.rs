@@ -162,6 +162,11 @@ impl Handle {
     pub fn ttl_update(&self, _status: Status, output: &str) {
         self.reports.send_replace(Report { at: Instant::now(), output: output.to_owned() });
     }
+
+    /// Whether the application has not reported for so long. An expiry that was called back before it did is no longer true.
+    pub fn is_silent_for(&self, ttl: Duration) -> bool {
+        self.reports.borrow().at.elapsed() >= ttl
+    }
 }
 
 impl Drop for Handle {

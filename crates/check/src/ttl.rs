@@ -31,6 +31,8 @@ pub(crate) async fn run<F: Future<Output = ()>>(
     loop {
         let Report { at, output } = reports.borrow_and_update().clone();
         tokio::select! {
+            // A report that is there counts before the end of its time.
+            biased;
             changed = reports.changed() => match changed {
                 Ok(()) => continue,
                 Err(_) => return,

@@ -19,7 +19,7 @@ use lictor_http::{Config, bind};
 use lictor_model::acl::{Access, Caller, Enforcement, Resource, Rules};
 use lictor_model::intention::Action;
 use lictor_state::writer::{Registration, Removal};
-use lictor_state::{Reader, State};
+use lictor_state::{Reader, State, Writer};
 use lictor_store::Store;
 use lictor_task::Scope;
 use serde_json::Value;
@@ -39,6 +39,9 @@ pub(crate) struct House {
     server: tokio::task::JoinHandle<Option<()>>,
 }
 
+/// Puts something between an agent and its cluster.
+type Between = Box<dyn FnOnce(Standing, Writer) -> Arc<dyn Cluster>>;
+
 /// How a house differs from the usual one.
 #[derive(Default)]
 pub(crate) struct Wishes {
@@ -48,6 +51,8 @@ pub(crate) struct Wishes {
     pub(crate) unix_socket: Option<&'static str>,
     /// Further places to listen at.
     pub(crate) listeners: Vec<Listener>,
+    /// What stands between the agent and the cluster.
+    pub(crate) between: Option<Between>,
 }
 
 impl House {
@@ -61,10 +66,10 @@ impl House {
         let (state, writer) =
             State::open(Store::memory(), state_config(wishes.tokens.is_empty()), &scope).await.unwrap();
         let standing = Standing::new(state, writer.clone());
-        let cluster: Arc<dyn Cluster> = if wishes.tokens.is_empty() {
-            Arc::new(standing)
-        } else {
-            Arc::new(Guarded { standing, tokens: wishes.tokens.into_iter().collect() })
+        let cluster: Arc<dyn Cluster> = match wishes.between {
+            Some(between) => between(standing, writer.clone()),
+            None if wishes.tokens.is_empty() => Arc::new(standing),
+            None => Arc::new(Guarded { standing, tokens: wishes.tokens.into_iter().collect() }),
         };
         let parts = Parts {
             config: agent_config(folder.path().into()),

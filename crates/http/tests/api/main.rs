@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall stop")]
 
 mod house;
+mod overtaken;
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
