@@ -5,8 +5,11 @@
 //! something old is refused by the store and made again on something newer. What is already so is not written.
 //!
 //! A transaction has a limit of operations (the store's [`MAX_TXN_OPS`](lictor_store::MAX_TXN_OPS)). What can need
-//! more is cut into several, in an order in which each step leaves a state that is whole and from which the same request,
-//! or the next expiry of sessions, completes it; the methods concerned say so.
+//! more is cut into several. The first one decides: it removes the node, the instance or the check, or makes the check
+//! critical. What depends on that and finds no room (a session's locks, an instance's checks) is removed by those behind
+//! it, which go on when whoever asked has left ([`to_the_end`](lictor_task::to_the_end())). When the process dies in between,
+//! the rest is told by what is stored (a session without its node, checks without their instance) and done by whoever
+//! expires sessions.
 
 mod ca;
 mod catalog;
@@ -38,7 +41,7 @@ use crate::Error;
 use crate::replica::Replica;
 use crate::schema::Key;
 use draft::Draft;
-use scratch::Scratch;
+use scratch::{Rest, Scratch};
 
 pub use kv::Put;
 pub(crate) use scratch::PENDING;
@@ -170,6 +173,17 @@ impl Writer {
                     }
                 }
             }
+        }
+    }
+
+    /// Does what a transaction found no room for; `done` is its revision, without one it wrote nothing.
+    async fn complete(&self, rest: Rest, done: Option<Revision>) -> Result<(), Error> {
+        for id in &rest.sessions {
+            self.end_session_whole(id).await?;
+        }
+        match done {
+            Some(done) => self.remove_checks_left(&rest.services, done).await,
+            None => Ok(()),
         }
     }
 

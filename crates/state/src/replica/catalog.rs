@@ -31,6 +31,8 @@ pub(crate) struct Catalog {
     mesh: BTreeMap<Arc<str>, Group>,
     /// Places of checks by status, ordered as [`Status`].
     by_status: [BTreeSet<Place>; 3],
+    /// Instances that are gone while checks of theirs are left.
+    orphaned: BTreeSet<Place>,
     nodes_index: Revision,
     services_index: Revision,
     checks_index: Revision,
@@ -152,6 +154,7 @@ impl Catalog {
                 touched.add(Topic::Connect((&*former_mesh).into()));
             }
         }
+        self.note_orphans(&place);
         join(&mut self.services, &name, place.clone(), at);
         touched.add(Topic::Service((&*name).into()));
         if let Some(mesh) = mesh {
@@ -171,6 +174,7 @@ impl Catalog {
         };
         let (name, mesh) = names(&row);
         let place = (Arc::clone(&node), id);
+        self.note_orphans(&place);
         leave(&mut self.services, &mut self.services_lost, &name, &place, at);
         touched.add(Topic::Service((&*name).into()));
         if let Some(mesh) = mesh {
@@ -201,9 +205,11 @@ impl Catalog {
             let former_service = fold(former.check.service_id.as_str());
             if former_service != service {
                 self.touch_subject(&node, &former_service, at, touched);
+                self.note_orphans(&(Arc::clone(&node), former_service));
             }
         }
         self.by_status[row.check.status as usize].insert(place);
+        self.note_orphans(&(Arc::clone(&node), Arc::clone(&service)));
         self.touch_checks(&node, &service, at, touched);
         true
     }
@@ -216,7 +222,29 @@ impl Catalog {
         let Some((id, row)) = entry.checks.remove_entry(id) else { return };
         remove_from_list(&mut entry.checks_of, &row);
         self.by_status[row.check.status as usize].remove(&(Arc::clone(&node), id));
-        self.touch_checks(&node, &fold(row.check.service_id.as_str()), at, touched);
+        let service = fold(row.check.service_id.as_str());
+        self.touch_checks(&node, &service, at, touched);
+        self.note_orphans(&(node, service));
+    }
+
+    /// Keeps in mind whether an instance is gone and left checks behind; the node itself, which has no id here, is not.
+    fn note_orphans(&mut self, place: &Place) {
+        let (node, service) = place;
+        let is_orphaned = !service.is_empty()
+            && self
+                .nodes
+                .get(node)
+                .is_some_and(|entry| !entry.services.contains_key(service) && !entry.checks_of(service).is_empty());
+        if is_orphaned {
+            self.orphaned.insert(place.clone());
+        } else if !self.orphaned.is_empty() {
+            self.orphaned.remove(place);
+        }
+    }
+
+    /// Instances that are gone while checks of theirs are left: a removal was cut off between two transactions.
+    pub(crate) fn orphaned(&self) -> impl Iterator<Item = &Place> {
+        self.orphaned.iter()
     }
 
     fn forget_id(&mut self, id: &str, name: &str) {
@@ -350,6 +378,7 @@ impl Catalog {
             services,
             mesh,
             by_status: _,
+            orphaned: _,
             nodes_index,
             services_index,
             checks_index,

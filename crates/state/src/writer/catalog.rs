@@ -3,8 +3,9 @@
 //! Order of what does not fit into one transaction:
 //! - a registration writes node, instance and the first checks together, then the other checks, some at a time;
 //! - an instance goes before the rest of its checks, so that it is never seen with fewer checks than it has;
-//! - a node goes in one transaction, however much is on it.
+//! - a node goes in one transaction, however much is on it, and before the rest of what its sessions hold.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use lictor_model::acl::Caller;
@@ -14,10 +15,10 @@ use lictor_model::name::{CheckId, NodeName, ServiceId, fold};
 use lictor_model::node::Node;
 use lictor_model::revision::Revision;
 use lictor_model::service::{Service, Weights};
+use lictor_task::to_the_end;
 use uuid::Uuid;
 
-use super::rights::Absence;
-use super::scratch::{PENDING, Scratch};
+use super::scratch::{PENDING, Rest, Scratch};
 use super::{Registration, Removal, Writer};
 use crate::Error;
 use crate::reader::{CheckRow, NodeRow, ServiceRow};
@@ -28,8 +29,17 @@ use crate::record::{Created, Pointer};
 use crate::replica::catalog::Place;
 use crate::schema::Key;
 
-/// Checks that one transaction writes: each may need two conditions, its own and its service's.
+/// Checks that one transaction writes.
 const CHECKS_AT_ONCE: usize = 32;
+
+/// What writing a check may need: conditions on itself and on its service.
+pub(super) const ROOM_PER_CHECK: usize = 2;
+
+/// What writing or removing a node may need: its record and its id, the one that had the id, and what is below that.
+pub(super) const ROOM_PER_NODE: usize = 6;
+
+/// What writing an instance may need: conditions on itself and on its node.
+pub(super) const ROOM_PER_SERVICE: usize = 2;
 
 impl Writer {
     /// Adds or replaces a node, an instance and checks. What is already so is not written again, so its revision
@@ -41,11 +51,17 @@ impl Writer {
     /// The same on behalf of a caller.
     pub async fn register_as(&self, caller: &Caller, registration: Registration) -> Result<(), Error> {
         let registration = tidied(registration)?;
-        let Registration { node, skip_node_update, service, checks } = &registration;
+        let (writer, caller) = (self.clone(), caller.clone());
+        to_the_end(async move { writer.register_whole(&caller, &registration).await }).await
+    }
+
+    async fn register_whole(&self, caller: &Caller, registration: &Registration) -> Result<(), Error> {
+        let Registration { node, skip_node_update, service, checks } = registration;
         let first = checks.len().min(CHECKS_AT_ONCE);
-        let unfinished = self
-            .write("register", |scratch| {
-                scratch.may_register(caller, &registration)?;
+        let (rest, revision) = self
+            .write_at("register", |scratch| {
+                scratch.reserved = ROOM_PER_NODE + ROOM_PER_SERVICE + first * ROOM_PER_CHECK;
+                scratch.may_register(caller, registration)?;
                 // Rights on all checks before any is written. Those that are not written yet are decided upon again then, so
                 // nothing depends on how they stand now.
                 let mut ahead = Scratch::new(scratch.tables);
@@ -65,28 +81,31 @@ impl Writer {
                 for (position, check) in checks.iter().enumerate() {
                     let within = |error: Error| error.within("failed inserting check").on_node(node.name.as_str());
                     if position < first {
+                        scratch.reserved = (first - position) * ROOM_PER_CHECK;
                         scratch.put_check(check).map_err(within)?;
                     } else {
                         scratch.resolved(check).map_err(within)?;
                     }
                 }
-                Ok(scratch.unfinished)
+                Ok(std::mem::take(&mut scratch.rest))
             })
             .await?;
-        let mut unfinished = unfinished;
+        self.complete(rest, revision).await?;
         for some in checks[first..].chunks(CHECKS_AT_ONCE) {
-            unfinished |= self
-                .write("register checks", |scratch| {
-                    for check in some {
+            let (rest, revision) = self
+                .write_at("register checks", |scratch| {
+                    for (position, check) in some.iter().enumerate() {
+                        scratch.reserved = (some.len() - position) * ROOM_PER_CHECK;
                         scratch.may_put_check(caller, check, None)?;
                         let within = |error: Error| error.within("failed inserting check").on_node(node.name.as_str());
                         scratch.put_check(check).map_err(within)?;
                     }
-                    Ok(scratch.unfinished)
+                    Ok(std::mem::take(&mut scratch.rest))
                 })
                 .await?;
+            self.complete(rest, revision).await?;
         }
-        if unfinished { self.end_broken_sessions().await } else { Ok(()) }
+        Ok(())
     }
 
     /// Removes something from a node, with what depends on it. Unknown things are fine.
@@ -96,42 +115,74 @@ impl Writer {
 
     /// The same on behalf of a caller.
     pub async fn deregister_as(&self, caller: &Caller, node: &str, removal: Removal) -> Result<(), Error> {
-        self.deregister_whole(caller, node, &removal, Absence::Denied).await
-    }
-
-    /// Removes something with all that depends on it; `absence` is what it means when nothing is left of it.
-    pub(super) async fn deregister_whole(
-        &self,
-        caller: &Caller,
-        node: &str,
-        removal: &Removal,
-        mut absence: Absence,
-    ) -> Result<(), Error> {
         if node.is_empty() {
             return Err(Error::refused("Must provide node"));
         }
+        let (writer, caller, node) = (self.clone(), caller.clone(), node.to_owned());
+        to_the_end(async move { writer.deregister_whole(&caller, &node, &removal).await }).await
+    }
+
+    async fn deregister_whole(&self, caller: &Caller, node: &str, removal: &Removal) -> Result<(), Error> {
         let name = fold(node);
-        let mut sessions_left = false;
-        // More than once when something has many parts, or gets one while we look.
+        let (rest, revision) = self
+            .write_at("deregister", |scratch| {
+                scratch.may_remove(caller, node, removal)?;
+                match removal {
+                    Removal::Node => scratch.remove_node(&name)?,
+                    Removal::Service(id) => scratch.remove_service(&(Arc::clone(&name), fold(id.as_str())))?,
+                    Removal::Check(id) => scratch.remove_check(&(Arc::clone(&name), fold(id.as_str())))?,
+                }
+                Ok(std::mem::take(&mut scratch.rest))
+            })
+            .await?;
+        self.complete(rest, revision).await
+    }
+
+    /// Removes the checks that instances had before they were removed at this revision, if there are any left.
+    pub(super) async fn remove_checks_left(&self, places: &BTreeSet<Place>, removed: Revision) -> Result<(), Error> {
+        for place in places {
+            let are_left = {
+                let tables = self.replica.tables();
+                let node = tables.catalog.node(&place.0);
+                node.is_some_and(|node| node.checks_of(&place.1).iter().any(|row| row.modified < removed))
+            };
+            if are_left {
+                self.remove_checks_of(place, Some(removed)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the checks that an instance had before it was removed at this revision: it may be there again by now, with
+    /// others. Without a revision, those of an instance that is not there.
+    async fn remove_checks_of(&self, place: &Place, removed: Option<Revision>) -> Result<(), Error> {
         loop {
-            let (finished, unfinished) = self
-                .write("deregister", |scratch| {
-                    scratch.may_remove(caller, node, removal, absence)?;
-                    match removal {
-                        Removal::Node => scratch.remove_node(&name)?,
-                        Removal::Service(id) => scratch.remove_service(&(Arc::clone(&name), fold(id.as_str())))?,
-                        Removal::Check(id) => scratch.remove_check(&(Arc::clone(&name), fold(id.as_str())))?,
+            let Rest { sessions, services } = self
+                .write("remove the checks of an instance", |scratch| {
+                    match removed {
+                        Some(removed) => scratch.remove_checks_until(place, Revision(removed.0.saturating_sub(1)))?,
+                        None if scratch.service(place)?.is_none() => scratch.remove_checks_until(place, PENDING)?,
+                        None => {}
                     }
-                    Ok((scratch.draft.is_empty(), scratch.unfinished))
+                    Ok(std::mem::take(&mut scratch.rest))
                 })
                 .await?;
-            sessions_left |= unfinished;
-            if finished {
-                break;
+            for id in &sessions {
+                self.end_session_whole(id).await?;
             }
-            absence = Absence::Done;
+            if services.is_empty() {
+                return Ok(());
+            }
         }
-        if sessions_left { self.end_broken_sessions().await } else { Ok(()) }
+    }
+
+    /// Removes the checks whose instance is gone, which are there when a process died behind the removal of an instance.
+    pub(super) async fn remove_orphaned_checks(&self) -> Result<(), Error> {
+        let orphaned: Vec<Place> = self.replica.tables().catalog.orphaned().cloned().collect();
+        for place in orphaned {
+            self.remove_checks_of(&place, None).await?;
+        }
+        Ok(())
     }
 }
 
@@ -150,7 +201,7 @@ fn tidied(mut registration: Registration) -> Result<Registration, Error> {
         refuse_meta(&node.name, service).map_err(|error| error.within("failed inserting service"))?;
     }
     for check in checks {
-        tidy_check(check);
+        tidy_check(check)?;
         if check.node.is_empty() {
             check.node = node.name.clone();
         }
@@ -203,11 +254,16 @@ pub(super) fn refuse_meta(node: &NodeName, service: &Service) -> Result<(), Erro
     })
 }
 
-/// Fills in the defaults of a check.
-pub(super) fn tidy_check(check: &mut Check) {
+/// Fills in the defaults of a check, or says why it cannot be written.
+pub(super) fn tidy_check(check: &mut Check) -> Result<(), Error> {
     if check.id.is_empty() {
         check.id = CheckId::new(check.name.as_str());
     }
+    if check.id.is_empty() {
+        // It would be there and could not be named, not even to remove it.
+        return Err(Error::refused("Must provide check ID or name"));
+    }
+    Ok(())
 }
 
 impl Scratch<'_> {
@@ -237,7 +293,10 @@ impl Scratch<'_> {
             (Some(_), Some(row)) => return Err(reserved(node, row)),
             (None, Some(row)) if !row.node.id.is_empty() => return Err(reserved(node, row)),
             (None, _) => {
-                self.draft.expect(&claim, Revision::ZERO)?;
+                // One that this transaction has set free is there, and its node was looked at.
+                if self.tables.catalog.node_with_id(&fold(&node.id)).is_none() {
+                    self.draft.expect(&claim, Revision::ZERO)?;
+                }
                 self.draft.put(&claim, &Pointer { of: name.to_string() })?;
             }
         }
@@ -247,23 +306,19 @@ impl Scratch<'_> {
         Ok(row)
     }
 
-    /// Removes a node with everything on it. When its sessions hold too much for one transaction, these are dealt
-    /// with first and the node stays until the next time.
+    /// Removes a node with everything on it, and ends its sessions.
     pub(super) fn remove_node(&mut self, name: &Arc<str>) -> Result<(), Error> {
         let Some(row) = self.node(name)? else { return Ok(()) };
-        let sessions: Vec<Arc<str>> = self.tables.sessions.of_node(name).map(Arc::clone).collect();
-        for session in sessions {
-            self.end_session(&session)?;
-        }
-        if self.unfinished {
-            return Ok(());
-        }
         self.draft.delete(&Key::Node(Arc::clone(name)))?;
         if !row.node.id.is_empty() {
             self.draft.delete(&Key::NodeOf(fold(&row.node.id)))?;
         }
         self.empty_node(name)?;
         self.set_node(Arc::clone(name), None);
+        let sessions: Vec<Arc<str>> = self.tables.sessions.of_node(name).map(Arc::clone).collect();
+        for session in sessions {
+            self.end_session(&session)?;
+        }
         Ok(())
     }
 
@@ -286,18 +341,36 @@ impl Scratch<'_> {
         Ok(row)
     }
 
-    /// Removes an instance, then as many of its checks as find room.
+    /// Removes an instance with its checks.
     pub(super) fn remove_service(&mut self, place: &Place) -> Result<(), Error> {
         if self.service(place)?.is_some() {
             self.draft.delete(&Key::Service { node: Arc::clone(&place.0), id: Arc::clone(&place.1) })?;
             self.set_service(place.clone(), None);
+            // It may get a check while we look.
+            self.rest.services.insert(place.clone());
         }
+        self.remove_checks_until(place, PENDING)
+    }
+
+    /// Removes the checks of an instance that did not change after a revision, as many as find room. Those that find none
+    /// count as removed all the same.
+    fn remove_checks_until(&mut self, place: &Place, last: Revision) -> Result<(), Error> {
+        let mut removed = Vec::new();
         for check in self.checks_of(place) {
-            if !self.draft.has_room(2) {
-                self.unfinished = true;
-                break;
+            let Some(row) = self.glance_at_check(&check).filter(|row| row.modified <= last) else { continue };
+            // One that was written in this very transaction has its room.
+            if row.modified == PENDING || self.has_room(ROOM_PER_CHECK) {
+                self.check(&check)?;
+                self.draft.delete(&Key::Check { node: Arc::clone(&check.0), id: Arc::clone(&check.1) })?;
+            } else {
+                self.rest.services.insert(place.clone());
             }
-            self.remove_check(&check)?;
+            self.set_check(check.clone(), None);
+            removed.push(check);
+        }
+        // Behind them all: what sessions hold can wait, and checks that are seen without their instance should not.
+        for check in removed {
+            self.end_sessions_of_check(&check)?;
         }
         Ok(())
     }
@@ -324,27 +397,30 @@ impl Scratch<'_> {
             return Err(Error::refused("Missing node registration"));
         }
         let check = self.resolved(check)?;
-        if check.status == Status::Critical {
+        let known = self.check(&place)?;
+        let row = match known.as_ref().filter(|row| row.check == check) {
+            Some(row) => Arc::clone(row),
+            None => {
+                let created = known.as_deref().map(|row| row.created);
+                let key = Key::Check { node: Arc::clone(&place.0), id: Arc::clone(&place.1) };
+                self.draft.put(&key, &CheckRecord::new(&check, Created::kept(created)))?;
+                let row = Arc::new(CheckRow { check, created: created.unwrap_or(PENDING), modified: PENDING });
+                self.set_check(place.clone(), Some(Arc::clone(&row)));
+                row
+            }
+        };
+        if row.check.status == Status::Critical {
             self.end_sessions_of_check(&place)?;
         }
-        let known = self.check(&place)?;
-        if let Some(row) = known.as_ref().filter(|row| row.check == check) {
-            return Ok(Arc::clone(row));
-        }
-        let created = known.as_deref().map(|row| row.created);
-        let key = Key::Check { node: Arc::clone(&place.0), id: Arc::clone(&place.1) };
-        self.draft.put(&key, &CheckRecord::new(&check, Created::kept(created)))?;
-        let row = Arc::new(CheckRow { check, created: created.unwrap_or(PENDING), modified: PENDING });
-        self.set_check(place, Some(Arc::clone(&row)));
         Ok(row)
     }
 
     /// Removes a check, which ends the sessions bound to it.
     pub(super) fn remove_check(&mut self, place: &Place) -> Result<(), Error> {
         if self.check(place)?.is_some() {
-            self.end_sessions_of_check(place)?;
             self.draft.delete(&Key::Check { node: Arc::clone(&place.0), id: Arc::clone(&place.1) })?;
             self.set_check(place.clone(), None);
+            self.end_sessions_of_check(place)?;
         }
         Ok(())
     }

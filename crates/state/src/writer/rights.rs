@@ -17,15 +17,6 @@ use super::{Registration, Removal};
 use crate::Error;
 use crate::reader::CheckRow;
 
-/// What it means that the thing to be removed is not there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Absence {
-    /// That nobody can say whose it was.
-    Denied,
-    /// That an earlier transaction of the same request removed it.
-    Done,
-}
-
 fn granted(is_granted: bool) -> Result<(), Error> {
     if is_granted { Ok(()) } else { Err(Error::Denied) }
 }
@@ -109,14 +100,8 @@ impl Scratch<'_> {
     }
 
     /// A removal: the node's right is enough for whatever is on it, so that an agent can clean up behind tokens that are
-    /// gone; else that of the service.
-    pub(super) fn may_remove(
-        &mut self,
-        caller: &Caller,
-        node: &str,
-        removal: &Removal,
-        absence: Absence,
-    ) -> Result<(), Error> {
+    /// gone; else that of the service. Of what is not there nobody can say whose it was.
+    pub(super) fn may_remove(&mut self, caller: &Caller, node: &str, removal: &Removal) -> Result<(), Error> {
         if caller.may_do_everything() || self.may_change_node(caller, node) {
             return Ok(());
         }
@@ -131,7 +116,7 @@ impl Scratch<'_> {
                 None => None,
             },
         };
-        granted(owned.unwrap_or(absence == Absence::Done))
+        granted(owned.unwrap_or_default())
     }
 
     /// One operation of a transaction, as things stand when its turn comes. What reads is filtered afterwards, except

@@ -32,10 +32,22 @@ pub(crate) struct Scratch<'t> {
     keys: Changed<Arc<str>, KvRow>,
     /// Nodes that were removed with everything on them: nothing of theirs in the tables counts any more.
     emptied: BTreeSet<Arc<str>>,
-    /// Sessions that were ended.
+    /// Sessions that were ended, wholly or but for the rest.
     pub(super) ended: BTreeSet<Arc<str>>,
-    /// Something did not find room: the same must be done once more.
-    pub(super) unfinished: bool,
+    /// What did not find room.
+    pub(super) rest: Rest,
+    /// Room that what is still to come needs: whatever can wait takes none of it.
+    pub(super) reserved: usize,
+}
+
+/// What a transaction decided and found no room for: it follows once the transaction is done, see
+/// [`Writer::complete`](super::Writer::complete).
+#[derive(Debug, Default)]
+pub(super) struct Rest {
+    /// Sessions that end: what they still hold goes, and they with the last of it.
+    pub(super) sessions: BTreeSet<Arc<str>>,
+    /// Instances that were removed: what is left of the checks goes that they had before the transaction.
+    pub(super) services: BTreeSet<Place>,
 }
 
 impl<'t> Scratch<'t> {
@@ -49,13 +61,20 @@ impl<'t> Scratch<'t> {
             keys: Changed::new(),
             emptied: BTreeSet::new(),
             ended: BTreeSet::new(),
-            unfinished: false,
+            rest: Rest::default(),
+            reserved: 0,
         }
     }
 
     /// Nothing shall be written after all.
     pub(crate) fn abandon(&mut self) {
         self.draft = Draft::default();
+        self.rest = Rest::default();
+    }
+
+    /// Whether this many more conditions and writes find room beside what is still to come.
+    pub(super) fn has_room(&self, more: usize) -> bool {
+        self.draft.has_room(more + self.reserved)
     }
 
     /// A node by folded name.
@@ -113,6 +132,15 @@ impl<'t> Scratch<'t> {
         let key = Key::Check { node: Arc::clone(&place.0), id: Arc::clone(&place.1) };
         self.draft.expect(&key, modified(row.as_deref().map(|row| row.modified)))?;
         Ok(row)
+    }
+
+    /// The same without a condition.
+    pub(super) fn glance_at_check(&self, place: &Place) -> Option<Arc<CheckRow>> {
+        match self.checks.get(place) {
+            Some(changed) => changed.clone(),
+            None if self.emptied.contains(&place.0) => None,
+            None => self.tables.catalog.node(&place.0)?.checks.get(&place.1).map(Arc::clone),
+        }
     }
 
     /// Places of the checks that belong to an instance.

@@ -1,9 +1,9 @@
 //! Writing sessions, and ending them with all they hold.
 //!
 //! A session ends in the transaction that ends its cause: the removal of its node, a critical check. When it holds
-//! more than one transaction can take, the keys go first, some at a time, and the session itself with the last of
-//! them. So nothing is ever held by a session that is not there, and after a crash in between the session is still
-//! there to be found by [`Writer::expire_sessions`].
+//! more than that transaction can take, the keys go first, some at a time, in further transactions behind it, and the
+//! session itself with the last of them. So nothing is ever held by a session that is not there, and after a crash in
+//! between the session is still there to be found by [`Writer::expire_sessions`].
 //!
 //! Who takes a lock rewrites the session's `session-alive` record, and who ends a session depends on that record, so a
 //! key cannot be locked behind the back of the end.
@@ -14,7 +14,7 @@ use std::time::Duration;
 use lictor_model::health::Status;
 use lictor_model::name::fold;
 use lictor_model::revision::Revision;
-use lictor_task::clock;
+use lictor_task::{clock, to_the_end};
 use tokio::time::Instant;
 
 use super::Writer;
@@ -76,7 +76,8 @@ impl Writer {
     /// Ends a session; unknown ones are fine.
     pub async fn destroy_session(&self, id: &str) -> Result<(), Error> {
         check_id(id)?;
-        self.end_session_whole(&fold(id)).await
+        let (writer, id) = (self.clone(), fold(id));
+        to_the_end(async move { writer.end_session_whole(&id).await }).await
     }
 
     /// Gives a session its whole time again; `None` when there is no such session.
@@ -97,8 +98,9 @@ impl Writer {
         .await
     }
 
-    /// Ends the sessions whose time is over at `now`, and those whose node or checks no longer allow them (which is
-    /// only left to do when a transaction was too small or a process died). Gives the time of the next expiry.
+    /// Ends the sessions whose time is over at `now`, and does what other writes left to do because a transaction was too
+    /// small and a process died: sessions whose node or checks no longer allow them end, and checks go whose instance is
+    /// gone. Gives the time of the next expiry.
     ///
     /// To be called by one process of the cluster at a time; more than one does no harm.
     pub async fn expire_sessions(&self, now: Instant) -> Result<Option<Instant>, Error> {
@@ -116,6 +118,7 @@ impl Writer {
             self.expire_session(&id, now).await?;
         }
         self.end_broken_sessions().await?;
+        self.remove_orphaned_checks().await?;
         self.forget_lock_delays().await?;
         Ok(next)
     }
@@ -134,7 +137,7 @@ impl Writer {
                     if row.and_then(|row| deadline(scratch.tables, id, row)).is_some_and(|deadline| deadline <= now) {
                         scratch.end_session(id)?;
                     }
-                    Ok(!scratch.unfinished)
+                    Ok(scratch.rest.sessions.is_empty())
                 })
                 .await?;
             if finished {
@@ -143,12 +146,13 @@ impl Writer {
         }
     }
 
-    async fn end_session_whole(&self, id: &Arc<str>) -> Result<(), Error> {
+    /// Ends a session with all it holds, however much that is.
+    pub(super) async fn end_session_whole(&self, id: &Arc<str>) -> Result<(), Error> {
         loop {
             let finished = self
                 .write("end session", |scratch| {
                     scratch.end_session(id)?;
-                    Ok(!scratch.unfinished)
+                    Ok(scratch.rest.sessions.is_empty())
                 })
                 .await?;
             if finished {
@@ -158,7 +162,7 @@ impl Writer {
     }
 
     /// Ends sessions whose node is gone, or one of whose checks is gone or critical.
-    pub(super) async fn end_broken_sessions(&self) -> Result<(), Error> {
+    async fn end_broken_sessions(&self) -> Result<(), Error> {
         let broken: Vec<Arc<str>> = {
             let tables = self.replica.tables();
             tables.sessions.all().filter(|(_, row)| is_broken(&tables, row)).map(|(id, _)| Arc::clone(id)).collect()
@@ -196,8 +200,9 @@ impl Scratch<'_> {
             return Ok(());
         }
         let Some(row) = self.tables.sessions.get(id).map(Arc::clone) else { return Ok(()) };
-        if !self.draft.has_room(ROOM_PER_SESSION) {
-            self.unfinished = true;
+        self.ended.insert(Arc::clone(id));
+        if !self.has_room(ROOM_PER_SESSION) {
+            self.rest.sessions.insert(Arc::clone(id));
             return Ok(());
         }
         let (session, alive) = (Key::Session(Arc::clone(id)), Key::SessionAlive(Arc::clone(id)));
@@ -207,16 +212,16 @@ impl Scratch<'_> {
         let mut keys: Vec<Arc<str>> = self.tables.kv.held_by(id).map(Arc::clone).collect();
         keys.extend(self.newly_held_by(id));
         for key in keys {
-            if !self.draft.has_room(ROOM_PER_KEY + ROOM_PER_SESSION) {
-                self.unfinished = true;
+            if !self.has_room(ROOM_PER_KEY + ROOM_PER_SESSION) {
+                self.rest.sessions.insert(Arc::clone(id));
                 return Ok(());
             }
             self.end_lock(&key, id, &row)?;
         }
         let queries: Vec<_> = self.tables.queries.of_session(id).map(Arc::clone).collect();
         for query in queries {
-            if !self.draft.has_room(ROOM_PER_KEY + ROOM_PER_SESSION) {
-                self.unfinished = true;
+            if !self.has_room(ROOM_PER_KEY + ROOM_PER_SESSION) {
+                self.rest.sessions.insert(Arc::clone(id));
                 return Ok(());
             }
             if let Some(stored) = self.tables.queries.get(&query) {
@@ -224,9 +229,7 @@ impl Scratch<'_> {
             }
         }
         self.draft.delete(&session)?;
-        self.draft.delete(&alive)?;
-        self.ended.insert(Arc::clone(id));
-        Ok(())
+        self.draft.delete(&alive)
     }
 
     fn end_lock(&mut self, key: &Arc<str>, id: &str, session: &Session) -> Result<(), Error> {

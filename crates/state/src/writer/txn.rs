@@ -7,15 +7,17 @@ use std::sync::Arc;
 use bytes::Bytes;
 use lictor_model::acl::{Access, Caller, Resource};
 use lictor_model::health::Check;
-use lictor_model::name::{NodeName, ServiceId, fold};
+use lictor_model::name::{CheckId, NodeName, ServiceId, fold};
 use lictor_model::node::Node;
 use lictor_model::revision::Revision;
 use lictor_model::service::Service;
+use lictor_task::to_the_end;
 
-use super::catalog::{refuse_meta, refuse_node, tidy_check, tidy_service};
-use super::rights::Absence;
+use super::Writer;
+use super::catalog::{
+    ROOM_PER_CHECK, ROOM_PER_NODE, ROOM_PER_SERVICE, refuse_meta, refuse_node, tidy_check, tidy_service,
+};
 use super::scratch::{PENDING, Scratch};
-use super::{Removal, Writer};
 use crate::Error;
 use crate::reader::{CheckRow, KvRow, NodeRow, ServiceRow};
 use crate::replica::catalog::Place;
@@ -128,7 +130,8 @@ pub enum TxnOp {
     Node {
         /// What to do.
         verb: Verb,
-        /// Found by its id if it has one, else by its name.
+        /// Read, and compared before it is written, by its id if it has one, else by its name. Deleted by its name; by its
+        /// id only when it gives no name.
         node: Node,
         /// Expected.
         index: Revision,
@@ -215,6 +218,19 @@ impl TxnOp {
         }
     }
 
+    /// What it may need in a transaction at most, as [`Scratch::has_room`] counts it.
+    fn room(&self) -> usize {
+        match self {
+            // Key, session and delay.
+            TxnOp::Kv { verb: KvVerb::Lock, .. } => 3,
+            TxnOp::Kv { .. } => 1,
+            TxnOp::Node { .. } => ROOM_PER_NODE,
+            TxnOp::Service { .. } => ROOM_PER_SERVICE,
+            TxnOp::Check { .. } => ROOM_PER_CHECK,
+            TxnOp::Invalid(_) => 0,
+        }
+    }
+
     /// That what it names is not there.
     fn missing(&self) -> String {
         format!("{} doesn't exist", self.subject())
@@ -246,8 +262,9 @@ impl TxnOp {
             TxnOp::Service { service, .. } if service.id.is_empty() => {
                 service.id = ServiceId::new(service.name.as_str());
             }
-            TxnOp::Check { check, .. } => tidy_check(check),
-            TxnOp::Kv { .. } | TxnOp::Node { .. } | TxnOp::Service { .. } => {}
+            TxnOp::Check { verb: Verb::Set | Verb::Cas, check, .. } => tidy_check(check)?,
+            TxnOp::Check { check, .. } if check.id.is_empty() => check.id = CheckId::new(check.name.as_str()),
+            TxnOp::Kv { .. } | TxnOp::Node { .. } | TxnOp::Service { .. } | TxnOp::Check { .. } => {}
         }
         Ok(op)
     }
@@ -256,18 +273,23 @@ impl TxnOp {
 impl Writer {
     /// Carries out operations on behalf of a caller, all or none. At most 64, which the caller of this checks.
     pub async fn txn(&self, caller: &Caller, ops: &[TxnOp]) -> Result<TxnOutcome, Error> {
-        let (outcome, revision) = self
+        let (writer, caller, ops) = (self.clone(), caller.clone(), ops.to_vec());
+        to_the_end(async move { writer.txn_whole(&caller, &ops).await }).await
+    }
+
+    async fn txn_whole(&self, caller: &Caller, ops: &[TxnOp]) -> Result<TxnOutcome, Error> {
+        let ((outcome, rest), revision) = self
             .write_at("carry out a transaction", |scratch| {
                 let outcome = scratch.carry_out(caller, ops)?;
                 if !matches!(outcome, TxnOutcome::Done(_)) {
                     scratch.abandon();
                 }
-                Ok((outcome, scratch.unfinished))
+                Ok((outcome, std::mem::take(&mut scratch.rest)))
             })
             .await?;
-        let (outcome, unfinished) = outcome;
-        if unfinished {
-            self.finish(caller, ops).await?;
+        if let Err(error) = self.complete(rest, revision).await {
+            // The transaction is done, and the rest is found again by the next expiry of sessions.
+            tracing::warn!("state: what a transaction found no room for is removed later: {error}");
         }
         Ok(match outcome {
             TxnOutcome::Done(items) => {
@@ -275,29 +297,6 @@ impl Writer {
             }
             nothing => nothing,
         })
-    }
-}
-
-impl Writer {
-    /// Removes what found no room in the transaction that was to remove it.
-    async fn finish(&self, caller: &Caller, ops: &[TxnOp]) -> Result<(), Error> {
-        self.end_broken_sessions().await?;
-        for op in ops {
-            let Ok(op) = op.tidied() else { continue };
-            let (node, removal) = match &op {
-                TxnOp::Node { verb: Verb::Delete | Verb::DeleteCas, node, .. } => (&node.name, Removal::Node),
-                TxnOp::Service { verb: Verb::Delete | Verb::DeleteCas, node, service, .. } => {
-                    (node, Removal::Service(service.id.clone()))
-                }
-                _ => continue,
-            };
-            match self.deregister_whole(caller, node.as_str(), &removal, Absence::Done).await {
-                // Meanwhile it is somebody else's.
-                Err(Error::Denied) => {}
-                outcome => outcome?,
-            }
-        }
-        Ok(())
     }
 }
 
@@ -321,6 +320,7 @@ impl Scratch<'_> {
         let mut failures = Vec::new();
         let mut size = 0;
         for (position, op) in ops.iter().enumerate() {
+            self.reserved = ops[position..].iter().map(TxnOp::room).sum();
             let named = self.named(op)?;
             let tidied = named.tidied();
             match self.may_carry_out(caller, tidied.as_ref().unwrap_or(&named)) {
@@ -449,7 +449,9 @@ impl Scratch<'_> {
 
     fn on_node(&mut self, verb: Verb, node: &Node, index: Revision) -> Result<Result<Vec<TxnItem>, String>, Error> {
         let name = fold(node.name.as_str());
-        let by_id = if node.id.is_empty() { None } else { self.node_with_id(&fold(&node.id))? };
+        // What is compared is what is then written or removed.
+        let by_name = node.id.is_empty() || matches!(verb, Verb::Delete | Verb::DeleteCas);
+        let by_id = if by_name { None } else { self.node_with_id(&fold(&node.id))? };
         let known = match by_id {
             Some(row) => Some(row),
             None => self.node(&name)?,

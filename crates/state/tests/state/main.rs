@@ -19,6 +19,8 @@ mod queries;
 #[cfg(test)]
 mod random;
 #[cfg(test)]
+mod rest;
+#[cfg(test)]
 mod rights;
 #[cfg(test)]
 mod sessions;

@@ -10,7 +10,7 @@ use lictor_model::service::Service;
 use lictor_state::reader::Side;
 use lictor_state::writer::{KvVerb, Put, TxnFailure, TxnItem, TxnOp, TxnOutcome, Verb};
 
-use crate::house::{House, With, all, check, node, only, service, uuid};
+use crate::house::{House, With, all, check, node, only, refusal, service, uuid};
 
 fn kv(verb: KvVerb, key: &str) -> TxnOp {
     TxnOp::Kv {
@@ -286,6 +286,9 @@ async fn ids_default_to_names_and_what_cannot_be_named_is_refused() {
     assert!(matches!(&items[1], TxnItem::Service(_, row) if row.service.id.as_str() == "web"), "{items:?}");
     assert!(matches!(&items[2], TxnItem::Check(row) if row.check.id.as_str() == "c"), "{items:?}");
     assert_eq!(house.done(&[instance(Verb::Get, "web", "", "")]).await.len(), 1);
+    let unnamed = Check { node: "n1".into(), ..Check::default() };
+    let refused = house.writer.register(only("n1").and(unnamed.clone())).await;
+    assert_eq!(refusal(refused), "Must provide check ID or name");
     let failures = house
         .fails(&[
             kv(KvVerb::Set, ""),
@@ -294,6 +297,7 @@ async fn ids_default_to_names_and_what_cannot_be_named_is_refused() {
             machine("x", "n2"),
             instance(Verb::Set, "id", "", ""),
             instance(Verb::Cas, "id", "web", "0.0.0.0"),
+            TxnOp::Check { verb: Verb::Set, check: unnamed, index: Revision::ZERO },
         ])
         .await;
     let expected = [
@@ -303,6 +307,7 @@ async fn ids_default_to_names_and_what_cannot_be_named_is_refused() {
         "Bad node ID: uuid string is wrong length",
         "Must provide service name with ID",
         "Invalid service address",
+        "Must provide check ID or name",
     ];
     let expected: Vec<TxnFailure> = expected.iter().enumerate().map(|(op, what)| failed(op, what)).collect();
     assert_eq!(failures, expected);
