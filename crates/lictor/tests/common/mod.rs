@@ -89,32 +89,81 @@ pub fn exchange(connection: &mut TcpStream) -> std::io::Result<()> {
     if &back == b"ping\n" { Ok(()) } else { Err(std::io::Error::other("other bytes came back")) }
 }
 
-/// Requests at a steady rate on fresh connections and, beside them, one after the other on open ones.
+/// Requests on fresh connections and, beside them, on open ones.
 pub struct Load {
     stop: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
     failed: Arc<AtomicU64>,
+    /// In microseconds, since it was taken last.
+    slowest: Arc<AtomicU64>,
     workers: Vec<JoinHandle<Vec<String>>>,
 }
 
+/// When a worker sends its next request.
+#[derive(Clone, Copy)]
+enum Pace {
+    /// A little after the last answer.
+    Closed,
+    /// At its time, each so much after the one before, whatever became of that.
+    Open { next: Instant, each: Duration },
+}
+
+impl Pace {
+    /// Waits for the next request and gives the time at which it should have been sent.
+    fn wait(&mut self) -> Instant {
+        match self {
+            Pace::Closed => {
+                thread::sleep(Duration::from_millis(2));
+                Instant::now()
+            }
+            Pace::Open { next, each } => {
+                let due = *next;
+                *next += *each;
+                thread::sleep(due.saturating_duration_since(Instant::now()));
+                due
+            }
+        }
+    }
+}
+
 impl Load {
-    /// `fresh` workers that open a connection for each request, `open` workers that keep theirs.
+    /// `fresh` workers that open a connection for each request, `open` workers that keep theirs. Each sends its next request
+    /// a little after it has its answer.
     pub fn start(entry: u16, fresh: usize, open: usize) -> Load {
+        Load::with(entry, fresh, open, |_| Pace::Closed)
+    }
+
+    /// The same, with so many requests a second among all workers. A request that takes long makes the next one of its
+    /// worker late, and that one's latency counts from when it should have been sent: nobody is spared by waiting.
+    pub fn paced(entry: u16, fresh: usize, open: usize, rate: u32) -> Load {
+        let workers = u32::try_from(fresh + open).unwrap();
+        let (begin, apart) = (Instant::now(), Duration::from_secs(1) / rate);
+        Load::with(entry, fresh, open, |number| Pace::Open {
+            next: begin + apart * u32::try_from(number).unwrap(),
+            each: apart * workers,
+        })
+    }
+
+    fn with(entry: u16, fresh: usize, open: usize, pace: impl Fn(usize) -> Pace) -> Load {
         let stop = Arc::new(AtomicBool::new(false));
         let (sent, failed) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let slowest = Arc::new(AtomicU64::new(0));
         let workers = (0..fresh + open)
             .map(|number| {
                 let (stop, sent, failed) = (Arc::clone(&stop), Arc::clone(&sent), Arc::clone(&failed));
+                let (slowest, mut pace) = (Arc::clone(&slowest), pace(number));
                 thread::spawn(move || {
                     let mut failures = Vec::new();
                     let mut kept = (number >= fresh).then(|| connect(entry));
                     while !stop.load(Ordering::Relaxed) {
+                        let due = pace.wait();
                         let outcome = match &mut kept {
                             Some(Ok(connection)) => exchange(connection),
                             Some(Err(error)) => Err(std::io::Error::other(error.to_string())),
                             None => echo_once(entry),
                         };
                         sent.fetch_add(1, Ordering::Relaxed);
+                        slowest.fetch_max(u64::try_from(due.elapsed().as_micros()).unwrap(), Ordering::Relaxed);
                         if let Err(error) = outcome {
                             failed.fetch_add(1, Ordering::Relaxed);
                             failures.push(error.to_string());
@@ -122,19 +171,28 @@ impl Load {
                                 kept = Some(connect(entry));
                             }
                         }
-                        thread::sleep(Duration::from_millis(2));
                     }
                     failures
                 })
             })
             .collect();
-        Load { stop, sent, failed, workers }
+        Load { stop, sent, failed, slowest, workers }
     }
 
     /// Waits for so many more requests: the load is really there.
     pub fn wait_for(&self, more: u64) {
         let goal = self.sent.load(Ordering::Relaxed) + more;
         lictor_testkit::until("requests are sent", || self.sent.load(Ordering::Relaxed) >= goal);
+    }
+
+    /// How many requests were sent and came to an end so far.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// The highest latency of a request that ended since this was asked last.
+    pub fn take_slowest(&self) -> Duration {
+        Duration::from_micros(self.slowest.swap(0, Ordering::Relaxed))
     }
 
     /// How many requests went wrong so far.
