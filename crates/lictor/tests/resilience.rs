@@ -3,11 +3,13 @@
 
 mod common;
 
-use std::time::Duration;
+use std::fs;
+use std::time::{Duration, Instant};
 
-use common::{LICTOR, Load, echo, echo_once, mesh, two_services, wait_path};
+use common::{LICTOR, Load, connect, echo, echo_once, exchange, mesh, two_services, wait_path};
 use lictor_testkit::house::{is_running, send};
-use lictor_testkit::{House, until};
+use lictor_testkit::wait::Stalls;
+use lictor_testkit::{House, eventually, until};
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -104,17 +106,64 @@ fn a_changed_environment_of_the_agent_restarts_no_proxy() {
 }
 
 #[test]
+fn an_agent_from_another_path_with_another_environment_restarts_no_proxy() {
+    let (mut house, entry) = mesh(echo().port());
+    let proxies = sorted(house.proxies());
+    let mut held = connect(entry).unwrap();
+    exchange(&mut held).unwrap();
+    for (folder, value) in [("elsewhere", "else"), ("another place", "again else")] {
+        let binary = house.folder().join(folder).join("lictor");
+        fs::create_dir(binary.parent().unwrap()).unwrap();
+        fs::copy(LICTOR, &binary).unwrap();
+        house.end_agent(Signal::TERM);
+        house.use_binary(&binary);
+        house.start_agent_with(&[("SOMETHING", value), ("PATH", "/usr/sbin:/sbin:/usr/bin:/bin"), ("HOME", "/")]);
+        house.wait_ready();
+        assert_eq!(fs::read_link(format!("/proc/{}/exe", house.agent_pid())).unwrap(), binary);
+        wait_path(&house, entry);
+        // A reload compares every definition with what runs.
+        house.put("/v1/agent/reload", serde_json::Value::Null);
+        exchange(&mut held).unwrap();
+        assert_eq!(sorted(house.proxies()), proxies, "from {folder}");
+    }
+    // They are looked after by the new agent, and what it starts comes from its own path.
+    let (id, pid) = proxies[0].clone();
+    send(pid, Signal::KILL);
+    let next = eventually("the proxy is replaced", || {
+        house.proxies().into_iter().find(|(of, new)| *of == id && *new != pid).map(|(_, new)| new)
+    });
+    let binary = house.folder().join("another place/lictor");
+    assert_eq!(fs::read_link(format!("/proc/{next}/exe")).unwrap(), binary);
+    assert!(house.proxies().contains(&proxies[1]), "the other one was left alone");
+}
+
+/// Spec 01, fact 12.11: within two seconds, and what else is open goes on.
+#[test]
 fn a_reload_adds_and_removes_upstreams_without_a_new_process() {
     let (house, entry) = mesh(echo().port());
     let proxies = sorted(house.proxies());
-    let second = lictor_testkit::ports::one();
-    house.reconfigure(|config| {
-        config["services"][1]["connect"]["proxy"]["upstreams"] =
-            json!([{"destination_name": "db", "local_bind_port": second}]);
-    });
-    house.put("/v1/agent/reload", serde_json::Value::Null);
+    let [second, third] = [lictor_testkit::ports::one(), lictor_testkit::ports::one()];
+    let upstreams = |ports: &[u16]| {
+        let all: Vec<_> = ports.iter().map(|port| json!({"destination_name": "db", "local_bind_port": port})).collect();
+        house.reconfigure(|config| config["services"][1]["connect"]["proxy"]["upstreams"] = all.into());
+        house.put("/v1/agent/reload", serde_json::Value::Null);
+    };
+    upstreams(&[entry, second]);
     until("the new upstream works", || echo_once(second).is_ok());
+    let [mut of_removed, mut of_kept] = [entry, second].map(|port| connect(port).unwrap());
+    for held in [&mut of_removed, &mut of_kept] {
+        exchange(held).unwrap();
+    }
+    let stalls = Stalls::watch();
+    let begin = Instant::now();
+    upstreams(&[second, third]);
     until("the old one is closed", || std::net::TcpStream::connect(("127.0.0.1", entry)).is_err());
+    let (took, stall) = (begin.elapsed(), stalls.longest());
+    assert!(took < Duration::from_secs(2) + 5 * stall, "closed after {took:?}, longest stall {stall:?}");
+    for held in [&mut of_removed, &mut of_kept] {
+        exchange(held).unwrap();
+    }
+    until("the other new one works", || echo_once(third).is_ok());
     assert_eq!(sorted(house.proxies()), proxies);
 }
 
@@ -154,7 +203,9 @@ fn root_starts_no_proxy_unless_allowed() {
     config["connect"] = json!({"proxy": {"allow_managed_root": false}});
     let house = House::start(LICTOR, config);
     until("the refusal is in the log", || house.log().contains("running as root, will not start managed proxies"));
-    assert!(!house.get("/v1/agent/services").json()["db-proxy"].is_null(), "the service is registered all the same");
+    let services = house.get("/v1/agent/services").json();
+    assert!(!services["db"].is_null() && !services["db-proxy"].is_null(), "they are registered all the same");
+    until("its check is critical", || house.get("/v1/agent/checks").json()["service:db-proxy"]["Status"] == "critical");
     std::thread::sleep(Duration::from_millis(300));
     assert!(house.proxies().is_empty());
 }

@@ -1,5 +1,7 @@
 //! Waiting for a condition with a deadline: never a sleep for luck.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -36,5 +38,44 @@ pub fn within<T>(limit: Duration, what: &str, mut look: impl FnMut() -> Option<T
         }
         assert!(Instant::now() < end, "waited {limit:?} in vain: {what}");
         thread::sleep(PAUSE);
+    }
+}
+
+/// What a busy machine takes from everybody: how much longer than asked for threads with nothing to do sleep meanwhile.
+///
+/// A promise about time is tested with this beside it: the bound is the promise and a few times the longest stall.
+pub struct Stalls {
+    over: Arc<AtomicBool>,
+    longest: Arc<AtomicU64>,
+}
+
+impl Stalls {
+    /// Watches from now on, with as many threads as there are processors: work is not stalled on one of them alone.
+    pub fn watch() -> Stalls {
+        const SHORT: Duration = Duration::from_millis(5);
+        let (over, longest) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
+            let (over, longest) = (Arc::clone(&over), Arc::clone(&longest));
+            thread::spawn(move || {
+                while !over.load(Ordering::Relaxed) {
+                    let before = Instant::now();
+                    thread::sleep(SHORT);
+                    let late = before.elapsed().saturating_sub(SHORT);
+                    longest.fetch_max(u64::try_from(late.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+                }
+            });
+        }
+        Stalls { over, longest }
+    }
+
+    /// The longest so far.
+    pub fn longest(&self) -> Duration {
+        Duration::from_micros(self.longest.load(Ordering::Relaxed))
+    }
+}
+
+impl Drop for Stalls {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
     }
 }
