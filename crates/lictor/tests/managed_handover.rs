@@ -4,15 +4,18 @@
 mod common;
 
 use std::fs;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
-use common::{LICTOR, Load, connect, echo, echo_once, exchange, holds_listener, mesh, two_services, wait_path};
+use common::{LICTOR, Load, connect, echo, echo_once, exchange, holds_listener, mesh, serve, two_services, wait_path};
 use lictor_testkit::house::{is_running, send};
-use lictor_testkit::{House, until};
+use lictor_testkit::{House, ports, until};
 use rustix::process::Signal;
+use serde_json::json;
 
 /// Requests at any moment in [`Load`]: a crash may cost each worker the one it has under way.
 const FRESH: usize = 6;
@@ -137,17 +140,162 @@ fn after_the_agent_was_killed_it_has_the_sockets_of_its_proxies_again() {
     assert_ne!(current_pid(&house, "web-proxy"), pid);
 }
 
+/// How long a process that is stopped lets its connections go on, and how long those that came from peers.
+const GRACE: Duration = Duration::from_secs(4);
+const GRACE_OF_PEERS: Duration = Duration::from_secs(3);
+
+/// Tries something that must be seen within the grace of a process until the machine is fast enough for that once.
+fn in_time(what: &str, mut seen_in_time: impl FnMut() -> bool) {
+    assert!((0..10).any(|_| seen_in_time()), "this machine is too busy for ten times: {what}");
+}
+
+fn refuses(port: u16) -> bool {
+    TcpStream::connect(("127.0.0.1", port)).is_err()
+}
+
 #[test]
-fn a_deregistered_or_hopeless_proxy_refuses_at_once() {
+fn a_deregistered_proxy_refuses_at_once_and_lets_its_connections_end() {
     let (house, entry) = mesh(echo().port());
     let port = port_of(&house, "web-proxy");
-    house.reconfigure(|config| {
-        config["services"].as_array_mut().unwrap().pop();
+    let services = two_services_of(&house);
+    let reload = |services: &[serde_json::Value]| {
+        house.reconfigure(|config| config["services"] = services.into());
+        house.put("/v1/agent/reload", serde_json::Value::Null);
+    };
+    in_time("a connection goes on while its proxy ends", || {
+        let pid = current_pid(&house, "web-proxy");
+        let mut held = connect(entry).unwrap();
+        exchange(&mut held).unwrap();
+        let begin = Instant::now();
+        reload(&services[..1]);
+        for port in [port, entry] {
+            until("nobody listens", || refuses(port));
+        }
+        let went_on = exchange(&mut held);
+        if begin.elapsed() < GRACE {
+            went_on.expect("the connection was not let end by itself");
+            assert!(is_running(pid), "the process waits for it");
+            drop(held);
+            until("the process ends with its last connection", || !is_running(pid));
+            // Not when its time is over, where that can be told apart.
+            return begin.elapsed() < GRACE;
+        }
+        drop(held);
+        until("the process ends", || !is_running(pid));
+        reload(&services);
+        wait_path(&house, entry);
+        false
     });
-    house.put("/v1/agent/reload", serde_json::Value::Null);
-    for port in [port, entry] {
-        until("nobody listens", || TcpStream::connect(("127.0.0.1", port)).is_err());
-    }
+    assert!(house.proxies().iter().all(|(id, _)| id != "web-proxy"));
+}
+
+fn two_services_of(house: &House) -> Vec<serde_json::Value> {
+    let config: serde_json::Value =
+        serde_json::from_slice(&fs::read(house.folder().join("agent.json")).unwrap()).unwrap();
+    config["services"].as_array().unwrap().clone()
+}
+
+/// Issue of the supervisor, point 6: peers first, because the application may need its upstreams for what they asked.
+#[test]
+fn a_proxy_that_stops_refuses_peers_first_and_serves_its_application_until_they_have_ended() {
+    let db = echo();
+    let (of_web, of_client) = (ports::one(), ports::one());
+    // Each word of a peer makes the application ask `db` on a new connection.
+    let web = serve("127.0.0.1:0", move |mut peer| {
+        let mut word = [0; 1];
+        while peer.read_exact(&mut word).is_ok() {
+            let answer = if echo_once(of_web).is_ok() { b"y" } else { b"n" };
+            if peer.write_all(answer).is_err() {
+                return;
+            }
+        }
+    });
+    let house = House::start(
+        LICTOR,
+        json!({"services": [
+            {"name": "db", "port": db.port(), "connect": {"proxy": {}}},
+            {"name": "web", "port": web.port(), "connect": {"proxy": {
+                "upstreams": [{"destination_name": "db", "local_bind_port": of_web}]}}},
+            {"name": "client", "port": 8080, "connect": {"proxy": {
+                "upstreams": [{"destination_name": "web", "local_bind_port": of_client}]}}},
+        ]}),
+    );
+    let ask = |peer: &mut TcpStream| -> std::io::Result<bool> {
+        let mut answer = [0; 1];
+        peer.write_all(b"?")?;
+        peer.read_exact(&mut answer)?;
+        Ok(&answer == b"y")
+    };
+    let lictor = |words: &[&str]| {
+        let mut command = Command::new(LICTOR);
+        command.arg("connect").args(words).env("CONSUL_HTTP_ADDR", format!("127.0.0.1:{}", house.http_port));
+        command.stdout(Stdio::null()).spawn().unwrap()
+    };
+    let public = port_of(&house, "web-proxy");
+    in_time("what happens while a proxy stops", || {
+        until("the way through both is open", || {
+            connect(of_client).is_ok_and(|mut peer| ask(&mut peer).is_ok_and(|through| through))
+        });
+        let pid = current_pid(&house, "web-proxy");
+        let mut peer = connect(of_client).unwrap();
+        assert!(ask(&mut peer).unwrap());
+        let begin = Instant::now();
+        let mut stopping = lictor(&["stop", "web"]);
+        until("no peer is let in any more", || refuses(public));
+        let through = ask(&mut peer);
+        let asked = begin.elapsed();
+        // A peer that is let in now would be seen, and the application's own listener is open still.
+        let (is_shut, is_open) = (refuses(public), !refuses(of_web));
+        let seen = begin.elapsed() < GRACE_OF_PEERS;
+        if seen {
+            assert!(through.unwrap(), "the application did not reach its upstream after {asked:?}");
+            assert!(is_shut && is_open && is_running(pid));
+        }
+        drop(peer);
+        until("the upstream is closed when the last peer is gone", || refuses(of_web));
+        let in_time = seen && begin.elapsed() < GRACE_OF_PEERS;
+        until("the process ends", || !is_running(pid));
+        assert!(stopping.wait().unwrap().success());
+        if !in_time {
+            assert!(lictor(&["start", "web"]).wait().unwrap().success());
+        }
+        in_time
+    });
+}
+
+#[test]
+fn a_proxy_that_crashes_again_and_again_refuses_while_it_waits_and_serves_afterwards() {
+    let (house, entry) = mesh(echo().port());
+    let other = current_pid(&house, "db-proxy");
+    let of_web = || house.proxies().into_iter().find(|(id, _)| id == "web-proxy").map(|(_, pid)| pid);
+    let why = || {
+        let mut command = Command::new(LICTOR);
+        command.args(["connect", "why", "web"]).env("CONSUL_HTTP_ADDR", format!("127.0.0.1:{}", house.http_port));
+        text(&command.output().unwrap())
+    };
+    let load = Load::start(entry, FRESH, OPEN);
+    load.wait_for(100);
+    // Whatever runs is killed at once, so that none lives long enough to be healthy.
+    until("nobody waits for it any more", || {
+        if let Some(pid) = of_web() {
+            send(pid, Signal::KILL);
+        }
+        refuses(entry)
+    });
+    until("why tells when it is tried again", || {
+        let told = why();
+        told.contains("started again in") || of_web().is_some()
+    });
+    assert!(house.log().contains("web-proxy: ") && house.log().contains("next start in"), "{}", house.log());
+    let (_, failures) = load.stop();
+    assert!(failures.iter().any(|failure| failure.contains("refused")), "{failures:?}");
+    // It comes back by itself, the same way for everybody as before.
+    wait_path(&house, entry);
+    assert_eq!(current_pid(&house, "db-proxy"), other, "the other one had nothing to do with it");
+    let load = Load::start(entry, FRESH, OPEN);
+    load.wait_for(200);
+    let (sent, failures) = load.stop();
+    assert!(failures.is_empty(), "{} of {sent} requests failed: {:?}", failures.len(), failures.first());
 }
 
 #[test]
