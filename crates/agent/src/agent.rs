@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use lictor_model::Opaque;
-use lictor_model::acl::{Access, Caller, ProxyRights, Realm};
+use lictor_model::acl::{Access, Caller, ProxyRights, Realm, Rules};
 use lictor_model::health::{Check, CheckKind, CheckSpec, Status};
 use lictor_model::identity::{SpiffeId, TrustDomain};
-use lictor_model::intention::{Decision, Intention};
+use lictor_model::intention::{Action, Decision, Intention};
 use lictor_model::name::{CheckId, ServiceId};
 use lictor_model::node::Node;
 use lictor_model::revision::Revision;
@@ -221,6 +221,19 @@ impl Agent {
             lictor_meter::process().timer("acl.ResolveToken", &[]).since(start);
         }
         caller
+    }
+
+    /// The caller of what is the same for everybody: nobody in particular, without any right. The secret of a managed proxy is
+    /// told apart even so, because it opens nothing but what a proxy needs.
+    pub fn anybody(&self, secret: &str) -> Caller {
+        let nobody = Caller::with_rules("", Rules::default(), Action::Deny);
+        if secret.is_empty() || !self.acls_enabled() {
+            return nobody;
+        }
+        match self.inner.proxy_rights(secret) {
+            Some((_, rights)) => Caller::proxy(&nobody, rights),
+            None => nobody,
+        }
     }
 
     /// Reads the cluster's state on behalf of a caller.

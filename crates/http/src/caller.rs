@@ -31,13 +31,29 @@ fn readable(value: &HeaderValue) -> &str {
     std::str::from_utf8(value.as_bytes()).unwrap_or(UNREADABLE)
 }
 
-/// Whether a managed proxy may make this call: it may do what a proxy must do, and nothing else, whatever the token of
-/// its service may do. What it then reads is filtered by the rights of that token.
-pub(crate) fn is_within(rights: &ProxyRights, call: &Call<'_>) -> bool {
-    allows(rights, call.method, call.route.pattern, call.argument, call.query)
+/// How it is known which managed proxy asks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Known {
+    /// A built-in one: by its process, over the socket in the data directory.
+    ByProcess,
+    /// A program of its own: by the secret that it was given.
+    BySecret,
 }
 
-fn allows(rights: &ProxyRights, method: &Method, pattern: &str, argument: &str, query: &Query<'_>) -> bool {
+/// Whether a managed proxy may make this call: it may do what a proxy must do, and nothing else, whatever the token of
+/// its service may do. What it then reads is filtered by the rights of that token.
+pub(crate) fn is_within(rights: &ProxyRights, call: &Call<'_>, known: Known) -> bool {
+    allows(rights, known, call.method, call.route.pattern, call.argument, call.query)
+}
+
+fn allows(
+    rights: &ProxyRights,
+    known: Known,
+    method: &Method,
+    pattern: &str,
+    argument: &str,
+    query: &Query<'_>,
+) -> bool {
     if pattern == "/v1/agent/connect/authorize" {
         // The service asked about is in the body: `may_authorize` looks at it.
         return method == Method::POST;
@@ -47,7 +63,8 @@ fn allows(rights: &ProxyRights, method: &Method, pattern: &str, argument: &str, 
     }
     match pattern {
         "/v1/agent/connect/proxy/" | "/v1/agent/service/" => rights.proxy_id.as_str() == argument,
-        "/v1/agent/connect/neighbor" => true,
+        // Only built-in proxies hand connections to each other.
+        "/v1/agent/connect/neighbor" => known == Known::ByProcess,
         "/v1/agent/connect/ca/roots" | "/v1/connect/ca/roots" => true,
         "/v1/agent/connect/ca/leaf/" => rights.service.same(argument),
         "/v1/health/connect/" | "/v1/health/service/" | "/v1/catalog/connect/" | "/v1/catalog/service/" => {
@@ -109,7 +126,7 @@ mod tests {
             queries: ["near-db".to_owned()].into(),
         };
         let may = |method: Method, pattern: &str, argument: &str, query: &str| {
-            allows(&rights, &method, pattern, argument, &Query::parse(query).unwrap())
+            allows(&rights, Known::ByProcess, &method, pattern, argument, &Query::parse(query).unwrap())
         };
         let (get, put, post) = (Method::GET, Method::PUT, Method::POST);
         assert!(may(get.clone(), "/v1/agent/connect/proxy/", "web-proxy", ""));
@@ -118,6 +135,8 @@ mod tests {
         assert!(!may(get.clone(), "/v1/agent/service/", "web", ""));
         assert!(may(get.clone(), "/v1/connect/ca/roots", "", ""));
         assert!(may(get.clone(), "/v1/agent/connect/neighbor", "", "pid=7"));
+        let query = Query::parse("pid=7").unwrap();
+        assert!(!allows(&rights, Known::BySecret, &get, "/v1/agent/connect/neighbor", "", &query));
         assert!(may(get.clone(), "/v1/agent/connect/ca/leaf/", "web", ""));
         assert!(!may(get.clone(), "/v1/agent/connect/ca/leaf/", "db", ""));
         assert!(may(get.clone(), "/v1/health/connect/", "DB", ""));

@@ -32,7 +32,7 @@ use tokio::time::Instant;
 use crate::blocking::{self, SeenBefore};
 use crate::body::{RequestBody, Room};
 use crate::call::{Answered, Call, Peer};
-use crate::caller;
+use crate::caller::{self, Known};
 use crate::config::{Config, Listener, Process};
 use crate::encoded::Kept;
 use crate::error::{Error, Failure};
@@ -543,6 +543,7 @@ impl Server {
             return Err(Failure::invalid(text));
         }
         // A proxy that is known by its process has the rights of its secret without ever having held it.
+        let known = if proxy.is_some() { Known::ByProcess } else { Known::BySecret };
         let of_proxy = proxy.map(|id| self.agent.secret_of_proxy(id).unwrap_or_else(|| caller::UNREADABLE.to_owned()));
         let secret = of_proxy.as_deref().unwrap_or_else(|| caller::secret(query, &head.headers));
         if admitted.route.access.needs_acls() && !self.agent.acls_enabled() {
@@ -568,7 +569,7 @@ impl Server {
         };
         if let Some(rights) = call.caller.as_proxy()
             && !call.caller.is_unrestricted()
-            && !caller::is_within(rights, &call)
+            && !caller::is_within(rights, &call, known)
         {
             return Err(Failure::Denied);
         }
@@ -589,18 +590,13 @@ impl Server {
     /// Who asks, on a route.
     pub(crate) fn caller(&self, route: &Route, secret: &str) -> Result<Caller, lictor_agent::Error> {
         match route.access {
-            Access::Public | Access::AclPublic => {
-                Ok(Caller::with_rules("", lictor_model::acl::Rules::default(), NOTHING))
-            }
+            Access::Public | Access::AclPublic => Ok(self.agent.anybody(secret)),
             // The agent's own master token is known to the agent and to nobody else.
             Access::Caller | Access::Acl if route.pattern.starts_with("/v1/agent/") => self.agent.local_caller(secret),
             Access::Caller | Access::Acl => self.agent.caller(secret),
         }
     }
 }
-
-/// Public routes give everyone the same; a caller without any right cannot make them show more.
-const NOTHING: lictor_model::intention::Action = lictor_model::intention::Action::Deny;
 
 #[cfg(test)]
 mod tests {

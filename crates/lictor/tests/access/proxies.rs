@@ -38,7 +38,7 @@ fn register(house: &House, token: &str, definition: Value) {
 }
 
 /// The secret that the agent gave to a proxy, as its process has it.
-fn proxy_token(house: &House, id: &str) -> String {
+pub(crate) fn proxy_token(house: &House, id: &str) -> String {
     let environment = fs::read(format!("/proc/{}/environ", house.proxy_pid(id))).unwrap();
     let entries = environment.split(|byte| *byte == 0).map(String::from_utf8_lossy);
     entries.filter_map(|entry| entry.strip_prefix("CONNECT_PROXY_TOKEN=").map(str::to_owned)).next().unwrap()

@@ -11,6 +11,7 @@ use lictor_testkit::http::Answer;
 use serde_json::{Value, json};
 
 use crate::house::{LICTOR, PATIENCE, as_root, ask_as, guarded, text, try_as};
+use crate::proxies::proxy_token;
 
 /// Resource, name, access.
 type Right = (&'static str, &'static str, &'static str);
@@ -291,10 +292,10 @@ fn all_but((resource, _, access): Right) -> String {
     rules
 }
 
-/// An agent with one of each thing, and the names of what has no fixed one.
-fn furnished() -> (House, BTreeMap<&'static str, String>) {
+/// An agent with one of each thing, and the names of what has no fixed one. `proxy` is how `px` has its proxy.
+fn furnished(proxy: Value) -> (House, BTreeMap<&'static str, String>) {
     let config = guarded(json!({
-        "services": [{"name": "px", "port": 1, "token": crate::house::ROOT, "connect": {"proxy": {}}}],
+        "services": [{"name": "px", "port": 1, "token": crate::house::ROOT, "connect": {"proxy": proxy}}],
     }));
     let house = House::start_dev(LICTOR, config);
     // The agent's own entries are its own business.
@@ -340,8 +341,8 @@ struct Walker {
 }
 
 impl Walker {
-    fn new() -> Walker {
-        let (house, names) = furnished();
+    fn new(proxy: Value) -> Walker {
+        let (house, names) = furnished(proxy);
         let policy = text(&as_root(&house, "PUT", "/v1/acl/policy", json!({"Name": "walker"})), "ID");
         let token = as_root(&house, "PUT", "/v1/acl/token", json!({"Policies": [{"ID": policy}]}));
         Walker { names, policy, secret: text(&token, "SecretID"), house }
@@ -436,7 +437,33 @@ fn every_endpoint_is_in_the_walk() {
 
 #[test]
 fn with_a_default_of_deny_nothing_is_readable_or_changeable_without_a_right() {
-    let walker = Walker::new();
+    let walker = Walker::new(json!({}));
     let problems: Vec<String> = ROWS.iter().flat_map(|row| walker.walk(row)).collect();
     assert!(problems.is_empty(), "{}\n{}", problems.join("\n"), walker.house.log());
+}
+
+/// What of the walk a proxy needs that stands for `px` and has no upstreams: spec 01, 6.4.
+const OF_A_PROXY: [(&str, &str); 5] = [
+    ("GET", "/v1/agent/connect/ca/roots"),
+    ("GET", "/v1/agent/connect/proxy/px-proxy"),
+    ("GET", "/v1/catalog/connect/px"),
+    ("GET", "/v1/connect/ca/roots"),
+    ("GET", "/v1/health/connect/px"),
+];
+
+/// Spec 01, fact 12.7. The token with which `px` was registered may do everything.
+#[test]
+fn the_token_of_a_managed_proxy_opens_what_a_proxy_needs_and_no_other_endpoint() {
+    let walker = Walker::new(json!({"command": ["/bin/sleep", "1000"]}));
+    let token = proxy_token(&walker.house, "px-proxy");
+    let mut opened = BTreeSet::new();
+    for row in ROWS {
+        let answer = walker.ask(row, &token).unwrap();
+        if (answer.status, answer.text().as_str()) != (403, "Permission denied") {
+            let path = if row.path.is_empty() { row.pattern } else { row.path };
+            assert_eq!(answer.status, 200, "{} {path}: {}", row.method, answer.text());
+            opened.insert((row.method, path));
+        }
+    }
+    assert_eq!(opened, BTreeSet::from(OF_A_PROXY));
 }
