@@ -3,15 +3,20 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use common::{LICTOR, connect, echo, echo_once, exchange, mesh, two_services, wait_path};
+use common::{LICTOR, Load, connect, echo, echo_once, exchange, mesh, two_services, wait_path};
 use lictor_testkit::house::is_running;
 use lictor_testkit::{House, eventually, until};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
+};
 use serde_json::{Value, json};
 
 /// What a command printed, and its exit code.
@@ -264,6 +269,79 @@ fn built_in_proxies_have_given_up_what_they_do_not_need_and_carry_traffic() {
     house.signal_agent(rustix::process::Signal::HUP);
     until("the new upstream carries bytes", || echo_once(more).is_ok());
     echo_once(entry).unwrap();
+}
+
+/// What a process is told that becomes an agent on an old kernel: the agent's arguments.
+const ON_OLD_KERNEL: &str = "LICTOR_TEST_ON_OLD_KERNEL";
+
+/// Answers calls as a kernel does that has neither Landlock nor filters for system calls, for this thread and all that it
+/// starts.
+fn be_on_an_old_kernel() {
+    let no_such_call = SeccompAction::Errno(u32::try_from(libc::ENOSYS).unwrap());
+    let of_seccomp = u64::try_from(libc::PR_SET_SECCOMP).unwrap();
+    let sets_filter = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, of_seccomp).unwrap();
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
+    for call in [
+        libc::SYS_landlock_create_ruleset,
+        libc::SYS_landlock_add_rule,
+        libc::SYS_landlock_restrict_self,
+        libc::SYS_seccomp,
+    ] {
+        rules.insert(call, Vec::new());
+    }
+    rules.insert(libc::SYS_prctl, vec![SeccompRule::new(vec![sets_filter]).unwrap()]);
+    let architecture = TargetArch::try_from(std::env::consts::ARCH).unwrap();
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, no_such_call, architecture).unwrap();
+    seccompiler::apply_filter(&BpfProgram::try_from(filter).unwrap()).unwrap();
+}
+
+#[test]
+fn on_an_old_kernel_proxies_say_once_what_is_not_in_force_and_carry_traffic() {
+    if let Some(arguments) = std::env::var_os(ON_OLD_KERNEL) {
+        be_on_an_old_kernel();
+        let arguments = arguments.into_string().unwrap();
+        let error = Command::new(LICTOR).args(arguments.lines()).env_remove(ON_OLD_KERNEL).exec();
+        panic!("{error}");
+    }
+    let (config, entry) = two_services(echo().port());
+    let mut house = House::build(LICTOR, config);
+    let wrapper = house.folder().join("on-an-old-kernel");
+    let own = std::env::current_exe().unwrap();
+    let test = "on_an_old_kernel_proxies_say_once_what_is_not_in_force_and_carry_traffic";
+    let script = format!(
+        "#!/bin/sh\n{ON_OLD_KERNEL}=\"$(printf '%s\\n' \"$@\")\" exec {} --exact {test} --nocapture\n",
+        own.display()
+    );
+    fs::write(&wrapper, script).unwrap();
+    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).unwrap();
+    house.use_binary(&wrapper);
+    house.start_agent();
+    house.wait_ready();
+    wait_path(&house, entry);
+    assert_eq!(fs::read_link(format!("/proc/{}/exe", house.agent_pid())).unwrap(), Path::new(LICTOR));
+    for id in ["web-proxy", "db-proxy"] {
+        let said = done(&house, &format!("logs -n 1000 {id}"));
+        let lines: Vec<&str> = said.lines().filter(|line| line.contains("sandbox: ")).collect();
+        assert_eq!(lines.len(), 1, "{said}");
+        // What such a kernel can is in force, and the rest is named with its cause.
+        for part in [
+            "no-new-privileges on",
+            "capabilities none",
+            "landlock not possible here (the kernel has none)",
+            "seccomp not possible here (",
+        ] {
+            assert!(lines[0].contains(part), "{part:?} is not in {:?}", lines[0]);
+        }
+        let is_about =
+            |line: &&str| line.to_lowercase().contains("landlock") || line.to_lowercase().contains("seccomp");
+        assert_eq!(said.lines().filter(is_about).collect::<Vec<_>>(), lines, "it is said once");
+        let status = fs::read_to_string(format!("/proc/{}/status", house.proxy_pid(id))).unwrap();
+        assert!(status.contains("CapEff:\t0000000000000000") && status.contains("NoNewPrivs:\t1"), "{status}");
+    }
+    let load = Load::start(entry, 2, 2);
+    load.wait_for(200);
+    let (sent, failures) = load.stop();
+    assert!(failures.is_empty(), "{} of {sent}: {failures:?}", failures.len());
 }
 
 #[test]
