@@ -413,4 +413,42 @@ fn a_sidecar_registration_is_served_by_the_sidecar_command() {
         .args(["-http-addr", &format!("127.0.0.1:{}", house.http_port)]);
     let _proxy = Program::start(&mut command);
     until("bytes come back", || echo_once(entry).is_ok());
+    // It is `api`, and neither `api-sidecar-proxy` nor whoever started it.
+    house.intend("api-sidecar-proxy", "db", "deny");
+    let id = house.intend("api", "db", "deny");
+    until("its identity is the destination's name", || echo_once(entry).is_err());
+    assert_eq!(house.request("DELETE", &format!("/v1/connect/intentions/{id}"), b"").status, 200);
+    until("it is nobody else", || echo_once(entry).is_ok());
+}
+
+/// The application sees only that its connection is closed; the log of its own proxy says why, and not once for each try.
+#[test]
+fn who_is_denied_is_told_once_by_the_proxy_that_dialled() {
+    for same_node in ["mtls", "direct"] {
+        let (mut config, entry) = two_services(echo().port());
+        config["connect"] = json!({"enabled": true, "same_node": same_node});
+        let house = House::start(LICTOR, config);
+        wait_path(&house, entry);
+        let log = house.data_dir().join("proxy/logs/web-proxy-stdout.log");
+        let lines = || {
+            let text = fs::read_to_string(&log).unwrap();
+            text.lines()
+                .filter(|line| line.contains("upstream service:default/db: refused"))
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(lines(), Vec::<String>::new());
+        house.intend("web", "db", "deny");
+        until("a new connection is refused", || echo_once(entry).is_err());
+        for _ in 0..20 {
+            assert!(echo_once(entry).is_err());
+        }
+        until("it is said", || !lines().is_empty());
+        let lines = lines();
+        // With `direct` the peer may say it in two ways: before and after the proxies have met.
+        assert!(lines.len() <= if same_node == "mtls" { 1 } else { 2 }, "{lines:?}");
+        for line in &lines {
+            assert!(line.contains("[INFO]") && line.contains("its intentions deny this service"), "{line}");
+        }
+    }
 }

@@ -253,6 +253,12 @@ impl Drop for Passage {
         let end = self.end.take().unwrap_or_else(|| self.place.end());
         let (outward, inward) = self.pump.as_ref().map_or(self.moved, Pump::moved);
         let traffic = Traffic { outward, inward, duration: self.started.elapsed() };
+        // With TLS 1.3 the decision about us comes when we take the handshake for done already.
+        if let (Way::Outbound { upstream, .. }, Carried::Broken(broken @ Broken::Alert(_)), 0) =
+            (&self.way, &end, inward)
+        {
+            self.shared.journal.turned_away(upstream, &broken.to_string());
+        }
         self.shared.journal.carried(&self.shared.metrics, || self.name(), &end, traffic);
     }
 }

@@ -1,5 +1,6 @@
 //! How a connection ended: one value per connection, which becomes at most one line in the log and one count.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -88,6 +89,17 @@ impl std::fmt::Display for DialFailure {
     }
 }
 
+impl DialFailure {
+    /// Whether the peer was reached and let nobody of ours in.
+    fn is_the_peers_decision(&self) -> bool {
+        match self {
+            DialFailure::Denied => true,
+            DialFailure::Secure(error) => error.is_refusal_by_peer(),
+            DialFailure::Connect(_) | DialFailure::Slow => false,
+        }
+    }
+}
+
 /// How a connection that was carried ended.
 #[derive(Debug)]
 pub(crate) enum Carried {
@@ -106,6 +118,7 @@ pub(crate) enum Carried {
 pub(crate) struct Journal {
     refusals: Limited,
     failures: Limited,
+    turned_away: Bursts,
 }
 
 impl Journal {
@@ -149,6 +162,11 @@ impl Journal {
     pub(crate) fn outbound(&self, metrics: &Metrics, flow: &Flow, upstream: &str, outcome: &Outbound) {
         count(&metrics.unreachable);
         count(&flow.failures);
+        if let Outbound::Unreachable { failure, .. } = outcome
+            && failure.is_the_peers_decision()
+        {
+            return self.turned_away(upstream, &failure.to_string());
+        }
         self.failed(|| match outcome {
             Outbound::NoInstance { known: true } => {
                 format!("failed to dial {upstream}: no healthy instances found")
@@ -179,6 +197,17 @@ impl Journal {
             Carried::Finished => tracing::debug!("{} ended ({traffic})", what()),
             Carried::Broken(broken) => tracing::debug!("{} broke: {broken} ({traffic})", what()),
             Carried::Stopped => tracing::debug!("{} ended with the proxy ({traffic})", what()),
+        }
+    }
+
+    /// A peer does not let us in. It says no more than that, and the application sees only that its connection is closed, so
+    /// this is where somebody who wonders finds it.
+    pub(crate) fn turned_away(&self, upstream: &str, how: &str) {
+        if let Some(more) = self.turned_away.permit(upstream, how, Instant::now()) {
+            tracing::info!(
+                "upstream {upstream}: {how}; its intentions deny this service, or it does not trust our certificate: the log \
+                 of the proxy there tells which{more}"
+            );
         }
     }
 
@@ -254,9 +283,60 @@ impl Limited {
     }
 }
 
+/// Lines about what goes on for a while: the first one at once, then one a minute that says how often it was since.
+#[derive(Debug, Default)]
+struct Bursts(Mutex<HashMap<(String, String), Burst>>);
+
+#[derive(Debug)]
+struct Burst {
+    written: Instant,
+    more: u64,
+}
+
+/// Between two lines about the same.
+const BURST: Duration = Duration::from_secs(60);
+
+impl Bursts {
+    /// Whether a line may be written about this now; the text says how many were not.
+    fn permit(&self, what: &str, how: &str, now: Instant) -> Option<String> {
+        let mut bursts = self.0.lock();
+        // What is over is forgotten with the first one that is new, so that upstreams that are gone leave nothing.
+        let is_over = |burst: &Burst| now.saturating_duration_since(burst.written) >= BURST;
+        let key = (what.to_owned(), how.to_owned());
+        let more = match bursts.get_mut(&key) {
+            Some(burst) if !is_over(burst) => {
+                burst.more += 1;
+                return None;
+            }
+            Some(burst) => std::mem::take(&mut burst.more),
+            None => 0,
+        };
+        bursts.retain(|_, burst| !is_over(burst));
+        bursts.insert(key, Burst { written: now, more: 0 });
+        Some(match more {
+            0 => String::new(),
+            more => format!(" ({more} times since the last such line)"),
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_goes_on_is_said_once_a_minute_for_each_thing() {
+        let bursts = Bursts::default();
+        let now = Instant::now();
+        assert_eq!(bursts.permit("db", "no", now).as_deref(), Some(""));
+        assert_eq!((bursts.permit("db", "no", now), bursts.permit("db", "no", now)), (None, None));
+        assert_eq!(bursts.permit("cache", "no", now).as_deref(), Some(""));
+        assert_eq!(bursts.permit("db", "never", now).as_deref(), Some(""));
+        let later = now + BURST;
+        assert_eq!(bursts.permit("db", "no", later).as_deref(), Some(" (2 times since the last such line)"));
+        assert_eq!(bursts.permit("db", "no", later), None);
+        assert_eq!(bursts.0.lock().len(), 1, "what is over is forgotten");
+    }
 
     #[test]
     fn a_flood_of_lines_is_summed_up() {
