@@ -104,6 +104,26 @@ fn an_exhausted_range_of_ports_is_named() {
 }
 
 #[test]
+fn a_proxy_without_a_port_where_none_is_given_out_is_named() {
+    let folder = folder();
+    let first = lictor_testkit::ports::block(4);
+    let config = |proxy: &str| {
+        format!(
+            r#"{{"ports": {{"http": {first}, "dns": {}, "server": {}, "grpc": -1, "proxy_min_port": 0, "proxy_max_port": 0}},
+                "services": [{{"name": "a", "port": 1, "connect": {{"proxy": {proxy}}}}}]}}"#,
+            first + 1,
+            first + 2,
+        )
+    };
+    fs::write(folder.path().join("c.json"), config("{}")).unwrap();
+    refused(
+        folder.path(),
+        &["-dev", "-config-file", "c.json"],
+        &["\"a\"", "no port provided for proxy bind_port and none  left in the allocated range [-1, -1]"],
+    );
+}
+
+#[test]
 fn a_port_that_is_taken_is_named() {
     let folder = folder();
     let first = lictor_testkit::ports::block(4);

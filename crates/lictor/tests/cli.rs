@@ -746,25 +746,44 @@ const FACTS: [(&str, usize); 13] = [
 fn every_fact_about_managed_proxies_is_on_its_page_with_a_test_that_is_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let page = fs::read_to_string(root.join("docs/facts.md")).unwrap();
-    let rows: Vec<(&str, &str)> = page
-        .lines()
-        .skip_while(|line| !line.starts_with("| ---"))
-        .skip(1)
-        .map(|line| line.trim_matches('|').split_once('|').unwrap())
-        .map(|(fact, tests)| (fact.trim(), tests.trim()))
-        .collect();
+    let rows = rows_of(&page, "| fact |");
     let wanted: Vec<String> = FACTS
         .iter()
         .flat_map(|(section, count)| (1..=*count).map(move |number| format!("{section}{number}")))
         .collect();
-    let there: Vec<&str> = rows.iter().map(|(fact, _)| *fact).collect();
+    let there: Vec<&str> = rows.iter().map(|cells| cells[0]).collect();
     assert_eq!(there, wanted, "each fact has one row, in order");
+    each_row_is_shown(&root, "docs/facts.md", &rows);
+}
 
+#[test]
+fn every_row_of_what_happens_to_traffic_is_shown_by_a_test_that_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let page = fs::read_to_string(root.join("docs/supervisor.md")).unwrap();
+    let rows = rows_of(&page, "| What happens |");
+    assert!(rows.len() > 30, "the table was found: {}", rows.len());
+    let mut events: Vec<&str> = rows.iter().map(|cells| cells[0]).collect();
+    events.sort_unstable();
+    events.dedup();
+    assert_eq!(events.len(), rows.len(), "each event has one row");
+    each_row_is_shown(&root, "docs/supervisor.md", &rows);
+}
+
+/// The cells of each row of the table that begins with this head.
+fn rows_of<'a>(page: &'a str, head: &str) -> Vec<Vec<&'a str>> {
+    let table = page.lines().skip_while(|line| !line.starts_with(head)).skip(2);
+    let cells = |line: &'a str| line.trim_matches('|').split('|').map(str::trim).collect();
+    table.take_while(|line| line.starts_with('|')).map(cells).collect()
+}
+
+/// Each row names tests in its last cell, and all of them are there.
+fn each_row_is_shown(root: &Path, page: &str, rows: &[Vec<&str>]) {
     let mut sources = Vec::new();
     sources_below(&root.join("crates"), &mut sources);
-    for (fact, tests) in &rows {
+    for cells in rows {
+        let (row, tests) = (cells[0], cells[cells.len() - 1]);
         let names: Vec<&str> = tests.split('`').skip(1).step_by(2).collect();
-        assert!(!names.is_empty(), "{fact} names no test");
+        assert!(!names.is_empty(), "{page}: {row:?} names no test");
         for name in names {
             let found = match (name.strip_prefix("golden/"), name.split_once("::")) {
                 (Some(scenario), _) => {
@@ -777,15 +796,18 @@ fn every_fact_about_managed_proxies_is_on_its_page_with_a_test_that_is_there() {
                 }),
                 (None, None) => false,
             };
-            assert!(found, "docs/facts.md: {fact} names {name}, which is not there");
+            assert!(found, "{page}: {row:?} names {name}, which is not there");
         }
     }
 }
 
-/// Whether a source has a test of this name. A file of tests without the usual harness has them in `main`.
+/// Whether a source has a test of this name. A file of tests without the usual harness has them in `main`, which calls
+/// those that it consists of and says so.
 fn is_a_test(text: &str, name: &str) -> bool {
     let mut marked = false;
-    let without_harness = name == "main" && !text.contains("#[test]");
+    let called =
+        name == "main" || (text.contains(&format!("test {name} ... ok")) && text.contains(&format!("{name}();")));
+    let without_harness = called && !text.contains("#[test]");
     for line in text.lines() {
         let line = line.trim();
         if line.starts_with("#[") {

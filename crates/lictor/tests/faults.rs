@@ -198,8 +198,9 @@ fn an_agent_out_of_descriptors_says_so_and_recovers() {
     let before = rustix::process::getrlimit(Resource::Nofile);
     // A few are left, so that it can look at its processes; a start needs more.
     limit_files(agent, Rlimit { current: Some(open), maximum: before.maximum });
-    let load = Load::start(entry, 0, 2);
-    load.wait_for(50);
+    let load = Load::start(entry, 2, 2);
+    load.wait_for(100);
+    fails_nothing(load);
     let pid = house.proxy_pid("web-proxy");
     assert!(is_running(pid));
     send(house.proxy_pid("db-proxy"), Signal::KILL);
@@ -207,9 +208,17 @@ fn an_agent_out_of_descriptors_says_so_and_recovers() {
     limit_files(agent, before);
     until("the proxy is back", || house.proxies().iter().any(|(id, _)| id == "db-proxy"));
     until("the path is back", || echo_once(entry).is_ok());
-    drop(load.stop());
+    let load = Load::start(entry, 2, 2);
+    load.wait_for(100);
+    fails_nothing(load);
     assert!(is_running(pid), "the other proxy had nothing to do with it");
     assert_eq!(house.proxies().len(), 2);
+}
+
+/// Ends a load in which nothing may have gone wrong.
+fn fails_nothing(load: Load) {
+    let (sent, failures) = load.stop();
+    assert!(failures.is_empty(), "{} of {sent} requests failed: {:?}", failures.len(), failures.first());
 }
 
 fn limit_files(pid: Pid, limit: Rlimit) {
@@ -286,12 +295,18 @@ fn an_agent_that_gets_no_more_processes_says_so_and_recovers() {
     fs::write(group.0.join("cgroup.procs"), house.agent_pid().to_string()).unwrap();
     // Not one more than there are: the agent's own threads count too.
     group.limit("1");
+    let load = Load::start(entry, 2, 2);
+    load.wait_for(100);
+    fails_nothing(load);
     send(pid, Signal::KILL);
     until("the log tells", || house.log().contains("Resource temporarily unavailable"));
     assert!(house.get("/v1/agent/services").status == 200, "the agent answers all the same");
     group.limit("max");
     until("the proxy is back", || house.proxies().iter().any(|(id, _)| id == "db-proxy"));
     until("the path is back", || echo_once(entry).is_ok());
+    let load = Load::start(entry, 2, 2);
+    load.wait_for(100);
+    fails_nothing(load);
     assert_eq!(house.proxies().len(), 2);
 }
 

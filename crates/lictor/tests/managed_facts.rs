@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use common::{LICTOR, connect, echo, echo_once, exchange, holds_listener, mesh, serve, two_services, wait_path};
 use lictor_testkit::house::{is_running, send};
+use lictor_testkit::wait::Stalls;
 use lictor_testkit::{House, eventually, http, ports, until};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -224,6 +225,107 @@ fn a_proxy_tells_by_its_exit_code_how_it_came_to_its_end() {
     assert_eq!(proxy.status().code(), Some(0));
 }
 
+/// 8.5: a proxy of plain flags registers itself, says that it is alive, and takes all of it back when it is interrupted.
+#[test]
+fn a_proxy_that_registers_itself_is_there_while_it_runs_and_gone_when_it_is_interrupted() {
+    let house = House::start_dev(LICTOR, json!({}));
+    let port = ports::one();
+    let listen = format!("127.0.0.1:{port}");
+    let app = echo().to_string();
+    let words = ["-service", "cli", "-listen", &listen, "-service-addr", &app, "-register", "-register-id", "7"];
+    let mut proxy = Running::proxy(house.http_port, &words);
+    let check = || house.get("/v1/agent/checks").json()["cli-proxy-7-ttl"].clone();
+    until("it says that it is alive", || check()["Status"] == "passing");
+    let entry = services(&house)["cli-proxy-7"].clone();
+    assert_eq!(
+        (&entry["Service"], &entry["Kind"], &entry["Port"]),
+        (&json!("cli-proxy"), &json!("connect-proxy"), &json!(port)),
+        "{entry}"
+    );
+    assert_eq!(entry["Proxy"]["DestinationServiceName"], "cli", "{entry}");
+    assert_eq!(check()["ServiceID"], "cli-proxy-7");
+    until("the mesh has it", || {
+        house.get("/v1/health/connect/cli?passing").json().as_array().is_some_and(|all| all.len() == 1)
+    });
+    send(proxy.pid(), Signal::INT);
+    assert_eq!(proxy.status().code(), Some(0));
+    // What it took back it took back before it ended.
+    assert!(services(&house)["cli-proxy-7"].is_null() && check().is_null());
+    until("the mesh has it no longer", || {
+        house.get("/v1/health/connect/cli").json().as_array().is_some_and(Vec::is_empty)
+    });
+}
+
+/// 5.8 and 3.9: another command is another process at the same port, and a restart of the agent keeps port and token. The
+/// other process has a token of its own, as each start has: see `the_token_of_a_custom_program_is_never_on_disk`.
+#[test]
+fn another_command_is_another_process_with_the_same_port_which_restarts_of_the_agent_keep_with_the_token() {
+    let command = |seconds: &str| json!({"command": ["/bin/sleep", seconds]});
+    let mut house = House::start(
+        LICTOR,
+        json!({"services": [
+            {"name": "first", "port": 1, "connect": {"proxy": {"command": ["/bin/sleep", "1"]}}},
+            {"name": "web", "port": 1, "connect": {"proxy": command("1000")}}]}),
+    );
+    let token = |house: &House| variable(house.proxy_pid("web-proxy"), "CONNECT_PROXY_TOKEN").unwrap();
+    let (pid, port) = (house.proxy_pid("web-proxy"), port_of(&house, "web-proxy"));
+    // The lowest free port is another one now, so that it would not be the same by chance.
+    house.reconfigure(|config| {
+        config["services"] = json!([{"name": "web", "port": 1, "connect": {"proxy": command("1001")}}])
+    });
+    house.put("/v1/agent/reload", Value::Null);
+    until("another process runs", || {
+        !is_running(pid) && house.proxies().iter().any(|(id, new)| id == "web-proxy" && *new != pid)
+    });
+    let pid = house.proxy_pid("web-proxy");
+    until("it is that program", || arguments(pid).get(1).is_some_and(|word| word == "1001"));
+    assert_eq!(port_of(&house, "web-proxy"), port);
+    let secret = token(&house);
+    for signal in [Signal::TERM, Signal::KILL] {
+        house.end_agent(signal);
+        house.start_agent();
+        house.wait_ready();
+        assert_eq!((port_of(&house, "web-proxy"), token(&house)), (port, secret.clone()), "{signal:?}");
+        assert_eq!(house.proxy_pid("web-proxy"), pid);
+    }
+}
+
+/// 10.6: an application that is down costs one line for each connection, and none for the agent's look at the proxy.
+#[test]
+fn an_application_that_is_down_is_logged_once_for_each_connection_and_not_for_health_checks() {
+    const CONNECTIONS: usize = 5;
+    let port = ports::one();
+    let (config, entry) = two_services(port);
+    let house = House::start(LICTOR, config);
+    house.wait_healthy("db");
+    let public = port_of(&house, "db-proxy");
+    let lines = || {
+        let of_app = format!("failed to dial local service at 127.0.0.1:{port}: ");
+        proxy_log(&house, "db-proxy").matches(&of_app).count()
+    };
+    // The check of the proxy has passed already, and this is what it does.
+    for _ in 0..20 {
+        drop(TcpStream::connect(("127.0.0.1", public)).unwrap());
+    }
+    let closed = || {
+        let mut connection = connect(entry).ok()?;
+        let _ = std::io::Write::write_all(&mut connection, b"ping\n");
+        Some(connection.read(&mut [0]))
+    };
+    until("a connection comes so far", || {
+        let _ = closed();
+        lines() > 0
+    });
+    // The line of the last one may be still to come: one more has its line after it.
+    let before = lines();
+    for number in 1..=CONNECTIONS {
+        let ended = closed();
+        assert!(!matches!(ended, Some(Ok(1..))), "{ended:?}");
+        until("its line is there", || lines() >= before + number);
+    }
+    assert_eq!(lines(), before + CONNECTIONS, "{}", proxy_log(&house, "db-proxy"));
+}
+
 /// 8.6: there is no profiling server, which the flag's text says and the proxy itself, too.
 #[test]
 fn the_flag_for_a_profiling_server_is_accepted_and_said_to_have_no_effect() {
@@ -288,14 +390,17 @@ fn an_upstream_that_says_nothing_is_given_up_after_the_time_that_the_agent_says(
         reached.is_finished()
     });
     let (_silent, _first) = reached.join().unwrap();
-    let begin = Instant::now();
-    let mut connection = connect(entry).unwrap();
-    // Closed or reset, but not by our own limit.
-    let ended = connection.read(&mut [0]);
-    let took = begin.elapsed();
-    assert!(!matches!(&ended, Ok(1..)), "{ended:?}");
-    // Not earlier, and far from the ten seconds of the original; a loaded machine may add some.
-    assert!(took >= Duration::from_millis(290) && took < Duration::from_secs(4), "{took:?}: {ended:?}");
+    for _ in 0..3 {
+        let (stalls, begin) = (Stalls::watch(), Instant::now());
+        let mut connection = connect(entry).unwrap();
+        // Closed or reset, but not by our own limit.
+        let ended = connection.read(&mut [0]);
+        let (took, stall) = (begin.elapsed(), stalls.longest());
+        assert!(!matches!(&ended, Ok(1..)), "{ended:?}");
+        // 0.3 s and a tenth more or less, and what the machine takes.
+        let (least, most) = (Duration::from_millis(200), Duration::from_millis(400) + 5 * stall);
+        assert!(took >= least && took < most, "{took:?}, longest stall {stall:?}: {ended:?}");
+    }
     let log = proxy_log(&house, "web-proxy");
     assert!(log.contains("no answer in time"), "{log}");
 }
@@ -523,11 +628,13 @@ fn a_change_of_settings_is_told_at_once_and_telemetry_to_the_proxy_alone() {
             assert!(!reading.is_finished());
             std::thread::sleep(Duration::from_millis(10));
         }
-        let changed = Instant::now();
+        let stalls = Stalls::watch();
         register(json!([{"DestinationName": "db", "LocalBindPort": 4}]));
+        // The change is there when it is acknowledged, or a little earlier.
+        let changed = Instant::now();
         let (told, at) = reading.join().unwrap();
-        // Far from the time it may wait, also on a busy machine.
-        assert!(at.saturating_duration_since(changed) < Duration::from_secs(5));
+        let (took, stall) = (at.saturating_duration_since(changed), stalls.longest());
+        assert!(took < Duration::from_millis(100) + 5 * stall, "told after {took:?}, longest stall {stall:?}");
         told
     });
     assert_eq!(told["Upstreams"][0]["DestinationName"], "db");

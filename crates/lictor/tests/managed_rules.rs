@@ -111,6 +111,13 @@ fn w10_what_was_generated_for_a_service_goes_with_it_from_the_disk_too() {
     let (house, _) = mesh(echo().port());
     assert_eq!(files_in(&house, "proxies"), 2);
     let before = files_in(&house, "services");
+    let folder = house.data_dir().join("proxy");
+    let (pid, logs) =
+        (house.proxy_pid("db-proxy"), ["stdout", "stderr"].map(|of| folder.join(format!("logs/db-proxy-{of}.log"))));
+    let pid_file = folder.join("pids/db-proxy.pid");
+    until("its pid file is there", || fs::read_to_string(&pid_file).is_ok_and(|text| text.trim() == pid.to_string()));
+    let said = fs::read_to_string(&logs[0]).unwrap();
+    assert!(said.contains("Consul Connect proxy starting"), "{said}");
     house.reconfigure(|config| {
         config["services"][0].as_object_mut().unwrap().remove("connect");
     });
@@ -121,6 +128,9 @@ fn w10_what_was_generated_for_a_service_goes_with_it_from_the_disk_too() {
     assert_eq!((files_in(&house, "proxies"), files_in(&house, "services")), (1, before - 1));
     assert!(services(&house)["db-proxy"].is_null() && !services(&house)["db"].is_null());
     assert!(house.get("/v1/health/connect/db").json().as_array().unwrap().is_empty());
+    until("its process and its pid file are gone", || !is_running(pid) && !pid_file.exists());
+    assert!(logs.iter().all(|log| log.exists()), "its logs stay");
+    assert!(fs::read_to_string(&logs[0]).unwrap().starts_with(&said), "with all that it said");
 }
 
 #[test]
@@ -253,6 +263,34 @@ fn w16_a_reload_with_a_mistake_changes_nothing_at_all() {
     now.sort();
     assert_eq!(now, pids);
     echo_once(entry).unwrap();
+}
+
+/// 1.7: a file that cannot be parsed is as good as one that says something wrong.
+#[test]
+fn a_reload_of_files_that_cannot_be_parsed_changes_nothing_at_all() {
+    let (house, entry) = mesh(echo().port());
+    let sorted = |mut pids: Vec<(String, u32)>| {
+        pids.sort();
+        pids
+    };
+    let (before, pids) = (services(&house), sorted(house.proxies()));
+    let file = house.folder().join("agent.json");
+    let whole = fs::read_to_string(&file).unwrap();
+    // Half of a file, and one that only its last character makes wrong.
+    for broken in [whole[..whole.len() / 2].to_owned(), format!("{whole}}}")] {
+        fs::write(&file, broken).unwrap();
+        let answer = house.request("PUT", "/v1/agent/reload", b"");
+        let text = answer.text();
+        assert_eq!(answer.status, 500, "{text}");
+        assert!(text.starts_with("1 error(s) occurred:\n\n* Failed to reload configs\n\n"), "{text}");
+        assert!(house.log().contains("agent.json"), "the log names the file: {}", house.log());
+        assert_eq!(services(&house), before);
+        assert_eq!(sorted(house.proxies()), pids);
+        echo_once(entry).unwrap();
+    }
+    fs::write(&file, whole).unwrap();
+    reload(&house);
+    assert_eq!(sorted(house.proxies()), pids);
 }
 
 #[test]
