@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use lictor_model::name::{CheckId, ServiceId};
 use lictor_model::service::{ManagedProxy, ProxyLimits};
-use lictor_supervisor::{Draw, Limits, Privileges, Replacement, Spec, Supervisor, User};
+use lictor_supervisor::{Draw, Limits, Privileges, Replacement, Spec, Standing, Supervisor, User};
 use lictor_task::clock;
 
 use crate::agent::{Agent, Inner};
@@ -125,6 +125,8 @@ impl Inner {
             limits: limits(definition.limits, self.config.connect.limits),
             // The built-in proxy gives up all that and more by itself, when it has read what it needs.
             privileges: if built_in { Privileges::default() } else { self.config.connect.command_privileges },
+            // The built-in proxy starts nothing, and shares the processor with the agent's session.
+            standing: if built_in { Standing::Group } else { Standing::Session },
             stdout: Some(stdout),
             stderr: Some(stderr),
             logs: Some(self.logs.clone()),

@@ -4,6 +4,7 @@
 mod common;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use common::{LICTOR, Load, connect, echo, echo_once, exchange, mesh, two_services, wait_path};
@@ -91,6 +92,48 @@ fn without_a_data_directory_proxies_end_with_their_agent() {
         let proxies = house.proxies();
         house.end_agent(signal);
         until("no proxy survives", || proxies.iter().all(|(_, pid)| !is_running(*pid)));
+    }
+}
+
+#[test]
+fn the_end_of_the_agents_terminal_does_not_reach_its_proxies() {
+    let (config, entry) = two_services(echo().port());
+    let mut house = House::build(LICTOR, config);
+    // `script` gives what it runs a terminal, and a session that is the terminal's.
+    let in_terminal = house.folder().join("in-terminal");
+    fs::write(&in_terminal, format!("#!/bin/sh\nexec script -qec \"{LICTOR} $*\" /dev/null\n")).unwrap();
+    fs::set_permissions(&in_terminal, fs::Permissions::from_mode(0o700)).unwrap();
+    house.use_binary(&in_terminal);
+    let pid_file = house.folder().join("agent.pid");
+    house.reconfigure(|config| config["pid_file"] = pid_file.display().to_string().into());
+    house.start_agent();
+    house.wait_ready();
+    let agent = Killed(eventually("its pid", || fs::read_to_string(&pid_file).ok()?.trim().parse().ok()));
+    wait_path(&house, entry);
+    let proxies = sorted(house.proxies());
+    let of_stat = |pid: u32, field: usize| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        stat.rsplit(") ").next().unwrap().split(' ').nth(field).unwrap().to_owned()
+    };
+    assert_ne!(of_stat(agent.0, 4), "0", "the agent has no terminal");
+    for (id, pid) in &proxies {
+        assert_eq!(of_stat(*pid, 3), of_stat(agent.0, 3), "{id}: it is not in the agent's session");
+        assert_eq!(of_stat(*pid, 4), "0", "{id}: it has the agent's terminal");
+    }
+    // It goes together with the terminal.
+    house.kill_agent();
+    send(agent.0, Signal::KILL);
+    until("the agent is gone", || !is_running(agent.0));
+    echo_once(entry).unwrap();
+    assert_eq!(sorted(house.proxies()), proxies);
+}
+
+/// A process that dies with its test.
+struct Killed(u32);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        send(self.0, Signal::KILL);
     }
 }
 

@@ -1,6 +1,6 @@
 //! Find the processes an earlier supervisor left running, and prove that they are ours before touching them.
 //!
-//! A record names a process by boot, pid and start time; the process must also lead its own session and run as the user
+//! A record names a process by boot, pid and start time; the process must also lead its own process group and run as the user
 //! it ran as, and what it runs must not contradict the record. The pidfd is taken first and asked last, so everything
 //! read in between was about the process the pidfd holds. A zombie is dead.
 //!
@@ -52,8 +52,8 @@ pub(crate) fn find(recorded: &Identity, boot: &str, mark: &str, user: u32) -> Fo
     };
     let verdict = if stat.start != recorded.start {
         Some("it started at another time")
-    } else if stat.session != recorded.pid {
-        Some("it does not lead a session")
+    } else if stat.group != recorded.pid {
+        Some("it does not lead a process group")
     } else if identity::user(recorded.pid).is_ok_and(|owner| owner != user) {
         Some("it runs as another user")
     } else if runs_something_else(recorded, mark) {
@@ -92,7 +92,7 @@ pub(crate) struct Unrecorded {
 
 /// Finds processes that carry the mark of `house` and are not among the `recorded` ones, the oldest first.
 ///
-/// Children of a supervised process inherit its mark; only leaders of a session count. Of several with the same id the
+/// Children of a supervised process inherit its mark; only leaders of a process group count. Of several with the same id the
 /// oldest counts, because the others were started by it, unless they take part in handovers: then each is one of its own,
 /// and there is nobody else who could know of it.
 pub(crate) fn unrecorded(house: &str, boot: &str, user: u32, recorded: &[&Record]) -> Vec<Unrecorded> {
@@ -108,7 +108,7 @@ pub(crate) fn unrecorded(house: &str, boot: &str, user: u32, recorded: &[&Record
     let mut candidates: Vec<Unrecorded> = identity::all_processes()
         .filter_map(|raw| {
             let pid = Pid::from_raw(raw).filter(|pid| !pid.is_init())?;
-            Stat::of(raw).ok().filter(|stat| stat.session == raw && !stat.is_dead())?;
+            Stat::of(raw).ok().filter(|stat| stat.group == raw && !stat.is_dead())?;
             let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok()?;
             let id = identity::started_with(raw, MARK)?.strip_prefix(&prefix)?.to_owned();
             let stat = Stat::of(raw).ok()?;

@@ -119,7 +119,7 @@ pub(crate) struct Groups {
 
 impl Groups {
     /// Makes the delegated group ready. `supervised` tells the id of a process of ours. Blocks for a moment.
-    pub(crate) fn open(house: &str, supervised: impl Fn(i32) -> Option<String>) -> Result<Groups, String> {
+    pub(crate) fn open(house: &str, supervised: impl Fn(i32) -> Option<(String, i32)>) -> Result<Groups, String> {
         let own_pid = rustix::process::getpid().as_raw_nonzero().get();
         let mount = Mount::present()?;
         let own = mount.of_process(own_pid).map_err(|error| format!("/proc/self/cgroup: {error}"))?;
@@ -158,7 +158,7 @@ impl Groups {
 
     /// Moves whoever is in the delegated group itself out of it: us and what we run into our own place, supervised
     /// processes into theirs. Anybody else's process must not be touched, so then there are no groups.
-    fn clear_out(&self, own_pid: i32, supervised: impl Fn(i32) -> Option<String>) -> Result<(), String> {
+    fn clear_out(&self, own_pid: i32, supervised: impl Fn(i32) -> Option<(String, i32)>) -> Result<(), String> {
         let failed = |what: &str, path: &Path, error: io::Error| {
             format!("cannot {what} {}: {error} (in a unit of systemd: Delegate=yes)", path.display())
         };
@@ -174,7 +174,7 @@ impl Groups {
             let mut moves = Vec::new();
             for pid in pids {
                 let place = match supervised(pid) {
-                    Some(id) => self.folder_of(&id, Stat::of(pid).map_or(pid, |stat| stat.session)),
+                    Some((id, leader)) => self.folder_of(&id, leader),
                     None if descends_from(pid, own_pid) => own.clone(),
                     None if Stat::of(pid).is_ok_and(|stat| !stat.is_dead()) => {
                         let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();

@@ -31,6 +31,7 @@ pub(crate) struct Identity {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stat {
     pub(crate) state: u8,
+    pub(crate) group: i32,
     pub(crate) session: i32,
     pub(crate) start: u64,
 }
@@ -55,9 +56,15 @@ impl Stat {
         let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
         Some(Stat {
             state: *fields.first()?.as_bytes().first()?,
+            group: fields.get(2)?.parse().ok()?,
             session: fields.get(3)?.parse().ok()?,
             start: fields.get(19)?.parse().ok()?,
         })
+    }
+
+    /// In the process group or the session that `leader` leads, or led.
+    pub(crate) fn is_of(&self, leader: i32) -> bool {
+        self.group == leader || self.session == leader
     }
 
     /// Dead, whether or not its parent has taken note.
@@ -154,7 +161,7 @@ mod tests {
     #[test]
     fn a_name_with_blanks_and_parentheses_does_not_shift_the_fields() {
         let line = b"42 (a) R) S 1 42 41 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 987654 1 2 3";
-        assert_eq!(Stat::parse(line), Some(Stat { state: b'S', session: 41, start: 987_654 }));
+        assert_eq!(Stat::parse(line), Some(Stat { state: b'S', group: 42, session: 41, start: 987_654 }));
         assert_eq!(Stat::parse(b"42 (short) S 1"), None);
         assert_eq!(Stat::parse(b""), None);
     }

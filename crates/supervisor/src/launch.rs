@@ -21,13 +21,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::error::Error;
 use crate::identity::Stat;
 use crate::kept;
-use crate::spec::{Gain, Limits, Privileges, Spec, User};
+use crate::spec::{Gain, Limits, Privileges, Spec, Standing, User};
 
 /// What becomes of the child when the supervisor's process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,7 +104,10 @@ pub(crate) fn launch(
     }
     let Privileges { capabilities, .. } = spec.privileges;
     let cage = Cage { user, limits: spec.limits, capabilities, no_new_privileges };
-    before_exec(&mut command, Gate { pid_writer, gate_reader, our_pidfd, sockets, bond, cage });
+    before_exec(
+        &mut command,
+        Gate { pid_writer, gate_reader, our_pidfd, sockets, bond, standing: spec.standing, cage },
+    );
 
     // `spawn` returns only after the child's `exec`, hence after the gate, so it needs a thread of its own.
     let (told, outcome) = mpsc::sync_channel(1);
@@ -214,6 +218,7 @@ struct Gate {
     our_pidfd: OwnedFd,
     sockets: Vec<OwnedFd>,
     bond: Bond,
+    standing: Standing,
     cage: Cage,
 }
 
@@ -263,7 +268,15 @@ impl Gate {
         // First: the parent's handlers share a pipe with the parent, and a signal to the child must not be heard there.
         // It also undoes signals the agent itself was started to ignore (SIGINT after `&`, SIGHUP after nohup).
         default_signals();
-        rustix::process::setsid()?;
+        match self.standing {
+            Standing::Session => {
+                rustix::process::setsid()?;
+            }
+            Standing::Group => {
+                rustix::process::setpgid(None, None)?;
+                leave_terminal();
+            }
+        }
         close_on_exec();
         for socket in &self.sockets {
             rustix::io::fcntl_setfd(socket, rustix::io::FdFlags::empty())?;
@@ -368,6 +381,17 @@ fn default_signals() {
     for number in 1..=64 {
         // SAFETY: SIG_DFL installs no handler. Numbers that cannot be changed are refused by the call.
         unsafe { libc::signal(number, libc::SIG_DFL) };
+    }
+}
+
+/// Takes the terminal of our session from the child that stays in it: it can neither read, write nor push characters there,
+/// and the terminal has nothing to signal.
+#[expect(unsafe_code, reason = "TIOCNOTTY has no safe form; called in the forked child only")]
+fn leave_terminal() {
+    // Before the `exec` there are no threads that could open it at the same time. Without a terminal this fails.
+    if let Ok(terminal) = rustix::fs::open("/dev/tty", OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty()) {
+        // SAFETY: the descriptor is open, and the call takes no argument.
+        unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCNOTTY) };
     }
 }
 

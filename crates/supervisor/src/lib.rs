@@ -32,7 +32,7 @@ pub use machine::Policy;
 pub use output::Logs;
 pub use record::file_name;
 pub use session::Exit;
-pub use spec::{Draw, Gain, Limits, Privileges, Replacement, Spec, StopSignal, User};
+pub use spec::{Draw, Gain, Limits, Privileges, Replacement, Spec, Standing, StopSignal, User};
 pub use status::{Draining, Handover, LastExit, State, Status};
 pub use supervisor::{Config, Farewell, Gate, Lifetime, Supervisor};
 pub use usage::Usage;

@@ -84,7 +84,7 @@ fn shortened(value: &str) -> String {
     value[..end].to_owned()
 }
 
-/// Who reports as which process: by the pid that leads its session.
+/// Who reports as which process: by its pid, which a session may bear.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Registry(Arc<Mutex<HashMap<i32, Reporter>>>);
 
@@ -105,9 +105,9 @@ impl Registry {
         Expected { registry: self.clone(), pid, said: receiver }
     }
 
-    /// The id under which a process, or the leader of its session, is supervised.
-    pub(crate) fn id_of(&self, pid: i32) -> Option<String> {
-        find(&self.0.lock(), pid).map(|reporter| reporter.id.clone())
+    /// The id under which a process, or the leader of its session, is supervised, and the pid of that one.
+    pub(crate) fn leader_of(&self, pid: i32) -> Option<(String, i32)> {
+        find(&self.0.lock(), pid).map(|(leader, reporter)| (reporter.id.clone(), leader))
     }
 
     fn hear(&self, heard: Heard) {
@@ -118,7 +118,7 @@ impl Registry {
         };
         let kept = {
             let reporters = self.0.lock();
-            let Some(reporter) = find(&reporters, sender) else {
+            let Some((_, reporter)) = find(&reporters, sender) else {
                 tracing::debug!("supervisor: a message of process {sender}, which is not supervised, is ignored");
                 return descriptors::close(sockets);
             };
@@ -134,8 +134,12 @@ impl Registry {
 
 /// A sender of another pid namespace has the number 0 here, and so has a session whose leader is outside of ours:
 /// nobody is registered under it. (`getsid` of rustix takes 0 for impossible.)
-fn find(reporters: &HashMap<i32, Reporter>, pid: i32) -> Option<&Reporter> {
-    reporters.get(&pid).or_else(|| reporters.get(&Stat::of(pid).ok()?.session))
+///
+/// Never by the process group, which whoever is in the same session may enter. A process that leads a group in our session
+/// is therefore only what it says itself.
+fn find(reporters: &HashMap<i32, Reporter>, pid: i32) -> Option<(i32, &Reporter)> {
+    let of = |leader| reporters.get(&leader).map(|reporter| (leader, reporter));
+    of(pid).or_else(|| of(Stat::of(pid).ok()?.session))
 }
 
 /// Does what a message says about sockets.
@@ -371,6 +375,25 @@ mod tests {
         let mut leader = registry.expect("p", session, Said::default(), &Kept::default());
         client.send_to(b"STATUS=from a child", &path).unwrap();
         leader.said.wait_for(|said| said.status == "from a child").await.unwrap();
+    }
+
+    #[test]
+    fn whoever_enters_the_group_of_a_process_is_not_taken_for_it() {
+        use std::os::unix::process::CommandExt;
+
+        let sleep = |group: i32| std::process::Command::new("sleep").arg("1000").process_group(group).spawn().unwrap();
+        let pid = |child: &std::process::Child| i32::try_from(child.id()).unwrap();
+        let mut leader = sleep(0);
+        let mut stranger = sleep(pid(&leader));
+        assert_eq!(Stat::of(pid(&stranger)).unwrap().group, pid(&leader));
+        let registry = Registry::default();
+        let _expected = registry.expect("p", pid(&leader), Said::default(), &Kept::default());
+        assert_eq!(registry.leader_of(pid(&leader)), Some(("p".into(), pid(&leader))));
+        assert_eq!(registry.leader_of(pid(&stranger)), None);
+        for child in [&mut leader, &mut stranger] {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
     }
 
     #[tokio::test]

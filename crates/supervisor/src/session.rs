@@ -1,7 +1,7 @@
 //! A running process with everything it started: signal it, learn of its death, leave nothing of it behind.
 //!
-//! Each supervised process leads a session and a process group of its own, so both carry its pid as their number. The
-//! kernel does not give a number away while a process, a group or a session still uses it, a dead but unreaped process
+//! Each supervised process leads a process group of its own and, unless its definition says that it shall stay in ours, a
+//! session of its own; both carry its pid as their number. The kernel does not give a number away while a process, a group or a session still uses it, a dead but unreaped process
 //! included. That is what makes signals to the group safe here: they are sent while the leader is held by a pidfd and
 //! not yet reaped, and afterwards each member is held by a pidfd of its own.
 
@@ -89,7 +89,7 @@ pub(crate) enum Parent {
     Other,
 }
 
-/// A running process and its session.
+/// A running process and the group or session that it leads.
 #[derive(Debug)]
 pub(crate) struct Session {
     pid: Pid,
@@ -142,10 +142,10 @@ impl Session {
         *self.group.lock() = Some(group);
     }
 
-    /// All processes of its session that live, itself included.
+    /// All processes of its group and session that live, itself included.
     pub(crate) fn members(&self) -> Vec<i32> {
         let pid = self.pid();
-        let belongs = |other: &i32| Stat::of(*other).is_ok_and(|stat| stat.session == pid && !stat.is_dead());
+        let belongs = |other: &i32| Stat::of(*other).is_ok_and(|stat| stat.is_of(pid) && !stat.is_dead());
         identity::all_processes().filter(belongs).collect()
     }
 
@@ -190,7 +190,7 @@ impl Session {
         }
     }
 
-    /// Waits until the process and everything in its session are gone and tells how it ended.
+    /// Waits until the process and everything in its group and session are gone and tells how it ended.
     ///
     /// What its leader leaves behind has the rest of the grace period when a stop was asked for; after a crash it is
     /// killed at once, because a successor needs its ports. Not cancel safe: call it once, to the end.
@@ -253,7 +253,7 @@ fn watched(pidfd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     Ok(unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }?)
 }
 
-/// Counts, and with `kill` kills, the living processes of a session other than its leader.
+/// Counts, and with `kill` kills, the living processes of a group or session other than its leader.
 fn signal_members(session: i32, leader_start: u64, kill: bool) -> usize {
     // The number has a new owner, so nothing of the old session is left.
     if Stat::of(session).is_ok_and(|stat| stat.start != leader_start) {
@@ -261,7 +261,7 @@ fn signal_members(session: i32, leader_start: u64, kill: bool) -> usize {
     }
     let mut count = 0;
     for pid in identity::all_processes().filter(|pid| *pid != session) {
-        let belongs = |pid| Stat::of(pid).is_ok_and(|stat| stat.session == session && !stat.is_dead());
+        let belongs = |pid| Stat::of(pid).is_ok_and(|stat| stat.is_of(session) && !stat.is_dead());
         if !belongs(pid) {
             continue;
         }

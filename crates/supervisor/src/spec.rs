@@ -54,6 +54,8 @@ pub struct Spec {
     pub limits: Limits,
     /// What it may do that other processes of its user may not.
     pub privileges: Privileges,
+    /// What sets it apart from the supervisor's own session.
+    pub standing: Standing,
     /// What the process is asked to stop with.
     pub stop_signal: StopSignal,
     /// How it is replaced by another process of the same id.
@@ -124,6 +126,21 @@ pub enum Gain {
     AsOurUser,
     /// It may not.
     Never,
+}
+
+/// What sets a process apart from the session of the supervisor, so that the end of that one does not reach it and it can be
+/// ended with all that it started.
+///
+/// Where no control group shares the processor out, Linux shares it among sessions first (`sched_autogroup_enabled`), and
+/// processes of several sessions that work for each other wait for each other longer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Standing {
+    /// A session of its own: what it starts counts as itself (its messages, its end), and no other process can enter.
+    #[default]
+    Session,
+    /// A process group of its own in the supervisor's session, without its terminal: for a program that starts nothing.
+    /// Messages of other processes never count as its own.
+    Group,
 }
 
 /// A user and the one group that its processes are in.

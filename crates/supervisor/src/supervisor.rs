@@ -399,7 +399,7 @@ impl Supervisor {
     /// The id of the supervised process with this pid, or that started the process with this pid; `None` when it is not
     /// ours. The pid must be one that the kernel vouches for, such as the peer's of a unix socket.
     pub fn id_of_process(&self, pid: i32) -> Option<String> {
-        self.house.registry.id_of(pid)
+        self.house.registry.leader_of(pid).map(|(id, _)| id)
     }
 
     /// The path processes find in `NOTIFY_SOCKET`.
@@ -461,7 +461,7 @@ impl House {
     pub(crate) fn groups(&self, limits: &Limits) -> Option<Groups> {
         let mut place = self.groups.lock();
         if matches!(*place, Place::Unasked) && limits.need_group() {
-            *place = match Groups::open(&self.name, |pid| self.registry.id_of(pid)) {
+            *place = match Groups::open(&self.name, |pid| self.registry.leader_of(pid)) {
                 Ok(groups) => Place::Found(groups),
                 Err(reason) => {
                     tracing::warn!("supervisor: limits of memory and processor are not in force: {reason}");

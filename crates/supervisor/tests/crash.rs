@@ -14,7 +14,7 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use lictor_supervisor::{
-    Config, Farewell, Gate, Handover, Lifetime, Policy, Replacement, Spec, State, Status, Supervisor,
+    Config, Farewell, Gate, Handover, Lifetime, Policy, Replacement, Spec, Standing, State, Status, Supervisor,
 };
 use lictor_task::Scope;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
@@ -119,6 +119,8 @@ fn holder(home: &Path, id: &str, variant: u8) -> Spec {
     let script =
         "exec 9>>\"$LOCK\"; flock -n 9 || { echo \"two of $LOCK\" >> \"$VIOLATIONS\"; exit 1; }; exec sleep 1000";
     let mut spec = spec(home, id, "/bin/sh", &["-c", script]);
+    // Both kinds, among them one that becomes the other.
+    spec.standing = if variant % 2 == 0 { Standing::Session } else { Standing::Group };
     let path = |name: &str| home.join(name).to_str().unwrap().to_owned();
     spec.environment = [
         ("LOCK".to_owned(), path(&format!("{id}.lock"))),
@@ -165,8 +167,8 @@ impl Home {
     /// The ids of the instances that run: what they start (`flock`, for a moment) does not count.
     fn instances(&self) -> Vec<String> {
         let leads = |pid: i32| {
-            let session = rustix::process::getsid(rustix::process::Pid::from_raw(pid));
-            session.is_ok_and(|session| session.as_raw_nonzero().get() == pid)
+            let group = rustix::process::getpgid(rustix::process::Pid::from_raw(pid));
+            group.is_ok_and(|group| group.as_raw_nonzero().get() == pid)
         };
         self.living().into_iter().filter(|(_, pid)| leads(*pid)).map(|(id, _)| id).collect()
     }

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lictor_supervisor::{
-    Config, Error, Exit, Farewell, Gain, Gate, Lifetime, Limits, Policy, Privileges, Spec, State, Status, Supervisor,
-    User,
+    Config, Error, Exit, Farewell, Gain, Gate, Lifetime, Limits, Policy, Privileges, Spec, Standing, State, Status,
+    Supervisor, User,
 };
 use lictor_task::Scope;
 use rustix::process::{Pid, Signal};
@@ -183,6 +183,47 @@ async fn a_process_gets_a_session_of_its_own_null_as_input_its_log_files_and_exa
     assert!(is_dead(pid));
     assert!(!home.path("pids/p.pid").exists());
     assert!(supervisor.statuses().borrow().is_empty());
+}
+
+/// The process group and the session of a process.
+fn group_and_session(pid: i32) -> (i32, i32) {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+    (fields[2].parse().unwrap(), fields[3].parse().unwrap())
+}
+
+#[tokio::test]
+async fn a_process_may_stay_in_our_session_and_is_adopted_and_ended_with_its_group_all_the_same() {
+    let home = Home::new();
+    let supervisor = home.open(Lifetime::Persistent);
+    // The one that it starts ignores what asks it to stop.
+    let script = "(trap '' INT; echo $$ > $HOME/ready; exec sleep 1000) & wait";
+    let spec = Spec { standing: Standing::Group, ..home.script("p", script) };
+    supervisor.want(spec.clone());
+    let pid = running(&supervisor, "p").await;
+    home.wait_for_file("ready", |text| !text.is_empty()).await;
+    let (_, ours) = group_and_session(i32::try_from(std::process::id()).unwrap());
+    assert_eq!(group_and_session(pid), (pid, ours));
+
+    supervisor.shutdown(Farewell::Leave).await;
+    drop(supervisor);
+    let supervisor = home.open(Lifetime::Persistent);
+    supervisor.want(spec.clone());
+    supervisor.settled();
+    let adopted = status(&supervisor, "p", |status| status.pid.is_some()).await;
+    assert!(adopted.adopted && adopted.pid == u32::try_from(pid).ok(), "{adopted:?}");
+    supervisor.shutdown(Farewell::Leave).await;
+    drop(supervisor);
+
+    // It is found by what it was started with, too.
+    fs::remove_file(home.path("house/processes/p.json")).unwrap();
+    let supervisor = home.open(Lifetime::Persistent);
+    supervisor.want(spec);
+    supervisor.settled();
+    let found = status(&supervisor, "p", |status| status.pid.is_some()).await;
+    assert_eq!(found.pid, u32::try_from(pid).ok(), "{found:?}");
+    supervisor.shutdown(Farewell::StopAll).await;
+    eventually("the whole group to be gone", || home.living().is_empty().then_some(())).await;
 }
 
 #[tokio::test]

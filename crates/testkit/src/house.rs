@@ -300,7 +300,7 @@ impl Drop for House {
     fn drop(&mut self) {
         self.kill_agent();
         for (_, pid) in self.proxies() {
-            // The whole session: a proxy may have children.
+            // The whole group: a proxy may have children.
             if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
                 let _ = rustix::process::kill_process_group(pid, Signal::KILL);
             }
@@ -323,7 +323,7 @@ pub fn proxies_of(http_port: u16) -> Vec<(String, u32)> {
                     id = Some(value.to_owned());
                 }
             }
-            let leader = is_session_leader(pid);
+            let leader = leads_a_group(pid);
             id.filter(|_| ours && leader).map(|id| (id, pid))
         })
         .collect()
@@ -345,10 +345,11 @@ pub fn is_running(pid: u32) -> bool {
         .unwrap_or(false)
 }
 
-fn is_session_leader(pid: u32) -> bool {
+/// What a proxy starts is in its group.
+fn leads_a_group(pid: u32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat")).ok().is_some_and(|stat| {
         let fields: Vec<&str> = stat.rsplit_once(") ").map(|(_, rest)| rest.split(' ').collect()).unwrap_or_default();
-        fields.first() != Some(&"Z") && fields.get(3) == Some(&pid.to_string().as_str())
+        fields.first() != Some(&"Z") && fields.get(2) == Some(&pid.to_string().as_str())
     })
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -78,9 +79,11 @@ impl Drop for Process {
     }
 }
 
+/// In our session like all others, for the kernel shares the processor among sessions; and in a group of its own, so that
+/// what interrupts us does not end it before we do.
 fn alone(program: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "TERM", "setsid"]).arg(program).args(arguments);
+    command.args(["--pdeathsig", "TERM"]).arg(program).args(arguments).process_group(0);
     command
 }
 
