@@ -174,10 +174,17 @@ impl Agent {
         self.inner.managed_process(caller, &id)
     }
 
-    /// Why a managed proxy does not serve: what is seen first, then what is behind it. Empty when it serves.
-    pub fn why(&self, caller: &Caller, id: &str) -> Result<Vec<Cause>, Error> {
+    /// A managed proxy, and why it does not serve or not all: what is seen first, then what is behind it. Empty when nothing is
+    /// in its way. The application is connected to for that.
+    pub async fn why(&self, caller: &Caller, id: &str) -> Result<(ManagedProcess, Vec<Cause>), Error> {
         let process = self.managed_process(caller, id)?;
-        Ok(why::causes(&process, &self.inner.facts(caller, &process), clock::unix_nanos() / 1_000_000))
+        let app = match process.pid {
+            Some(_) => self.inner.application(&process).await,
+            None => None,
+        };
+        let facts = why::Facts { app, ..self.inner.facts(caller, &process) };
+        let causes = why::causes(&process, &facts, clock::unix_nanos() / 1_000_000);
+        Ok((process, causes))
     }
 
     /// Stops, starts, restarts or drains a managed proxy.

@@ -128,7 +128,7 @@ pub struct Check<'a> {
     pub output: Cow<'a, str>,
 }
 
-/// Why a managed proxy does not serve.
+/// Why a managed proxy does not serve, or what else is in its way.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Why<'a> {
@@ -137,14 +137,17 @@ pub struct Why<'a> {
     pub proxy_id: Cow<'a, str>,
     /// Whether it serves.
     pub serving: bool,
-    /// From what is seen to what is behind it.
+    /// From what is seen to what is behind it; empty when all is well.
     pub causes: Vec<Cause<'a>>,
 }
 
-/// One link of the chain.
+/// One link of a chain.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Cause<'a> {
+    /// 0 for what is seen; each is behind the nearest one before it with less.
+    #[serde(default)]
+    pub depth: usize,
     /// What is so.
     pub cause: Cow<'a, str>,
     /// What can be done about it; empty when the next cause tells.

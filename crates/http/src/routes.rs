@@ -139,7 +139,7 @@ static ROUTES: &[Route] = &[
     route!(Caller "/v1/agent/connect/neighbor": GET Act(connect::neighbor)),
     route!(Caller "/v1/agent/connect/processes": GET Now(operate::processes)),
     route!(Caller "/v1/agent/connect/process/": GET Now(operate::process)),
-    route!(Caller "/v1/agent/connect/why/": GET Now(operate::why)),
+    route!(Caller "/v1/agent/connect/why/": GET Act(operate::why)),
     route!(Caller "/v1/agent/connect/logs/": GET Now(operate::logs)),
     route!(Caller "/v1/agent/connect/stop/": PUT Act(operate::stop)),
     route!(Caller "/v1/agent/connect/start/": PUT Act(operate::start)),

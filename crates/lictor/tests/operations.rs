@@ -78,7 +78,7 @@ fn proxies_are_listed_waited_for_stopped_started_and_restarted() {
         inbound("db-proxy") && ps(&house, "web-proxy")["Report"]["Connections"] == 1
     });
 
-    assert_eq!(done(&house, "why web"), "web-proxy serves\n");
+    assert_eq!(done(&house, "why db"), "db-proxy serves\n");
     let before = house.proxy_pid("web-proxy");
     assert!(done(&house, "restart web").starts_with("web-proxy: "));
     // The old process may still be there: it lets its connections end.
@@ -121,6 +121,28 @@ impl Drop for Running {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+#[test]
+fn why_names_what_is_in_the_way_of_a_proxy_that_serves() {
+    let app = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (config, _) = two_services(app.local_addr().unwrap().port());
+    let house = House::start(LICTOR, config);
+    done(&house, "wait -timeout 60s");
+    assert_eq!(done(&house, "why db"), "db-proxy serves\n");
+
+    let deny = house.intend("web", "db", "deny");
+    until("the denial is known", || lictor(&house, "why web").stdout.contains("web may not connect to db"));
+    let outcome = lictor(&house, "why web");
+    assert_eq!(outcome.code, 2, "{outcome:?}");
+    assert!(outcome.stdout.contains("=> if it shall: lictor intention create -allow web db"), "{outcome:?}");
+    house.request("DELETE", &format!("/v1/connect/intentions/{deny}"), b"");
+    until("it is gone", || !lictor(&house, "why web").stdout.contains("may not connect"));
+
+    drop(app);
+    let outcome = lictor(&house, "why db");
+    assert_eq!(outcome.code, 2, "{outcome:?}");
+    assert!(outcome.stdout.starts_with("db-proxy serves, but\n  connections to db end at its proxy"), "{outcome:?}");
 }
 
 #[test]

@@ -120,7 +120,7 @@ fn holder(home: &Path, id: &str, variant: u8) -> Spec {
         "exec 9>>\"$LOCK\"; flock -n 9 || { echo \"two of $LOCK\" >> \"$VIOLATIONS\"; exit 1; }; exec sleep 1000";
     let mut spec = spec(home, id, "/bin/sh", &["-c", script]);
     // Both kinds, among them one that becomes the other.
-    spec.standing = if variant % 2 == 0 { Standing::Session } else { Standing::Group };
+    spec.standing = if variant.is_multiple_of(2) { Standing::Session } else { Standing::Group };
     let path = |name: &str| home.join(name).to_str().unwrap().to_owned();
     spec.environment = [
         ("LOCK".to_owned(), path(&format!("{id}.lock"))),

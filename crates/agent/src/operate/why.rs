@@ -1,19 +1,31 @@
-//! Why a managed proxy does not serve: a chain from what is seen to what is behind it, each with a remedy.
+//! Why a managed proxy does not serve, or not all: chains from what is seen to what is behind it, each with a remedy.
 //!
-//! `causes` is pure; `Inner::facts` asks the catalog for what the process itself cannot know.
+//! `causes` is pure; `Inner::facts` and `Inner::application` ask the catalog, the intentions and the application for what the
+//! process itself cannot know.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use lictor_model::acl::Caller;
+use lictor_model::acl::{Access, Caller, Resource};
 use lictor_model::health::{Check, Status};
 use lictor_state::reader::{Filter, Side};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::agent::Inner;
 use crate::operate::ManagedProcess;
 
-/// One link of the chain.
+/// How long an application may take to be connected to.
+const APPLICATION_PATIENCE: Duration = Duration::from_secs(1);
+
+/// The one namespace there is.
+const DEFAULT: &str = "default";
+
+/// One link of a chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cause {
+    /// How far it is behind what is seen: 0 begins a chain, and each is behind the nearest one before it with less.
+    pub depth: usize,
     /// What is so.
     pub what: String,
     /// What can be done about it; empty when the next cause tells.
@@ -33,6 +45,12 @@ pub(crate) struct Facts {
     pub(crate) upstreams: BTreeMap<String, Upstream>,
     /// Checks of the service itself that do not pass: id and output.
     pub(crate) failing: Vec<(String, String)>,
+    /// Upstreams that the service may not connect to, as the proxy reports them, and why.
+    pub(crate) denied: Vec<(String, String)>,
+    /// Where the application should be, and why it was not reached there just now.
+    pub(crate) app: Option<(String, String)>,
+    /// Whether there is access control.
+    pub(crate) acl: bool,
 }
 
 /// An upstream without a healthy instance.
@@ -68,6 +86,23 @@ impl Inner {
             upstreams.insert(reported.clone(), upstream);
         }
         let registry = self.registry.lock();
+        let upstreams_of = |entry: &crate::registry::ProxyEntry| {
+            crate::managed::view(&self.config, &entry.definition).map(|view| view.upstreams).unwrap_or_default()
+        };
+        let denied = registry
+            .proxies
+            .get(&process.id)
+            .map(upstreams_of)
+            .unwrap_or_default()
+            .iter()
+            .filter(|upstream| upstream.destination_type != "prepared_query")
+            .map(|upstream| upstream.destination_name.as_str())
+            .filter(|name| caller.may(Access::Read, Resource::Intention, name))
+            .filter_map(|name| {
+                let decision = reader.decide(DEFAULT, process.service.as_str(), DEFAULT, name);
+                (!decision.is_allowed()).then(|| (name.to_owned(), decision.reason))
+            })
+            .collect();
         let script = registry
             .proxies
             .get(&process.id)
@@ -84,7 +119,29 @@ impl Inner {
             script,
             upstreams,
             failing,
+            denied,
+            app: None,
+            acl: self.cluster.acls_enabled(),
         }
+    }
+
+    /// Where the application of a proxy should be, when a connection to it fails now; and why.
+    pub(crate) async fn application(&self, process: &ManagedProcess) -> Option<(String, String)> {
+        let address = {
+            let registry = self.registry.lock();
+            let (config, ..) = registry.proxy_config(&self.config, process.id.as_str())?;
+            config.config.get("local_service_address")?.as_str()?.to_owned()
+        };
+        // A service without a port only dials.
+        if address.ends_with(":0") {
+            return None;
+        }
+        let error = match timeout(APPLICATION_PATIENCE, TcpStream::connect(address.as_str())).await {
+            Ok(Ok(_)) => return None,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "no answer".to_owned(),
+        };
+        Some((address, error))
     }
 }
 
@@ -95,10 +152,15 @@ fn said(check: &Check) -> String {
 
 /// The service in `service:default/db`; a prepared query has none.
 fn service_name(reported: &str) -> Option<&str> {
-    reported.strip_prefix("service:")?.split_once('/').map(|(_, name)| name)
+    reported.starts_with("service:").then(|| destination(reported))
 }
 
-/// The chain; empty when the proxy serves.
+/// The name in `service:default/db` or `prepared_query:default/near`.
+fn destination(reported: &str) -> &str {
+    reported.split_once('/').map_or(reported, |(_, name)| name)
+}
+
+/// The chains; empty when nothing is in the way.
 pub(crate) fn causes(process: &ManagedProcess, facts: &Facts, now_unix_ms: i64) -> Vec<Cause> {
     let mut chain = Chain(Vec::new());
     let id = &process.id;
@@ -145,21 +207,35 @@ pub(crate) fn causes(process: &ManagedProcess, facts: &Facts, now_unix_ms: i64) 
         Some(_) => running(&mut chain, process, facts, now_unix_ms),
         None => foreign(&mut chain, process),
     }
-    if !facts.failing.is_empty() && (chain.0.is_empty() || process.serving) {
-        // The proxy is fine; nobody is sent to it all the same.
-        for (check, output) in &facts.failing {
-            if let Some((what, end)) = maintenance(check, output) {
-                chain.add(format!("nobody is sent to {}: {what}", process.service), end);
-                continue;
-            }
-            chain.add(
+    for (name, reason) in &facts.denied {
+        chain.add(
+            format!("{} may not connect to {name}: {reason}", process.service),
+            format!("if it shall: lictor intention create -allow {} {name}", process.service),
+        );
+    }
+    let waits = chain.0.iter().any(|cause| cause.what.contains("waits for its application"));
+    if let Some((address, error)) = facts.app.as_ref().filter(|_| !waits) {
+        chain.add(
+            format!(
+                "connections to {} end at its proxy: at {address} there is no application ({error})",
+                process.service
+            ),
+            format!("start {}, or correct its port or connect.proxy.config.local_service_address", process.service),
+        );
+    }
+    for (check, output) in &facts.failing {
+        // The proxy is fine and has a health of its own, by which others of the mesh choose it.
+        match maintenance(check, output) {
+            Some((what, end)) => chain.add(format!("{}: {what}", process.service), end),
+            None => chain.add(
                 format!(
-                    "{} itself is critical, so nobody is sent to it: check {check} says {:?}",
+                    "{} itself is critical, and only the mesh, which asks for its proxy, still sends to it: check {check} \
+                     says {:?}",
                     process.service,
                     cut(output)
                 ),
                 format!("look after {}; its proxy is not the problem", process.service),
-            );
+            ),
         }
     }
     chain.0
@@ -168,8 +244,23 @@ pub(crate) fn causes(process: &ManagedProcess, facts: &Facts, now_unix_ms: i64) 
 struct Chain(Vec<Cause>);
 
 impl Chain {
+    /// Something that is seen.
     fn add(&mut self, what: impl Into<String>, remedy: impl Into<String>) {
-        self.0.push(Cause { what: what.into(), remedy: remedy.into() });
+        self.push(0, what, remedy);
+    }
+
+    /// What is behind that.
+    fn because(&mut self, what: impl Into<String>, remedy: impl Into<String>) {
+        self.push(1, what, remedy);
+    }
+
+    /// What is behind what is behind it.
+    fn and_that_because(&mut self, what: impl Into<String>, remedy: impl Into<String>) {
+        self.push(2, what, remedy);
+    }
+
+    fn push(&mut self, depth: usize, what: impl Into<String>, remedy: impl Into<String>) {
+        self.0.push(Cause { depth, what: what.into(), remedy: remedy.into() });
     }
 }
 
@@ -194,10 +285,13 @@ fn down(chain: &mut Chain, process: &ManagedProcess, now_unix_ms: i64) {
     let Some(last) = &process.last_exit else { return };
     let lasted = if last.ran.is_zero() { String::new() } else { format!(" after {}", age(millis(last.ran))) };
     let what = format!("{} ago it {}{lasted}", age(now_unix_ms - last.at_unix_ms), last.reason);
-    chain.add(what, exit_remedy(&last.reason, id.as_str()));
+    chain.because(what, exit_remedy(&last.reason, id.as_str()));
     if !last.output.is_empty() {
         let lines: Vec<&str> = last.output.iter().map(String::as_str).collect();
-        chain.add(format!("its last words:\n{}", lines.join("\n")), format!("read more: lictor connect logs {id}"));
+        chain.and_that_because(
+            format!("its last words:\n{}", lines.join("\n")),
+            format!("read more: lictor connect logs {id}"),
+        );
     }
 }
 
@@ -235,12 +329,12 @@ fn running(chain: &mut Chain, process: &ManagedProcess, facts: &Facts, now_unix_
         } else if problem.contains("no certificates") {
             chain.add(format!("{id} has no certificates yet, so it opens no public listener"), String::new());
             if !facts.mesh {
-                chain.add(
+                chain.because(
                     "this agent has no certificate authority: Connect is off",
                     "set connect { enabled = true } on servers",
                 );
             } else {
-                chain.add(
+                chain.because(
                     "the authority has not answered",
                     format!("the logs of the agent and of the proxy tell: lictor connect logs {id}"),
                 );
@@ -268,7 +362,7 @@ fn running(chain: &mut Chain, process: &ManagedProcess, facts: &Facts, now_unix_
         );
     }
     for name in &report.unreachable {
-        upstream(chain, id.as_str(), name, facts.upstreams.get(name));
+        upstream(chain, id.as_str(), name, facts.upstreams.get(name), facts.acl);
     }
     if chain.0.is_empty() && !process.serving {
         match &process.check {
@@ -281,19 +375,19 @@ fn running(chain: &mut Chain, process: &ManagedProcess, facts: &Facts, now_unix_
     }
 }
 
-fn upstream(chain: &mut Chain, id: &str, name: &str, known: Option<&Upstream>) {
+fn upstream(chain: &mut Chain, id: &str, name: &str, known: Option<&Upstream>, acl: bool) {
     chain.add(format!("upstream {name} has no healthy instance: connections to it fail"), String::new());
-    let service = service_name(name).unwrap_or(name);
+    let service = destination(name);
     match known {
-        None => chain.add(
+        None => chain.because(
             format!("the prepared query {service} gives no instance with a proxy"),
             format!("ask it: curl $CONSUL_HTTP_ADDR/v1/query/{service}/execute?connect"),
         ),
-        Some(Upstream { mesh: 0, ordinary: 0, .. }) => chain.add(
+        Some(Upstream { mesh: 0, ordinary: 0, .. }) => chain.because(
             format!("no service {service} is registered, or {id} may not see it"),
             format!("register {service} with connect {{ proxy {{}} }}, or correct destination_name"),
         ),
-        Some(Upstream { mesh: 0, ordinary, .. }) => chain.add(
+        Some(Upstream { mesh: 0, ordinary, .. }) => chain.because(
             match ordinary {
                 1 => format!("{service} has one instance, which has no proxy"),
                 several => format!("{service} has {several} instances and none of them has a proxy"),
@@ -307,17 +401,24 @@ fn upstream(chain: &mut Chain, id: &str, name: &str, known: Option<&Upstream>) {
                     several => format!("of its {several} instances none passes"),
                 };
                 match maintenance(check, output) {
-                    Some((what, end)) => chain.add(format!("{whose}: {what}"), format!("on its node: {end}")),
-                    None => chain.add(
+                    Some((what, end)) => chain.because(format!("{whose}: {what}"), format!("on its node: {end}")),
+                    None => chain.because(
                         format!("{whose}: check {check} says {:?}", cut(output)),
                         format!("on its node: lictor connect why {service}"),
                     ),
                 }
             }
         }
-        Some(_) => chain.add(
+        Some(_) => chain.because(
             "discovery has instances that the proxy has not taken",
-            format!("its log tells why: lictor connect logs {id}"),
+            if acl {
+                format!(
+                    "it sees what the token of its service may read (token of the definition, else acl.tokens.default): that \
+                     needs service:read for {service}; its log: lictor connect logs {id}"
+                )
+            } else {
+                format!("its log tells why: lictor connect logs {id}")
+            },
         ),
     }
 }
@@ -409,8 +510,9 @@ mod tests {
     }
 
     fn told(process: &ManagedProcess, facts: &Facts) -> String {
-        let lines =
-            causes(process, facts, NOW).into_iter().map(|cause| format!("{}\n  -> {}\n", cause.what, cause.remedy));
+        let lines = causes(process, facts, NOW)
+            .into_iter()
+            .map(|cause| format!("{}{}\n  -> {}\n", "because ".repeat(cause.depth), cause.what, cause.remedy));
         lines.collect()
     }
 
@@ -498,12 +600,44 @@ mod tests {
             (
                 ManagedProcess { serving: true, ..process() },
                 Facts { failing: vec![("app".into(), "503".into())], ..facts() },
-                &["web itself is critical", "503"],
+                &["web itself is critical, and only the mesh", "503"],
+            ),
+            (
+                ManagedProcess { serving: true, ..process() },
+                Facts { denied: vec![("db".into(), "Matched intention: DENY".into())], ..facts() },
+                &["web may not connect to db: Matched", "intention create -allow web db"],
+            ),
+            (
+                ManagedProcess { serving: true, ..process() },
+                Facts { app: Some(("127.0.0.1:9".into(), "refused".into())), ..facts() },
+                &["at 127.0.0.1:9 there is no application (refused)", "start web"],
+            ),
+            (
+                ManagedProcess {
+                    report: report(Report {
+                        unreachable: vec!["prepared_query:default/near".into()],
+                        ..Report::default()
+                    }),
+                    ..process()
+                },
+                facts(),
+                &["because the prepared query near gives", "/v1/query/near/execute?connect"],
+            ),
+            (
+                ManagedProcess { report: report(lonely.clone()), ..process() },
+                Facts { acl: true, ..upstream(Upstream { ordinary: 1, mesh: 1, ..Upstream::default() }) },
+                &["has not taken", "service:read for db"],
+            ),
+            // What has nothing to do with each other is not behind each other.
+            (
+                ManagedProcess { report: report(lonely.clone()), ..process() },
+                Facts { app: Some(("127.0.0.1:9".into(), "refused".into())), ..upstream(Upstream::default()) },
+                &["because no service db is registered", "\nconnections to web end at its proxy"],
             ),
             (
                 ManagedProcess { serving: true, ..process() },
                 Facts { failing: vec![("_node_maintenance".into(), "new disks".into())], ..facts() },
-                &["nobody is sent to web", "its node is in maintenance: \"new disks\"", "-> lictor maint -disable\n"],
+                &["web: its node is in maintenance: \"new disks\"", "-> lictor maint -disable\n"],
             ),
             (
                 ManagedProcess { report: report(lonely), ..process() },

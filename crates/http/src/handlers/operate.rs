@@ -32,14 +32,21 @@ pub(crate) fn process(call: &Call<'_>) -> Answered {
     call.json(&shape_of(&call.agent().managed_process(&call.caller, id)?))
 }
 
-pub(crate) fn why(call: &Call<'_>) -> Answered {
-    let id = call.required("Missing proxy ID")?;
-    let process = call.agent().managed_process(&call.caller, id)?;
-    let causes = call.agent().why(&call.caller, id)?;
-    let causes = causes
-        .iter()
-        .map(|link| shape::Cause { cause: link.what.as_str().into(), remedy: link.remedy.as_str().into() });
-    call.json(&shape::Why { proxy_id: process.id.as_str().into(), serving: process.serving, causes: causes.collect() })
+pub(crate) fn why<'a>(call: &'a Call<'a>, _: RequestBody) -> Pending<'a, Answered> {
+    Box::pin(async move {
+        let id = call.required("Missing proxy ID")?;
+        let (process, causes) = call.agent().why(&call.caller, id).await?;
+        let causes = causes.iter().map(|link| shape::Cause {
+            depth: link.depth,
+            cause: link.what.as_str().into(),
+            remedy: link.remedy.as_str().into(),
+        });
+        call.json(&shape::Why {
+            proxy_id: process.id.as_str().into(),
+            serving: process.serving,
+            causes: causes.collect(),
+        })
+    })
 }
 
 /// The last lines of a proxy's output and, with `follow`, those to come.

@@ -19,13 +19,14 @@ pub(super) const COMMAND: Command = Command::words(
 .operands("ID")
 .about(
     "\nTells why a managed proxy does not serve: what is seen first, then what is behind it, each with a remedy.\n\
-     ID is that of the proxy or of its service. Exits with 2 when it does not serve.",
+     ID is that of the proxy or of its service. The agent connects to the application for that. Exits with 2 when the proxy does \
+     not serve, or serves and something is in its way: an upstream that intentions deny, an application that is not there.",
 )
 .flags(&[Flag::text("format", "text (the default) or json")])
 .asks_agent();
 
-/// The exit code for a proxy that does not serve.
-const NOT_SERVING: u8 = 2;
+/// The exit code for a proxy that something is in the way of.
+const HINDERED: u8 = 2;
 
 fn run(words: &[String]) -> ExitCode {
     ask(&COMMAND, words, |client, parsed| async move {
@@ -47,7 +48,7 @@ fn run(words: &[String]) -> ExitCode {
             "text" => print(&text(&why)),
             other => bail!("-format {other:?}: use text or json"),
         }
-        Ok(if why.serving { ExitCode::SUCCESS } else { ExitCode::from(NOT_SERVING) })
+        Ok(if why.serving && why.causes.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(HINDERED) })
     })
 }
 
@@ -64,11 +65,15 @@ async fn run_by_hand(client: &Client, id: &str) -> Option<String> {
 }
 
 pub(super) fn text(why: &Why<'_>) -> String {
-    let state = if why.serving { "serves" } else { "does not serve" };
+    let state = match (why.serving, why.causes.is_empty()) {
+        (true, true) => "serves",
+        (true, false) => "serves, but",
+        (false, _) => "does not serve",
+    };
     let mut text = format!("{} {state}", why.proxy_id);
-    for (depth, link) in why.causes.iter().enumerate() {
-        let indent = "  ".repeat(depth + 1);
-        let because = if depth == 0 { "" } else { "because " };
+    for link in &why.causes {
+        let indent = "  ".repeat(link.depth + 1);
+        let because = if link.depth == 0 { "" } else { "because " };
         let what = link.cause.replace('\n', &format!("\n{indent}  "));
         text.push_str(&format!("\n{indent}{because}{what}"));
         if !link.remedy.is_empty() {
@@ -86,12 +91,20 @@ mod tests {
 
     #[test]
     fn the_chain_reads_from_what_is_seen_to_what_is_behind_it() {
-        let cause = |cause: &'static str, remedy: &'static str| Cause { cause: cause.into(), remedy: remedy.into() };
-        let causes = vec![cause("it is down", ""), cause("it said:\nboom", "read its log")];
+        let cause = |depth, cause: &'static str, remedy: &'static str| Cause {
+            depth,
+            cause: cause.into(),
+            remedy: remedy.into(),
+        };
+        let causes =
+            vec![cause(0, "it is down", ""), cause(1, "it said:\nboom", "read its log"), cause(0, "it rains", "")];
         let why = Why { proxy_id: "web-proxy".into(), serving: false, causes };
         assert_eq!(
             text(&why),
-            "web-proxy does not serve\n  it is down\n    because it said:\n      boom\n      => read its log"
+            "web-proxy does not serve\n  it is down\n    because it said:\n      boom\n      => read its log\n  it rains"
         );
+        let why = Why { serving: true, ..why };
+        assert!(text(&why).starts_with("web-proxy serves, but\n"));
+        assert_eq!(text(&Why { causes: Vec::new(), ..why }), "web-proxy serves");
     }
 }
