@@ -8,6 +8,10 @@
 //!
 //! So a socket that needs no descriptors refuses them ([`refuse`], Linux 6.16), older kernels are read from with
 //! [`BytesOnly`], and whatever came nevertheless is closed by [`close`] on a thread that may sleep.
+//!
+//! Who makes all of those threads sleep keeps nobody else from anything: a connection that brought nothing is closed where it
+//! is, what may receive by the way has threads of its own ([`apart`]), and when too much waits to be closed no more is
+//! received.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSliceMut};
@@ -27,8 +31,12 @@ use tokio::net::UnixStream;
 /// Descriptors that one message may carry; the kernel has the same limit.
 pub const MOST_IN_A_MESSAGE: usize = 253;
 
-/// Threads that may sleep at a time.
+/// Threads that may sleep at a time, of those that close and of those that receive.
 const MOST_THREADS: usize = 32;
+/// Descriptors that may wait for such a thread; beyond that none is received.
+const MOST_WAITING: usize = 1024;
+/// What these threads do needs little.
+const STACK: usize = 128 * 1024;
 /// How long one waits for more to do.
 const IDLE: Duration = Duration::from_secs(10);
 
@@ -69,40 +77,50 @@ fn pass(socket: impl AsFd, wanted: libc::c_int) -> io::Result<bool> {
 /// Closes descriptors of whatever kind on a thread that may sleep.
 pub fn close(descriptors: Vec<OwnedFd>) {
     if !descriptors.is_empty() {
-        THREADS.run(Box::new(move || {
+        let count = descriptors.len();
+        let work = move || {
             // Mostly that is all that a sender can do to keep a thread; if it does it again meanwhile, the thread sleeps.
             descriptors.iter().for_each(close_without_lingering);
             drop(descriptors);
-        }));
+        };
+        CLOSING.run(count, Box::new(work));
     }
 }
 
-/// Closes a connection in which descriptors may wait, on a thread that may sleep.
+/// Closes a connection in which descriptors may wait: here if it brought nothing that is not read yet, otherwise on a thread
+/// that may sleep.
 pub fn close_stream(stream: StdUnixStream) {
-    THREADS.run(Box::new(move || {
-        // No more can be sent; what was is taken out, so that it is closed as above.
-        let _ = (stream.shutdown(Shutdown::Both), stream.set_nonblocking(true));
+    // From here on no more can be sent. A descriptor comes with a byte at least.
+    let _ = stream.shutdown(Shutdown::Both);
+    if matches!(rustix::io::ioctl_fionread(&stream), Ok(0)) {
+        return;
+    }
+    let work = move || {
+        // What was sent is taken out, so that it is closed as above.
+        let _ = stream.set_nonblocking(true);
         let mut nowhere = [0; 4096];
         loop {
             let mut descriptors = Vec::new();
-            let received = receive(&stream, &mut nowhere, &mut descriptors);
+            let received = receive_whatever(&stream, &mut nowhere, &mut descriptors);
             descriptors.iter().for_each(close_without_lingering);
             drop(descriptors);
             if !matches!(received, Ok(1..)) {
                 return;
             }
         }
-    }));
+    };
+    CLOSING.run(1, Box::new(work));
 }
 
-/// Does on such a thread what may close descriptors by the way. `None` when it cannot be done.
+/// Whether few enough descriptors wait to be closed to receive more.
+pub fn may_receive() -> io::Result<()> {
+    CLOSING.may_wait()
+}
+
+/// Does on a thread of its own what receives, and so may close descriptors by the way. `None` when there is no thread for it
+/// now.
 pub async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    let (told, outcome) = tokio::sync::oneshot::channel();
-    THREADS.run(Box::new(move || {
-        // Nobody may be there any more who wants to know.
-        let _ = told.send(work());
-    }));
-    outcome.await.ok()
+    RECEIVING.apart(work).await
 }
 
 fn close_without_lingering(socket: &OwnedFd) {
@@ -113,8 +131,14 @@ fn close_without_lingering(socket: &OwnedFd) {
     }
 }
 
-/// Reads bytes, with room for the descriptors that come with them. Waits for nothing.
+/// Reads bytes, with room for the descriptors that come with them. Waits for nothing, and reads nothing while too many
+/// descriptors wait to be closed.
 pub fn receive(socket: impl AsFd, bytes: &mut [u8], descriptors: &mut Vec<OwnedFd>) -> io::Result<usize> {
+    may_receive()?;
+    receive_whatever(socket, bytes, descriptors)
+}
+
+fn receive_whatever(socket: impl AsFd, bytes: &mut [u8], descriptors: &mut Vec<OwnedFd>) -> io::Result<usize> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_IN_A_MESSAGE))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
@@ -228,38 +252,88 @@ type Work = Box<dyn FnOnce() + Send>;
 
 /// Threads for what may sleep. They are no tasks of a scope: nobody waits for one, because it may never wake up.
 struct Threads {
+    most: usize,
+    stack: usize,
     state: Mutex<State>,
     more: Condvar,
 }
 
 struct State {
-    waiting: VecDeque<Work>,
+    /// With the number of descriptors that wait with each.
+    waiting: VecDeque<(usize, Work)>,
+    /// All of those.
+    descriptors: usize,
     threads: usize,
     idle: usize,
 }
 
-static THREADS: Threads =
-    Threads { state: Mutex::new(State { waiting: VecDeque::new(), threads: 0, idle: 0 }), more: Condvar::new() };
+static CLOSING: Threads = Threads::new(MOST_THREADS, STACK);
+static RECEIVING: Threads = Threads::new(MOST_THREADS, STACK);
 
 impl Threads {
-    fn run(&'static self, work: Work) {
+    const fn new(most: usize, stack: usize) -> Threads {
+        let state = State { waiting: VecDeque::new(), descriptors: 0, threads: 0, idle: 0 };
+        Threads { most, stack, state: Mutex::new(state), more: Condvar::new() }
+    }
+
+    /// Does this as soon as there is a thread for it.
+    fn run(&'static self, descriptors: usize, work: Work) {
         let mut state = self.lock();
-        state.waiting.push_back(work);
-        if state.idle >= state.waiting.len() {
-            self.more.notify_one();
-        } else if state.threads < MOST_THREADS {
-            let thread = std::thread::Builder::new().name("lictor-close".to_owned()).stack_size(128 * 1024);
-            // Without a thread it waits for one that there is, or for the next attempt.
-            if thread.spawn(|| self.work()).is_ok() {
-                state.threads += 1;
+        state.descriptors += descriptors;
+        state.waiting.push_back((descriptors, work));
+        // Without a thread it waits for one that there is, or for the next attempt.
+        self.provide(&mut state);
+    }
+
+    /// Does this now and gives what comes of it; `None` when no thread is free for it and none can be had. Then nothing is
+    /// left of it: who asks would wait for ever for a thread that perhaps never comes.
+    async fn apart<T: Send + 'static>(&'static self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        let (told, outcome) = tokio::sync::oneshot::channel();
+        let work = Box::new(move || {
+            // Nobody may be there any more who wants to know.
+            let _ = told.send(work());
+        });
+        {
+            let mut state = self.lock();
+            state.waiting.push_back((0, work));
+            if !self.provide(&mut state) {
+                // The last one is ours: the lock was held all the time.
+                state.waiting.pop_back();
             }
         }
+        outcome.await.ok()
+    }
+
+    /// Sees to it that there is a thread for the last one that waits; `false` when there is none.
+    fn provide(&'static self, state: &mut State) -> bool {
+        if state.idle >= state.waiting.len() {
+            self.more.notify_one();
+            return true;
+        }
+        if state.threads >= self.most {
+            return false;
+        }
+        let thread = std::thread::Builder::new().name("lictor-close".to_owned()).stack_size(self.stack);
+        let started = thread.spawn(|| self.work()).is_ok();
+        state.threads += usize::from(started);
+        started
+    }
+
+    fn may_wait(&self) -> io::Result<()> {
+        if self.lock().descriptors < MOST_WAITING {
+            return Ok(());
+        }
+        Err(io::Error::new(
+            io::ErrorKind::ResourceBusy,
+            "too many descriptors that came with messages wait to be closed",
+        ))
     }
 
     fn work(&self) {
         let mut state = self.lock();
         loop {
-            if let Some(work) = state.waiting.pop_front() {
+            if let Some((descriptors, work)) = state.waiting.pop_front() {
+                state.descriptors -= descriptors;
                 drop(state);
                 work();
                 state = self.lock();
@@ -369,20 +443,69 @@ mod tests {
         assert!(started.elapsed() < LINGER / 4, "they were not closed");
     }
 
-    #[tokio::test]
-    async fn what_sleeps_keeps_nothing_else_from_being_done() {
-        let mut wake = Vec::new();
-        for _ in 0..MOST_THREADS / 2 {
+    /// Makes all threads of a pool sleep until what is given back is dropped.
+    fn put_to_sleep(threads: &'static Threads) -> Vec<std::sync::mpsc::Sender<()>> {
+        let sleeper = |_| {
             let (sender, receiver) = std::sync::mpsc::channel::<()>();
-            wake.push(sender);
-            THREADS.run(Box::new(move || {
+            let work = move || {
                 // Until the other end is dropped.
                 let _ = receiver.recv();
-            }));
-        }
+            };
+            threads.run(0, Box::new(work));
+            sender
+        };
+        (0..threads.most).map(sleeper).collect()
+    }
+
+    #[tokio::test]
+    async fn what_sleeps_keeps_nothing_else_from_being_done() {
+        static SOME: Threads = Threads::new(8, STACK);
+        let wake = put_to_sleep(&SOME);
+        assert_eq!(SOME.apart(|| 1).await, None, "nobody waits for one that sleeps");
+        // All that close sleep: what receives goes on, and so do connections that brought nothing.
+        let closing = put_to_sleep(&CLOSING);
         for n in 0..100 {
             assert_eq!(apart(move || n).await, Some(n));
+            let (mut client, ours) = StdUnixStream::pair().unwrap();
+            client.write_all(b"a").unwrap();
+            let mut byte = [0];
+            (&ours).read_exact(&mut byte).unwrap();
+            close_stream(ours);
+            client.set_read_timeout(Some(LINGER / 10)).unwrap();
+            assert_eq!(client.read(&mut byte).unwrap(), 0, "it is closed");
         }
-        assert!(THREADS.lock().threads <= MOST_THREADS);
+        assert!([&CLOSING, &RECEIVING].iter().all(|threads| threads.lock().threads <= MOST_THREADS));
+        drop((wake, closing));
+        let end = Instant::now() + LINGER / 10;
+        while SOME.apart(|| 1).await.is_none() {
+            assert!(Instant::now() < end, "no thread is free again");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn no_more_is_received_while_too_much_waits_to_be_closed() {
+        static SOME: Threads = Threads::new(1, STACK);
+        let wake = put_to_sleep(&SOME);
+        for _ in 0..MOST_WAITING {
+            assert!(SOME.may_wait().is_ok());
+            SOME.run(1, Box::new(|| ()));
+        }
+        assert_eq!(SOME.may_wait().unwrap_err().kind(), io::ErrorKind::ResourceBusy);
+        drop(wake);
+        let end = Instant::now() + LINGER / 10;
+        while SOME.may_wait().is_err() {
+            assert!(Instant::now() < end, "nothing is closed");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn where_no_thread_can_be_had_nobody_waits_for_one() {
+        // More than any machine has, so that the start of a thread fails.
+        static NONE: Threads = Threads::new(8, usize::MAX / 4);
+        let asked = tokio::time::timeout(LINGER / 10, NONE.apart(|| 1)).await;
+        assert_eq!(asked, Ok(None));
+        assert!(NONE.lock().waiting.is_empty(), "it is not done later either");
     }
 }
