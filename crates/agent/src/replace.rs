@@ -16,8 +16,8 @@ use tokio::time::timeout;
 use crate::explain::AWAITS_APP;
 use crate::{Agent, Error};
 
-/// Longer than a successor may take to become ready, so that the supervisor's own word is heard.
-const PATIENCE: Duration = Duration::from_secs(45);
+/// Longer than a successor may wait for sockets and take to become ready, so that the supervisor's own word is heard.
+const PATIENCE: Duration = Duration::from_secs(50);
 
 /// What to wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,7 +5,6 @@
 
 mod cli;
 mod config;
-mod holder;
 mod limits;
 mod log;
 mod notify;

@@ -22,12 +22,11 @@ use lictor_meter::{Filter, View};
 use lictor_model::acl::Caller;
 use lictor_state::State;
 use lictor_supervisor::{Farewell, Gate, Lifetime, Supervisor};
-use lictor_task::{Drain, Scope};
+use lictor_task::{Drain, Scope, listening};
 use rustix::fs::FlockOperation;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::{complain, print};
-use crate::holder;
 use crate::log::Log;
 use crate::notify::Notifier;
 use crate::process::{Process, Wish};
@@ -191,10 +190,12 @@ pub(crate) async fn run(plan: Plan, log: &'static Log) -> Result<ExitCode> {
         tracing::info!("agent: New leader elected: {}", config.node_name);
     }
     // Services that are ordered after this one find the mesh there.
-    let (asked, telling) = (agent.clone(), Arc::clone(&notifier));
+    let (asked, telling, stop) = (agent.clone(), Arc::clone(&notifier), scope.stop_signal());
     scope.spawn("readiness", async move {
-        asked.proxies_serve(READY_LIMIT).await;
-        telling.tell("READY=1");
+        // An agent that ends meanwhile does not wait for a proxy that does not become ready.
+        if stop.or_stopped(asked.proxies_serve(READY_LIMIT)).await.is_some() {
+            telling.tell("READY=1");
+        }
     });
 
     let code = loop {
@@ -277,7 +278,7 @@ pub(crate) async fn run(plan: Plan, log: &'static Log) -> Result<ExitCode> {
 /// Who has a port that is taken, as far as it can be seen; `None` when something else is the matter.
 fn busy(source: &io::Error, address: &str, transport: &str) -> Option<String> {
     let is_taken = source.kind() == io::ErrorKind::AddrInUse;
-    is_taken.then(|| match address.parse().ok().and_then(|address| holder::of(address, transport)) {
+    is_taken.then(|| match address.parse().ok().and_then(|address| listening::holder(address, transport)) {
         Some(holder) => format!("{holder} has it; end that"),
         None => "another process has it; end that".to_owned(),
     })

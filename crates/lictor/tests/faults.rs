@@ -329,6 +329,10 @@ fn a_missing_program_is_named_everywhere_and_started_once_it_is_there() {
         let why = lictor(&house, "why app");
         why.contains(missing) && why.contains("install the program")
     });
+    let log = house.log();
+    let told = log.lines().filter(|line| line.contains("supervisor: app-proxy: cannot start"));
+    let told: Vec<&str> = told.filter(|line| !line.contains("next start in")).collect();
+    assert!(told.is_empty(), "tried again at once, which is the same failure: {told:?}");
     assert!(lictor(&house, "ps").contains(missing));
     fs::create_dir(program.parent().unwrap()).unwrap();
     std::os::unix::fs::symlink("/bin/cat", &program).unwrap();

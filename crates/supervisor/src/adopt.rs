@@ -7,6 +7,7 @@
 //! Records can be lost (a careless `rm`, a damaged disk). Each process therefore carries a mark in its environment that
 //! names the supervisor's directory and the id, and processes with the mark but without a record are found by it.
 
+use std::io;
 use std::os::fd::OwnedFd;
 
 use rustix::process::{Pid, PidfdFlags};
@@ -34,6 +35,19 @@ pub(crate) enum Found {
     Gone,
     /// Its pid belongs to a process that is not ours, for this reason.
     Foreign(&'static str),
+    /// The kernel does not tell now, as when no descriptor is left.
+    Unknown(io::Error),
+}
+
+impl Found {
+    /// What it means that the kernel refuses to show a process: only some of its words say that there is none.
+    fn hidden(error: io::Error) -> Found {
+        match error.raw_os_error() {
+            // The last one: the number is a thread's by now.
+            Some(libc::ESRCH | libc::ENOENT | libc::EINVAL) => Found::Gone,
+            _ => Found::Unknown(error),
+        }
+    }
 }
 
 /// Looks for the process of a record. `mark` is what its environment should hold, `user` who it should run as.
@@ -44,11 +58,13 @@ pub(crate) fn find(recorded: &Identity, boot: &str, mark: &str, user: u32) -> Fo
     let Some(pid) = Pid::from_raw(recorded.pid).filter(|pid| !pid.is_init()) else {
         return Found::Gone;
     };
-    let Ok(pidfd) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else {
-        return Found::Gone;
+    let pidfd = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(pidfd) => pidfd,
+        Err(error) => return Found::hidden(error.into()),
     };
-    let Ok(stat) = Stat::of(recorded.pid) else {
-        return Found::Gone;
+    let stat = match Stat::of(recorded.pid) {
+        Ok(stat) => stat,
+        Err(error) => return Found::hidden(error),
     };
     let verdict = if stat.start != recorded.start {
         Some("it started at another time")

@@ -58,6 +58,28 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// It cannot be told whether a process that an earlier agent started still runs.
+    #[error("cannot tell whether pid {pid} of the last agent still runs")]
+    Unsure {
+        /// Which one.
+        pid: i32,
+        /// Why.
+        source: io::Error,
+    },
+    /// A record cannot be read.
+    #[error("cannot read the record {path:?} of a process that may still run")]
+    Unread {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A process of an earlier agent says nothing to this one, so it can hand nothing over.
+    #[error("pid {pid} was not heard since it was adopted")]
+    Unheard {
+        /// Which one.
+        pid: i32,
+    },
     /// The operating system did not start the program.
     #[error("cannot start {program:?}")]
     Start {

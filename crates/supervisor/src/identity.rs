@@ -3,7 +3,6 @@
 //! A pid alone says nothing: it is given to another process as soon as its owner is gone. Together with the boot and
 //! the start time it names one process for ever, because the kernel does not go through all pids within one tick.
 
-use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
@@ -120,31 +119,6 @@ pub(crate) fn parent(pid: i32) -> Option<i32> {
     text.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
 }
 
-/// Whether a process listens for TCP connections; `None` when that cannot be known.
-pub(crate) fn listens(pid: i32) -> Option<bool> {
-    let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
-    let inode = |entry: io::Result<std::fs::DirEntry>| {
-        let target = std::fs::read_link(entry.ok()?.path()).ok()?;
-        target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse::<u64>().ok()
-    };
-    let sockets: HashSet<u64> = descriptors.filter_map(inode).collect();
-    // It has a network namespace, which need not be ours.
-    let tables = ["tcp", "tcp6"].map(|table| std::fs::read_to_string(format!("/proc/{pid}/net/{table}")));
-    if tables.iter().all(Result::is_err) {
-        return None;
-    }
-    let mut listening = tables.iter().flatten().flat_map(|table| table.lines()).filter_map(listening_inode);
-    Some(listening.any(|inode| sockets.contains(&inode)))
-}
-
-/// The inode in a line of `/proc/net/tcp`, when it is the one of a socket that listens.
-fn listening_inode(line: &str) -> Option<u64> {
-    let mut fields = line.split_ascii_whitespace().skip(3);
-    let state = fields.next()?;
-    let inode = fields.nth(5)?.parse().ok()?;
-    (state == "0A").then_some(inode)
-}
-
 /// All processes the kernel shows, in no order.
 pub(crate) fn all_processes() -> impl Iterator<Item = i32> {
     std::fs::read_dir("/proc")
@@ -164,21 +138,6 @@ mod tests {
         assert_eq!(Stat::parse(line), Some(Stat { state: b'S', group: 42, session: 41, start: 987_654 }));
         assert_eq!(Stat::parse(b"42 (short) S 1"), None);
         assert_eq!(Stat::parse(b""), None);
-    }
-
-    #[test]
-    fn who_listens_is_known_by_the_tables_of_the_kernel() {
-        let line =
-            "   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4711 1 0 100";
-        assert_eq!(listening_inode(line), Some(4711));
-        assert_eq!(listening_inode(&line.replace(" 0A ", " 01 ")), None);
-        assert_eq!(listening_inode("  sl  local_address rem_address   st tx_queue rx_queue tr tm->when"), None);
-        let _listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        assert_eq!(listens(i32::try_from(std::process::id()).unwrap()), Some(true));
-        let mut other = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
-        assert_eq!(listens(i32::try_from(other.id()).unwrap()), Some(false));
-        other.kill().unwrap();
-        other.wait().unwrap();
     }
 
     #[test]

@@ -17,6 +17,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use lictor_task::descriptors;
 use parking_lot::Mutex;
@@ -39,6 +40,10 @@ const LONGEST_VALUE: usize = 1024;
 const MOST_FIELDS: usize = 64;
 /// Fields meant for the owner start with this.
 const FIELD_PREFIX: &str = "X_LICTOR_";
+
+/// How long nothing must be heard of a process that repeats everything every 10 seconds until that is remarkable: a message
+/// may be lost, and a machine be busy.
+pub(crate) const UNHEARD: Duration = Duration::from_secs(25);
 
 /// What a process has said of itself since it was started.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -93,6 +98,8 @@ pub(crate) struct Registry(Arc<Mutex<HashMap<i32, Reporter>>>);
 struct Reporter {
     id: String,
     said: watch::Sender<Said>,
+    /// When it was last heard.
+    heard: Arc<Mutex<Option<Instant>>>,
     /// Where its sockets are kept; `None` once another process has taken over from it.
     kept: Option<Kept>,
 }
@@ -101,8 +108,11 @@ impl Registry {
     /// Expects messages from the session of `pid`, which runs as `id` and may leave sockets with `kept`.
     pub(crate) fn expect(&self, id: &str, pid: i32, said: Said, kept: &Kept) -> Expected {
         let (sender, receiver) = watch::channel(said);
-        self.0.lock().insert(pid, Reporter { id: id.to_owned(), said: sender, kept: Some(kept.clone()) });
-        Expected { registry: self.clone(), pid, said: receiver }
+        let heard = Arc::<Mutex<Option<Instant>>>::default();
+        let reporter =
+            Reporter { id: id.to_owned(), said: sender, heard: Arc::clone(&heard), kept: Some(kept.clone()) };
+        self.0.lock().insert(pid, reporter);
+        Expected { registry: self.clone(), pid, said: receiver, since: Instant::now(), heard }
     }
 
     /// The id under which a process, or the leader of its session, is supervised, and the pid of that one.
@@ -122,7 +132,11 @@ impl Registry {
                 tracing::debug!("supervisor: a message of process {sender}, which is not supervised, is ignored");
                 return descriptors::close(sockets);
             };
-            reporter.said.send_if_modified(|said| said.hear(&message));
+            let now = Instant::now();
+            let before = reporter.heard.lock().replace(now);
+            // That it speaks again is news, whatever it says.
+            let was_unheard = before.is_none_or(|before| now.duration_since(before) >= UNHEARD);
+            reporter.said.send_if_modified(|said| said.hear(&message) || was_unheard);
             reporter.kept.clone().map(|kept| (kept, reporter.id.clone()))
         };
         match kept {
@@ -164,9 +178,17 @@ pub(crate) struct Expected {
     registry: Registry,
     pid: i32,
     pub(crate) said: watch::Receiver<Said>,
+    /// Since when it is expected.
+    pub(crate) since: Instant,
+    heard: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Expected {
+    /// When it was last heard; `None` when it was not yet.
+    pub(crate) fn last_heard(&self) -> Option<Instant> {
+        *self.heard.lock()
+    }
+
     /// What this process says of sockets no longer counts: another one has them now.
     pub(crate) fn keep_no_more_sockets(&self) {
         if let Some(reporter) = self.registry.0.lock().get_mut(&self.pid) {
@@ -245,7 +267,7 @@ impl Ear {
         let Ear { socket, path } = self;
         let socket = Arc::new(socket);
         loop {
-            let heard = match socket.readable().await {
+            let heard = match socket.readable().await.and_then(|()| descriptors::may_receive()) {
                 Ok(()) => {
                     let socket = Arc::clone(&socket);
                     let receiving = descriptors::apart(move || socket.try_io(Interest::READABLE, || receive(&socket)));
@@ -259,7 +281,7 @@ impl Ear {
                 Err(error) => {
                     tracing::warn!("supervisor: cannot receive readiness messages on {path:?}: {error}");
                     // An error that stays must not become a busy loop.
-                    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                    tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             }
         }
@@ -398,10 +420,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_descriptor_whose_closing_sleeps_keeps_nobody_waiting() {
-        use std::io::Write;
-        use std::time::{Duration, Instant};
-
         use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sockopt};
+        use std::io::Write;
 
         const LINGER: Duration = Duration::from_secs(120);
         let directory = tempfile::tempdir().unwrap();

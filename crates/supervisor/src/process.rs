@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use lictor_task::Stop;
 use lictor_task::clock;
 use rustix::process::Signal;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use crate::adopt::{self, Found, MARK};
 use crate::error::Error;
@@ -19,7 +19,7 @@ use crate::identity::{self, Identity};
 use crate::kept::Kept;
 use crate::launch::{self, Bond, Launched};
 use crate::machine::{Action, Event, Machine, Phase, Policy};
-use crate::notify::{Expected, Said};
+use crate::notify::{Expected, Said, UNHEARD};
 use crate::record::{Record, Role};
 use crate::retired::{self, Ending, Retired};
 use crate::session::{Exit, Parent, Session};
@@ -49,11 +49,33 @@ pub(crate) struct Live {
 }
 
 impl Live {
+    /// Since when nothing was heard of a process that reports now and then; `None` while that is as it should be.
+    fn unheard_since(&self) -> Option<Instant> {
+        match (self.record.hands_over, self.expected.last_heard()) {
+            (false, _) => None,
+            // It does not know of us yet, or has no way to us.
+            (true, None) if self.adopted => Some(self.expected.since),
+            (true, last) => Some(last.unwrap_or(self.expected.since)).filter(|last| last.elapsed() >= UNHEARD),
+        }
+    }
+
+    /// When that changes unless it is heard.
+    fn unheard_at(&self) -> Option<Instant> {
+        let reports = self.record.hands_over && self.unheard_since().is_none();
+        reports.then(|| self.expected.last_heard().unwrap_or(self.expected.since) + UNHEARD)
+    }
+
     /// Waits for its end.
     fn ended(&self) -> Work {
         let (session, id) = (Arc::clone(&self.session), self.record.id.clone());
         Box::pin(async move { Outcome::Ended(session.ended(&id).await) })
     }
+}
+
+/// A process that an earlier agent started and that is known now.
+fn tell_adopted(live: &Live) {
+    let (id, pid, age) = (&live.record.id, live.session.pid(), rounded(live.since.elapsed()));
+    tracing::info!("supervisor: {id}: adopted pid {pid}, running for {age:?}");
 }
 
 /// What a start was answered with.
@@ -75,15 +97,20 @@ struct Next {
     /// `None` while its start is under way.
     live: Option<Live>,
     work: Work,
+    /// Tells a start that waits for sockets to wait no longer. Dropped, it tells that nobody needs it any more.
+    go_on: Option<oneshot::Sender<()>>,
 }
 
 /// How long a new process may take to take sockets over before they are closed: connections must not wait for nobody.
 const INHERITANCE: Duration = Duration::from_secs(10);
 
-/// How long a successor's start may wait for the sockets it is to inherit. A process sends them again when it notices
-/// that its agent was restarted.
-const SOCKETS_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a successor's start may wait for the sockets it is to inherit from an adopted process. That one sends them again
+/// when it notices that its agent was restarted, at the latest with its reminder, every 10 seconds.
+const SOCKETS_PATIENCE: Duration = Duration::from_secs(15);
 const SOCKETS_LOOK: Duration = Duration::from_millis(50);
+
+/// How often it is tried again to find out whether a process of an earlier agent runs.
+const UNSURE_LOOK: Duration = Duration::from_secs(1);
 
 /// How often the connections of draining processes are looked at.
 const DRAINING_LOOK: Duration = Duration::from_secs(1);
@@ -111,6 +138,8 @@ pub(crate) struct Process {
     starts: u32,
     /// Whether the record of an earlier agent was looked at.
     looked: bool,
+    /// Records of an earlier agent of which it could not be told whether their processes run.
+    unsure: Vec<Record>,
     refusal: Option<String>,
     last_exit: Option<LastExit>,
     next_try_unix_ms: Option<i64>,
@@ -138,6 +167,7 @@ impl Process {
             handover: Handover::None,
             starts: 0,
             looked: false,
+            unsure: Vec::new(),
             refusal: None,
             last_exit: None,
             next_try_unix_ms: None,
@@ -149,6 +179,7 @@ impl Process {
     pub(crate) fn adopting(mut self, family: Family) -> Process {
         self.looked = true;
         let Family { current, retired, unneeded, .. } = family;
+        current.iter().chain(&retired).chain(&unneeded).for_each(tell_adopted);
         if let Some(live) = current {
             self.step(Event::Adopted { since: live.since });
             self.fingerprint = Some(live.record.spec.clone());
@@ -165,8 +196,48 @@ impl Process {
         self
     }
 
+    /// Begins with records of which it cannot be told now whether their processes run.
+    pub(crate) fn unsure_of(mut self, records: Vec<Record>) -> Process {
+        self.unsure = records;
+        self
+    }
+
+    /// Waits until it can be told what of an earlier agent runs. Nothing is started before, because it might be the second.
+    async fn find_out(&mut self) -> Family {
+        loop {
+            let (house, records) = (Arc::clone(&self.house), self.unsure.clone());
+            let looking = tokio::task::spawn_blocking(move || Family::of(&house, records));
+            let cause = match looking.await {
+                Ok(Ok(family)) => return family,
+                Ok(Err(error)) => error.chain(),
+                Err(error) if error.is_panic() => "the look panicked".to_owned(),
+                // The runtime goes down.
+                Err(_) => std::future::pending().await,
+            };
+            if self.refusal.as_ref() != Some(&cause) {
+                tracing::error!("supervisor: {}: {cause}; nothing is started until that is known", self.id);
+            }
+            self.house.publish(
+                &self.id,
+                Status {
+                    state: State::Failed,
+                    since_unix_ms: unix_ms(),
+                    refused: Some(cause.clone()),
+                    ..Status::default()
+                },
+            );
+            self.refusal = Some(cause);
+            tokio::time::sleep(UNSURE_LOOK).await;
+        }
+    }
+
     /// Runs until the process is neither wanted nor there, or the scope stops and leaves it as it is.
     pub(crate) async fn run(mut self, stop: Stop) {
+        if !self.unsure.is_empty() {
+            let Some(family) = stop.or_stopped(self.find_out()).await else { return };
+            self.refusal = None;
+            self = self.adopting(family);
+        }
         // What the owner said before this task began.
         self.heed();
         loop {
@@ -204,7 +275,8 @@ impl Process {
     fn deadline(&self) -> Option<Instant> {
         let retired = self.retired.iter().filter_map(Retired::deadline);
         let look = (!self.retired.is_empty()).then(|| Instant::now() + DRAINING_LOOK);
-        retired.chain(self.machine.deadline()).chain(self.kept_until).chain(look).min()
+        let unheard = self.live.as_ref().and_then(Live::unheard_at);
+        retired.chain(self.machine.deadline()).chain(self.kept_until).chain(look).chain(unheard).min()
     }
 
     fn tick(&mut self) {
@@ -346,7 +418,8 @@ impl Process {
         let adopted = self.live.as_ref().filter(|live| live.adopted);
         let Some(live) = adopted.filter(|live| live.expected.said.borrow().is_silent()) else { return };
         tracing::warn!(
-            "supervisor: {}: pid {} was not heard since it was adopted, so it is stopped and started anew",
+            "supervisor: {}: pid {} was not heard since it was adopted and can hand nothing over, so it is stopped and \
+             started anew",
             self.id,
             live.session.pid()
         );
@@ -383,7 +456,7 @@ impl Process {
         let look = !std::mem::replace(&mut self.looked, true);
         let (house, kept) = (Arc::clone(&self.house), self.kept.clone());
         self.work = Some(self.starting(move |spec| {
-            let runs_already = if look { house.take_over(&spec.id) } else { None };
+            let runs_already = if look { house.take_over(&spec.id)? } else { None };
             match runs_already {
                 Some(live) => Ok(live),
                 None => start(&house, spec, fingerprint, Role::Current, &kept),
@@ -400,15 +473,35 @@ impl Process {
         self.handover = Handover::UnderWay { pid: None };
         let (house, kept, fingerprint) = (Arc::clone(&self.house), self.kept.clone(), Fingerprint::of(&spec));
         let waited_for = self.kept.clone();
+        let program = spec.program.clone();
+        // One that we have started has sent its sockets before it was ready.
+        let adopted = self.live.as_ref().filter(|live| live.adopted);
+        let adopted = adopted.map(|live| (live.session.pid(), live.expected.said.clone()));
         let starting = self.starting(move |spec| start(&house, spec, fingerprint, Role::Successor, &kept));
+        let (go_on, told) = oneshot::channel();
         let work = Box::pin(async move {
-            let patience = Instant::now() + SOCKETS_PATIENCE;
-            while waited_for.is_empty() && Instant::now() < patience {
-                tokio::time::sleep(SOCKETS_LOOK).await;
+            let Some((pid, said)) = adopted else { return starting.await };
+            let sockets = async {
+                while waited_for.is_empty() {
+                    tokio::time::sleep(SOCKETS_LOOK).await;
+                }
+            };
+            let failed = |error| Outcome::Answered(Box::new(Answer::Failed(error)));
+            tokio::select! {
+                biased;
+                told = told => if told.is_err() {
+                    let source = std::io::Error::other("it is not needed any more");
+                    return failed(Error::Start { program, source });
+                },
+                waited = tokio::time::timeout(SOCKETS_PATIENCE, sockets) => {
+                    if waited.is_err() && said.borrow().is_silent() {
+                        return failed(Error::Unheard { pid });
+                    }
+                }
             }
             starting.await
         });
-        self.next = Some(Next { live: None, work });
+        self.next = Some(Next { live: None, work, go_on: Some(go_on) });
     }
 
     /// One start, on a thread that may block.
@@ -434,10 +527,8 @@ impl Process {
 
     /// The successor is what runs from now on; what ran, if it still does, lets its connections end.
     fn promote(&mut self) {
-        let Some(Next { live: Some(mut live), work }) = self.next.take() else { return };
+        let Some(Next { live: Some(mut live), work, .. }) = self.next.take() else { return };
         let old_work = self.work.replace(work);
-        let successor = live.record.clone();
-        live.record.role = Role::Current;
         let mut unnoted = None;
         let mut before = None;
         if let (Some(mut old), Some(old_work)) = (self.live.take(), old_work) {
@@ -459,8 +550,7 @@ impl Process {
             }
             self.retired.push(Retired::draining(old, old_work));
         }
-        if self.house.write_record(&live.record) {
-            self.house.remove_record(&successor);
+        if self.make_current(&mut live) {
             // Which has made room.
             if let Some(record) = &unnoted {
                 self.house.write_record(record);
@@ -470,9 +560,6 @@ impl Process {
             // successor alone says what is.
             self.house.remove_record(&before);
         }
-        if let Some(path) = self.spec.as_ref().and_then(|spec| spec.pid_file.as_deref()) {
-            launch::write_pid_file(&self.id, path, live.session.pid());
-        }
         self.fingerprint = Some(live.record.spec.clone());
         self.live = Some(live);
         self.handover = Handover::None;
@@ -481,8 +568,22 @@ impl Process {
         self.heed();
     }
 
+    /// A successor is what runs from now on: its record and the pid file say so. `false` when the record cannot.
+    fn make_current(&self, live: &mut Live) -> bool {
+        let successor = live.record.clone();
+        live.record.role = Role::Current;
+        let recorded = self.house.write_record(&live.record);
+        if recorded {
+            self.house.remove_record(&successor);
+        }
+        if let Some(path) = self.spec.as_ref().and_then(|spec| spec.pid_file.as_deref()) {
+            launch::write_pid_file(&self.id, path, live.session.pid());
+        }
+        recorded
+    }
+
     fn drop_successor(&mut self) {
-        if let Some(Next { live, work }) = self.next.take() {
+        if let Some(Next { live, work, .. }) = self.next.take() {
             self.retired.push(Retired::unneeded(live, work, self.ending()));
         }
         if matches!(self.handover, Handover::UnderWay { .. }) {
@@ -505,6 +606,11 @@ impl Process {
                     (next.work, next.live) = (live.ended(), Some(*live));
                     self.next = Some(next);
                     self.step(Event::Started);
+                }
+                Answer::Failed(Error::Unheard { .. }) => {
+                    self.handover = Handover::None;
+                    self.step(Event::StartFailed { spread: fastrand::f64() });
+                    self.give_up_who_is_not_heard();
                 }
                 Answer::Failed(error) => {
                     self.handover_failed(error.chain());
@@ -569,12 +675,16 @@ impl Process {
 
     fn answered(&mut self, answer: Answer) {
         match answer {
-            Answer::Started(live) => {
+            Answer::Started(mut live) => {
                 let pid = live.session.pid();
-                if !live.adopted
-                    && let Some(spec) = &self.spec
-                {
-                    tracing::info!("supervisor: {}: started {:?}, pid {pid}", self.id, spec.program);
+                if live.record.role == Role::Successor {
+                    // What it was to take over from ended before it was there.
+                    self.make_current(&mut live);
+                }
+                match &self.spec {
+                    _ if live.adopted => tell_adopted(&live),
+                    Some(spec) => tracing::info!("supervisor: {}: started {:?}, pid {pid}", self.id, spec.program),
+                    None => {}
                 }
                 self.fingerprint = Some(live.record.spec.clone());
                 self.watch(*live);
@@ -583,10 +693,17 @@ impl Process {
                 self.heed();
             }
             Answer::Failed(error) => {
+                if matches!(error, Error::Unsure { .. } | Error::Unread { .. }) {
+                    // It is looked for again before anything is started.
+                    self.looked = false;
+                }
                 let exit = Exit::NotStarted(error.chain());
                 self.remember_exit(exit.clone(), Duration::ZERO, Vec::new());
                 self.step(Event::StartFailed { spread: fastrand::f64() });
-                tracing::warn!("supervisor: {}: {exit}{}", self.id, self.next());
+                // It is tried at once a few times; that is one failure, to be told once.
+                if !matches!(self.machine.phase(), Phase::Starting { .. }) {
+                    tracing::warn!("supervisor: {}: {exit}{}", self.id, self.next());
+                }
             }
         }
     }
@@ -622,7 +739,10 @@ impl Process {
         if matches!(self.machine.phase(), Phase::Starting { .. })
             && let Some(next) = self.next.take()
         {
-            // The successor that is being started is all there will be.
+            // The successor that is being started is all there will be, and no more sockets come.
+            if let Some(go_on) = next.go_on {
+                let _ = go_on.send(());
+            }
             self.work = Some(next.work);
             self.handover = Handover::None;
         }
@@ -689,9 +809,16 @@ impl Process {
             Some(live) if live.adopted && self.published.since_unix_ms == 0 => live.record.started_unix_ms,
             _ => unix_ms(),
         };
+        let unheard = self.live.as_ref().and_then(Live::unheard_since);
+        let unheard_since_unix_ms = unheard.map(|since| {
+            // Said once: clocks differ by a little each time.
+            let before = self.published.unheard_since_unix_ms;
+            before.unwrap_or_else(|| unix_ms() - millis(since.elapsed()))
+        });
         let status = Status {
             state,
             since_unix_ms,
+            unheard_since_unix_ms,
             pid: self.live.as_ref().and_then(|live| u32::try_from(live.session.pid()).ok()),
             started_unix_ms: self.live.as_ref().map(|live| live.record.started_unix_ms),
             adopted: self.live.as_ref().is_some_and(|live| live.adopted),
@@ -814,8 +941,9 @@ fn start(house: &House, spec: &Spec, fingerprint: Fingerprint, role: Role, kept:
     Ok(Live { session, expected, record, since, adopted: false, limits, kept: own, log_positions })
 }
 
-/// Takes charge of the process of `record` if it runs and is ours; forgets the record otherwise.
-pub(crate) fn adopt(house: &House, mut record: Record) -> Option<Live> {
+/// Takes charge of the process of `record` if it runs and is ours; forgets the record otherwise. An error when that cannot be
+/// told now: the record stays, and nothing must be started beside what may run.
+pub(crate) fn adopt(house: &House, mut record: Record) -> Result<Option<Live>, Error> {
     if house.bond == Bond::DiesWithUs && !record.bound {
         // It would outlive us, which it shall not any more: it is replaced when it is wanted.
         record.spec = Fingerprint::of_nothing();
@@ -823,7 +951,8 @@ pub(crate) fn adopt(house: &House, mut record: Record) -> Option<Live> {
     let mark = adopt::mark(&house.name, &record.id);
     let pid = record.identity.pid;
     match adopt::find(&record.identity, &house.boot, &mark, record.uid.unwrap_or(house.user)) {
-        Found::Ours(pidfd) => return take_charge(house, record, pidfd),
+        Found::Ours(pidfd) => return take_charge(house, record, pidfd).map(Some),
+        Found::Unknown(source) => return Err(Error::Unsure { pid, source }),
         Found::Gone => {
             tracing::info!("supervisor: {}: pid {pid} of the last agent is gone", record.id);
             if let Some(path) = &record.pid_file {
@@ -835,19 +964,16 @@ pub(crate) fn adopt(house: &House, mut record: Record) -> Option<Live> {
         }
     }
     house.remove_record(&record);
-    None
+    Ok(None)
 }
 
 /// Takes charge of a process held by `pidfd`.
-pub(crate) fn take_charge(house: &House, record: Record, pidfd: std::os::fd::OwnedFd) -> Option<Live> {
-    let pid = rustix::process::Pid::from_raw(record.identity.pid)?;
-    let session = match Session::new(pid, record.identity.start, Parent::Other, pidfd, None) {
-        Ok(session) => Arc::new(session),
-        Err(error) => {
-            tracing::error!("supervisor: {}: cannot watch pid {}: {error}", record.id, record.identity.pid);
-            return None;
-        }
-    };
+pub(crate) fn take_charge(house: &House, record: Record, pidfd: std::os::fd::OwnedFd) -> Result<Live, Error> {
+    let unsure = |source| Error::Unsure { pid: record.identity.pid, source };
+    let pid = rustix::process::Pid::from_raw(record.identity.pid)
+        .ok_or_else(|| unsure(std::io::ErrorKind::InvalidInput.into()))?;
+    let session = Session::new(pid, record.identity.start, Parent::Other, pidfd, None).map_err(unsure)?;
+    let session = Arc::new(session);
     if let Some(group) = Group::of(&house.name, record.identity.pid) {
         session.set_group(group);
     }
@@ -860,8 +986,7 @@ pub(crate) fn take_charge(house: &House, record: Record, pidfd: std::os::fd::Own
     let age = Duration::from_millis(u64::try_from(unix_ms() - record.started_unix_ms).unwrap_or(0));
     let now = Instant::now();
     let since = now.checked_sub(age).unwrap_or(now);
-    tracing::info!("supervisor: {}: adopted pid {}, running for {:?}", record.id, record.identity.pid, rounded(age));
-    Some(Live { session, expected, record, since, adopted: true, limits: None, kept, log_positions: Vec::new() })
+    Ok(Live { session, expected, record, since, adopted: true, limits: None, kept, log_positions: Vec::new() })
 }
 
 /// Gives a running process other limits than it had. Blocks.
@@ -915,7 +1040,7 @@ async fn finished(work: &mut Option<Work>) -> Outcome {
 
 /// What became of the successor's start or of the successor; `None` when it has said something.
 async fn successor(next: &mut Option<Next>) -> Option<Outcome> {
-    let Some(Next { live, work }) = next else { return std::future::pending().await };
+    let Some(Next { live, work, .. }) = next else { return std::future::pending().await };
     tokio::select! {
         biased;
         outcome = work => Some(outcome),

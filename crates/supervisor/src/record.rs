@@ -126,16 +126,17 @@ impl Records {
 
     /// All records there are. One that cannot be understood is put aside with a warning: it must not keep the others
     /// from being found.
-    pub(crate) fn read_all(&self) -> io::Result<Vec<Record>> {
+    pub(crate) fn read_all(&self) -> Result<Vec<Record>, Error> {
         let mut records = Vec::new();
-        for entry in fs::read_dir(&self.directory)? {
-            let path = entry?.path();
+        let failed = |source| Error::Directory { path: self.directory.clone(), source };
+        for entry in fs::read_dir(&self.directory).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
             match path.extension().and_then(|extension| extension.to_str()) {
                 // Left by a crash while writing; the record it would have replaced is still there.
                 Some("tmp") => {
                     let _ = fs::remove_file(&path);
                 }
-                Some("json") => match self.read(&path) {
+                Some("json") => match self.read(&path)? {
                     Ok(record) => records.push(record),
                     Err(cause) => put_aside(&path, &cause),
                 },
@@ -146,13 +147,21 @@ impl Records {
     }
 
     /// The record of what runs as `id`, if there is one that can be understood.
-    pub(crate) fn find(&self, id: &str) -> Option<Record> {
-        self.read(&self.directory.join(format!("{}.json", file_name(id)))).ok()
+    pub(crate) fn find(&self, id: &str) -> Result<Option<Record>, Error> {
+        self.read(&self.directory.join(format!("{}.json", file_name(id)))).map(Result::ok)
     }
 
-    fn read(&self, path: &Path) -> Result<Record, String> {
-        let text = fs::read(path).map_err(|error| error.to_string())?;
-        let record: Record = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
+    /// A record, or why it cannot be understood. An error when it could not be read now and may be another time.
+    fn read(&self, path: &Path) -> Result<Result<Record, String>, Error> {
+        match fs::read(path) {
+            Ok(text) => Ok(self.parse(path, &text)),
+            Err(source) if may_pass(&source) => Err(Error::Unread { path: path.to_owned(), source }),
+            Err(error) => Ok(Err(error.to_string())),
+        }
+    }
+
+    fn parse(&self, path: &Path, text: &[u8]) -> Result<Record, String> {
+        let record: Record = serde_json::from_slice(text).map_err(|error| error.to_string())?;
         if record.version != VERSION {
             return Err(format!("version {} is unknown", record.version));
         }
@@ -171,6 +180,11 @@ impl Records {
             Role::Retired { .. } => format!("{name}~{}.json", record.identity.pid),
         })
     }
+}
+
+/// Whether an error says that something ran short, and nothing of the file.
+fn may_pass(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EINTR | libc::EAGAIN))
 }
 
 /// Replaces the text of a file that is there, which takes no room: it stays within the blocks that the file has. Blanks
@@ -288,7 +302,7 @@ mod tests {
             records.write(&Record { role, ..record("web") }).unwrap();
         }
         assert_eq!(records.read_all().unwrap().len(), 3);
-        assert_eq!(records.find("web").unwrap().role, Role::Current);
+        assert_eq!(records.find("web").unwrap().unwrap().role, Role::Current);
         records.remove(&Record { role: Role::Successor, ..record("web") }).unwrap();
         let mut left: Vec<Role> = records.read_all().unwrap().into_iter().map(|record| record.role).collect();
         left.sort_by_key(|role| *role != Role::Current);
@@ -324,7 +338,7 @@ mod tests {
         let path = directory.path().join("web.json");
         let length = fs::metadata(&path).unwrap().len();
         write_over(&path, serde_json::to_vec(&short).unwrap()).unwrap();
-        assert_eq!(records.find("web").unwrap(), short);
+        assert_eq!(records.find("web").unwrap(), Some(short.clone()));
         assert_eq!(fs::metadata(&path).unwrap().len(), length);
         assert!(write_over(&path, vec![b' '; 100_000]).is_err());
         assert!(write_over(&directory.path().join("db.json"), Vec::new()).is_err(), "there is none");

@@ -69,6 +69,9 @@ pub struct Status {
     pub since_unix_ms: i64,
     /// Its pid, while there is a process.
     pub pid: Option<u32>,
+    /// Since when nothing was heard of a process that reports now and then, in milliseconds since the Unix epoch; `None`
+    /// while it is heard as it should be, and for programs that report nothing.
+    pub unheard_since_unix_ms: Option<i64>,
     /// The start of that process, in milliseconds since the Unix epoch.
     pub started_unix_ms: Option<i64>,
     /// Whether it was started by an earlier agent.

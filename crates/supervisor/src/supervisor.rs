@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use lictor_task::Scope;
+use lictor_task::{Scope, listening};
 use parking_lot::Mutex;
 use rustix::fs::FlockOperation;
 use tokio::sync::watch;
@@ -114,6 +114,17 @@ pub(crate) struct Family {
 }
 
 impl Family {
+    /// What of these records of one id runs. An error when that cannot be told of all of them now.
+    pub(crate) fn of(house: &House, records: Vec<Record>) -> Result<Family, Error> {
+        let mut family = Family::default();
+        for record in records {
+            if let Some(live) = process::adopt(house, record)? {
+                family.take(live);
+            }
+        }
+        Ok(family.settle(house))
+    }
+
     fn take(&mut self, live: Live) {
         match live.record.role {
             Role::Current => self.current = Some(live),
@@ -149,8 +160,8 @@ impl Family {
     fn take_unrecorded(&mut self, house: &House, found: Unrecorded) {
         let now = process::unix_ms();
         let draining = Role::Retired { until_unix_ms: now + USUAL_DRAIN_MS };
-        let listens = identity::listens(found.identity.pid);
-        let drains = |current: &Live| identity::listens(current.record.identity.pid) == Some(false);
+        let listens = listening::listens(found.identity.pid);
+        let drains = |current: &Live| listening::listens(current.record.identity.pid) == Some(false);
         let takes_over = listens == Some(true)
             && self.current.as_ref().is_some_and(|current| current.record.hands_over && drains(current));
         if takes_over && let Some(mut old) = self.current.take() {
@@ -169,7 +180,11 @@ impl Family {
         let record = Record::new(found.id, found.identity, Fingerprint::of_nothing(), now);
         let record = Record { role, hands_over: true, ..record };
         house.write_record(&record);
-        let Some(live) = process::take_charge(house, record, found.pidfd) else { return };
+        let id = record.id.clone();
+        let live = match process::take_charge(house, record, found.pidfd) {
+            Ok(live) => live,
+            Err(error) => return tracing::error!("supervisor: {id}: {}", error.chain()),
+        };
         match role {
             Role::Current => self.current = Some(live),
             _ if role == draining => self.retired.push(live),
@@ -245,7 +260,7 @@ impl Supervisor {
             }
         };
         let found = match &records {
-            Some(records) => records.read_all().map_err(in_directory)?,
+            Some(records) => records.read_all()?,
             None => Vec::new(),
         };
         let house = Arc::new(House {
@@ -290,32 +305,41 @@ impl Supervisor {
         // One of each, before any is adopted: two of one process would get into each other's way.
         let (found, superseded) = record::one_of_each(found.into_iter().filter(may_adopt).collect());
         superseded.iter().for_each(|record| house.remove_record(record));
-        let mut known = BTreeMap::<String, Family>::new();
+        let mut by_id = BTreeMap::<String, Vec<Record>>::new();
         for record in found {
-            let id = record.id.clone();
-            if let Some(live) = process::adopt(house, record) {
-                known.entry(id).or_default().take(live);
+            by_id.entry(record.id.clone()).or_default().push(record);
+        }
+        let (mut known, mut unsure) = (BTreeMap::new(), BTreeMap::new());
+        for (id, records) in by_id {
+            match Family::of(house, records.clone()) {
+                Ok(family) => drop(known.insert(id, family)),
+                // All of one id or none: who is what to each other shows only when they are known together.
+                Err(_) => drop(unsure.insert(id, records)),
             }
         }
-        let mut known: BTreeMap<_, _> = known.into_iter().map(|(id, family)| (id, family.settle(house))).collect();
         if house.records.is_some() && reason.is_none() {
             // Of our own user only: the mark of another one's process proves nothing.
-            let recorded: Vec<&Record> = known.values().flat_map(Family::records).collect();
-            for found in adopt::unrecorded(&house.name, &house.boot, house.user, &recorded) {
+            let recorded = known.values().flat_map(Family::records).chain(unsure.values().flatten());
+            let recorded: Vec<&Record> = recorded.collect();
+            let found = adopt::unrecorded(&house.name, &house.boot, house.user, &recorded);
+            for found in found.into_iter().filter(|found| !unsure.contains_key(&found.id)) {
                 tracing::warn!("supervisor: {}: pid {} runs without a record", found.id, found.identity.pid);
                 known.entry(found.id.clone()).or_default().take_unrecorded(house, found);
             }
         }
-        for (id, family) in known {
-            self.adopt(id, family);
+        for (id, family) in known.into_iter().filter(|(_, family)| family.records().next().is_some()) {
+            self.adopt(id, |process| process.adopting(family));
+        }
+        for (id, records) in unsure {
+            self.adopt(id, |process| process.unsure_of(records));
         }
     }
 
-    fn adopt(&self, id: String, family: Family) {
+    fn adopt(&self, id: String, begin: impl FnOnce(Process) -> Process) {
         let mut handles = self.house.handles.lock();
         let (handle, desired) = Handle::new(Wish::Undeclared);
         handles.by_id.insert(id.clone(), handle);
-        self.spawn(Process::new(Arc::clone(&self.house), id, desired).adopting(family));
+        self.spawn(begin(Process::new(Arc::clone(&self.house), id, desired)));
     }
 
     fn spawn(&self, process: Process) {
@@ -486,9 +510,12 @@ impl House {
     }
 
     /// Takes charge of what an earlier supervisor left running as `id`, if anything.
-    pub(crate) fn take_over(&self, id: &str) -> Option<Live> {
-        let record = self.records.as_ref()?.find(id)?;
-        process::adopt(self, record)
+    pub(crate) fn take_over(&self, id: &str) -> Result<Option<Live>, Error> {
+        let Some(records) = &self.records else { return Ok(None) };
+        match records.find(id)? {
+            Some(record) => process::adopt(self, record),
+            None => Ok(None),
+        }
     }
 
     /// A process that cannot be recorded is started all the same when nothing else runs: its mark finds it, and traffic

@@ -20,6 +20,7 @@ use lictor_task::Scope;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
 const IDS: [&str; 3] = ["a", "b", "c"];
+const MANY: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
 const MS: Duration = Duration::from_millis(1);
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -49,6 +50,12 @@ fn main() {
             println!("test a_process_without_a_record_is_found_beside_a_recorded_one_of_its_id ... ok");
             sockets_are_kept_only_for_programs_that_hand_over();
             println!("test sockets_are_kept_only_for_programs_that_hand_over ... ok");
+            a_successor_whose_predecessor_dies_before_it_is_there_is_recorded_as_what_runs();
+            println!("test a_successor_whose_predecessor_dies_before_it_is_there_is_recorded_as_what_runs ... ok");
+            an_adopted_process_may_send_its_sockets_as_late_as_its_reminder();
+            println!("test an_adopted_process_may_send_its_sockets_as_late_as_its_reminder ... ok");
+            a_supervisor_out_of_descriptors_starts_nothing_beside_what_runs();
+            println!("test a_supervisor_out_of_descriptors_starts_nothing_beside_what_runs ... ok");
         }
     }
 }
@@ -56,12 +63,16 @@ fn main() {
 /// Plays the supervisor: wants each of [`IDS`] that `seed` picks, some with a definition that differs from the last.
 fn supervise(home: &Path, seed: &str) -> ! {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    if seed == "starved" {
+        runtime.block_on(starve(home));
+    }
     runtime.block_on(async {
         let lifetime = if seed == "ephemeral" { Lifetime::Ephemeral } else { Lifetime::Persistent };
         let supervisor = open(home, lifetime);
         match seed {
             "report" => supervisor.want(reporter(home)),
             "ephemeral" => supervisor.want(holder(home, "a", 0)),
+            "all" => MANY.iter().for_each(|id| supervisor.want(holder(home, id, 0))),
             _ => {
                 let mut random = fastrand::Rng::with_seed(seed.parse().unwrap());
                 for id in IDS {
@@ -77,23 +88,55 @@ fn supervise(home: &Path, seed: &str) -> ! {
     unreachable!()
 }
 
+/// Plays a supervisor that begins with too few descriptors for what runs, and gets more later. What it tells is told by folders:
+/// they need no descriptor.
+async fn starve(home: &Path) -> ! {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let before = getrlimit(Resource::Nofile);
+    let used = fs::read_dir("/proc/self/fd").unwrap().count() as u64;
+    // Two for lock and socket, one for the first process, and one to look at it.
+    setrlimit(Resource::Nofile, Rlimit { current: Some(used + 4), ..before }).unwrap();
+    let supervisor = open(home, Lifetime::Persistent);
+    MANY.iter().for_each(|id| supervisor.want(holder(home, id, 0)));
+    supervisor.settled();
+    let mut statuses = supervisor.statuses();
+    let in_doubt = |status: &Status| status.state == State::Failed && status.refused.is_some();
+    let _ = statuses.wait_for(|all| all.len() == MANY.len() && all.values().any(in_doubt)).await;
+    fs::create_dir(home.join("starved")).unwrap();
+    while !home.join("relief").is_dir() {
+        tokio::time::sleep(5 * MS).await;
+    }
+    setrlimit(Resource::Nofile, before).unwrap();
+    let is_adopted = |status: &Status| status.state == State::Running && status.adopted && status.refused.is_none();
+    let _ = statuses.wait_for(|all| all.len() == MANY.len() && all.values().all(is_adopted)).await;
+    fs::create_dir(home.join("adopted")).unwrap();
+    std::future::pending().await
+}
+
 /// Plays a process that tells in two steps that it is ready, and listens when it is one that does.
 fn report(done: &str, kind: &str) {
     let socket = UnixDatagram::unbound().unwrap();
     let path = std::env::var("NOTIFY_SOCKET").unwrap();
     let listener = kind.starts_with("listens").then(|| TcpListener::bind("127.0.0.1:0").unwrap());
-    if let Some(listener) = &listener {
+    let offer = |listener: &TcpListener| {
         let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         let sent = [listener.as_fd()];
         control.push(SendAncillaryMessage::ScmRights(&sent));
-        socket.connect(&path).unwrap();
+        let address = rustix::net::SocketAddrUnix::new(path.as_str()).unwrap();
         let message = [std::io::IoSlice::new(b"FDSTORE=1\nFDNAME=a")];
-        rustix::net::sendmsg(&socket, &message, &mut control, SendFlags::empty()).unwrap();
-    }
+        rustix::net::sendmsg_addr(&socket, &address, &message, &mut control, SendFlags::empty()).unwrap();
+    };
+    listener.iter().for_each(offer);
     socket.send_to(b"STATUS=warming up\nX_LICTOR_PORT=21000\nMAINPID=1", &path).unwrap();
     socket.send_to(b"READY=1", &path).unwrap();
     fs::write(done, "reported").unwrap();
+    if kind == "listens and reminds" {
+        // As seldom as a proxy that has not noticed that its agent is another one.
+        std::thread::sleep(Duration::from_secs(10));
+        listener.iter().for_each(offer);
+        socket.send_to(b"STATUS=reminding\nREADY=1", &path).unwrap();
+    }
     std::thread::sleep(Duration::from_secs(1000));
 }
 
@@ -159,17 +202,13 @@ impl Home {
         self.0.path()
     }
 
-    fn supervise(&self, seed: &str) -> Child {
+    fn supervise(&self, seed: &str) -> Supervising {
         let this = std::env::current_exe().unwrap();
-        Command::new(this).arg("supervise").arg(self.path()).arg(seed).spawn().unwrap()
+        Supervising(Command::new(this).arg("supervise").arg(self.path()).arg(seed).spawn().unwrap())
     }
 
     /// The ids of the instances that run: what they start (`flock`, for a moment) does not count.
     fn instances(&self) -> Vec<String> {
-        let leads = |pid: i32| {
-            let group = rustix::process::getpgid(rustix::process::Pid::from_raw(pid));
-            group.is_ok_and(|group| group.as_raw_nonzero().get() == pid)
-        };
         self.living().into_iter().filter(|(_, pid)| leads(*pid)).map(|(id, _)| id).collect()
     }
 
@@ -204,6 +243,12 @@ impl Drop for Home {
     }
 }
 
+/// Whether a process leads a process group.
+fn leads(pid: i32) -> bool {
+    let group = rustix::process::getpgid(rustix::process::Pid::from_raw(pid));
+    group.is_ok_and(|group| group.as_raw_nonzero().get() == pid)
+}
+
 fn eventually(what: &str, mut look: impl FnMut() -> bool) {
     let deadline = Instant::now() + DEADLINE;
     while !look() {
@@ -212,9 +257,19 @@ fn eventually(what: &str, mut look: impl FnMut() -> bool) {
     }
 }
 
-fn kill(mut child: Child) {
-    child.kill().unwrap();
-    child.wait().unwrap();
+/// A supervisor in a process of its own, killed when it is dropped, also when a test fails.
+struct Supervising(Child);
+
+impl Drop for Supervising {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn kill(supervising: Supervising) {
+    drop(supervising);
 }
 
 fn a_supervisor_killed_fifty_times_leaves_one_instance_of_each_and_no_orphan() {
@@ -455,4 +510,92 @@ fn sockets_are_kept_only_for_programs_that_hand_over() {
         });
     }
     assert_eq!(home.living(), []);
+}
+
+fn a_successor_whose_predecessor_dies_before_it_is_there_is_recorded_as_what_runs() {
+    let home = Home::new();
+    let file = |name: &str| home.path().join("house/processes").join(name);
+    let pid_file = home.path().join("p.pid");
+    // It leaves no sockets, so that its successor waits for some.
+    let spec = || Spec { pid_file: Some(pid_file.clone()), ..heir(home.path(), "quiet") };
+    in_a_runtime(async {
+        let supervisor = open(home.path(), Lifetime::Persistent);
+        supervisor.want(spec());
+        let old = ready(&supervisor).await;
+        eventually("the record of it", || fs::read_to_string(file("p.json")).unwrap().contains("\"ready\":true"));
+        supervisor.shutdown(Farewell::Leave).await;
+        drop(supervisor);
+        let supervisor = open(home.path(), Lifetime::Persistent);
+        supervisor.want(spec());
+        supervisor.settled();
+        status(&supervisor, |status| is(status, old) && status.state == State::Ready).await;
+        assert!(supervisor.restart("p"));
+        status(&supervisor, |status| matches!(status.handover, Handover::UnderWay { pid: None })).await;
+        let begin = Instant::now();
+        let gone = rustix::process::Pid::from_raw(old).unwrap();
+        rustix::process::kill_process(gone, rustix::process::Signal::KILL).unwrap();
+        let status_after = status(&supervisor, |status| status.state == State::Ready && !is(status, old)).await;
+        assert!(begin.elapsed() < 10 * Duration::from_secs(1), "it does not wait for sockets that nobody has any more");
+        let new = i32::try_from(status_after.pid.unwrap()).unwrap();
+        let record = || fs::read_to_string(file("p.json")).unwrap_or_default();
+        eventually("its record", || record().contains(&format!("\"pid\":{new},")) && !file("p~next.json").exists());
+        assert!(record().contains("\"role\":\"current\""), "{}", record());
+        assert_eq!(fs::read_to_string(&pid_file).unwrap(), new.to_string());
+        // A handover that fails from here on does not touch it.
+        supervisor.want(Spec { program: "/nonexistent".into(), ..spec() });
+        status(&supervisor, |status| matches!(status.handover, Handover::Failed { .. })).await;
+        assert!(record().contains(&format!("\"pid\":{new},")) && pid_file.exists());
+        supervisor.shutdown(Farewell::StopAll).await;
+    });
+    assert_eq!(home.living(), []);
+}
+
+fn an_adopted_process_may_send_its_sockets_as_late_as_its_reminder() {
+    let home = Home::new();
+    in_a_runtime(async {
+        let supervisor = open(home.path(), Lifetime::Persistent);
+        supervisor.want(heir(home.path(), "listens and reminds"));
+        let old = ready(&supervisor).await;
+        let record = home.path().join("house/processes/p.json");
+        eventually("the record of it", || fs::read_to_string(&record).unwrap().contains("\"ready\":true"));
+        supervisor.shutdown(Farewell::Leave).await;
+        drop(supervisor);
+        let supervisor = open(home.path(), Lifetime::Persistent);
+        supervisor.want(heir(home.path(), "listens and reminds"));
+        supervisor.settled();
+        let adopted = status(&supervisor, |status| is(status, old) && status.state == State::Ready).await;
+        assert!(adopted.unheard_since_unix_ms.is_some(), "{adopted:?}");
+        assert!(supervisor.restart("p"));
+        let status_after = status(&supervisor, |status| drains(status, old)).await;
+        assert!(status_after.unheard_since_unix_ms.is_none(), "{status_after:?}");
+        let environment = fs::read(format!("/proc/{}/environ", status_after.pid.unwrap())).unwrap();
+        assert!(String::from_utf8_lossy(&environment).contains("LICTOR_SOCKETS="), "it has inherited them");
+        supervisor.shutdown(Farewell::StopAll).await;
+    });
+    assert_eq!(home.living(), []);
+}
+
+fn a_supervisor_out_of_descriptors_starts_nothing_beside_what_runs() {
+    let home = Home::new();
+    let records = || -> Vec<_> {
+        let entries = fs::read_dir(home.path().join("house/processes")).unwrap();
+        entries
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|e| e == "json"))
+            .collect()
+    };
+    let first = home.supervise("all");
+    eventually("all of them", || home.instances() == MANY && records().len() == MANY.len());
+    let before = || home.living().into_iter().filter(|(_, pid)| leads(*pid)).collect::<Vec<_>>();
+    kill(first);
+    let ran = before();
+    let starved = home.supervise("starved");
+    eventually("that it is starved", || home.path().join("starved").is_dir());
+    assert_eq!(records().len(), MANY.len(), "what may run is not forgotten");
+    fs::create_dir(home.path().join("relief")).unwrap();
+    eventually("all of them adopted", || home.path().join("adopted").is_dir());
+    let violations = fs::read_to_string(home.path().join("violations")).unwrap_or_default();
+    assert!(violations.is_empty(), "{violations}");
+    assert_eq!(before(), ran);
+    kill(starved);
 }
