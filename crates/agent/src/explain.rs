@@ -4,15 +4,20 @@
 //! that can never work. A check that only says "connection refused" helps nobody.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
 use lictor_model::health;
 use lictor_model::name::{CheckId, ServiceId};
 use lictor_supervisor::{State, Status};
 
 use crate::agent::Inner;
+use crate::operate::why::{Listening, listens_at};
 
 /// The field in which a proxy says that somebody else listens on its port.
 const PORT_TAKEN: &str = "X_LICTOR_PORT_TAKEN";
+
+/// The field in which a proxy says where it listens.
+const LISTENING: &str = "X_LICTOR_LISTENING";
 
 /// The field in which a proxy says that it waits for nothing but its application.
 pub(crate) const AWAITS_APP: &str = "X_LICTOR_AWAITS_APP";
@@ -50,7 +55,9 @@ impl Inner {
             let moved = self.registry.lock().move_proxy(&self.config, &id, taken);
             match moved {
                 Ok(Some(effects)) => {
-                    tracing::warn!("agent/proxy: {id}: another program listens on port {taken}, choosing another one");
+                    let holder = u16::try_from(taken).ok().and_then(|port| listener_on(statuses, port));
+                    let holder = holder.unwrap_or_else(|| "another program".to_owned());
+                    tracing::warn!("agent/proxy: {id}: {holder} listens on port {taken}, choosing another one");
                     self.carry_out(effects).await;
                 }
                 Ok(None) => {}
@@ -58,6 +65,17 @@ impl Inner {
             }
         }
     }
+}
+
+/// The managed proxy that listens on a port, and for what.
+fn listener_on(statuses: &BTreeMap<String, Status>, port: u16) -> Option<String> {
+    let listening: Vec<Listening> = statuses
+        .iter()
+        .filter_map(|(id, status)| Some((ServiceId::from(id.as_str()), status.fields.get(LISTENING)?)))
+        .flat_map(|(id, text)| Listening::of(&id, text.split_whitespace()).collect::<Vec<_>>())
+        .collect();
+    let (proxy, what) = listens_at(&listening, (Ipv4Addr::UNSPECIFIED, port).into())?;
+    Some(format!("{proxy} (for {what})"))
 }
 
 /// What is wrong with a process, for people; `None` when nothing is.

@@ -62,6 +62,8 @@ pub struct ManagedProcess {
     pub last_exit: Option<LastExit>,
     /// The next start, when it waits for one, in milliseconds since the Unix epoch.
     pub next_try_unix_ms: Option<i64>,
+    /// Since when nothing was heard of it though it should report, in milliseconds since the Unix epoch.
+    pub unheard_since_unix_ms: Option<i64>,
     /// What it last said of itself.
     pub text: String,
     /// When an operator stopped it or began to drain it.
@@ -272,11 +274,14 @@ impl Inner {
         let status = status.unwrap_or_default();
         let state = match (&held, status.state) {
             (Some(held), _) if held.drain_until_unix_ms.is_some() => "draining",
+            (_, State::Running | State::Ready) if status.unheard_since_unix_ms.is_some() => "unheard",
             (_, state) => state.as_str(),
         };
         let report = Report::from_fields(&status.fields).filter(|_| status.pid.is_some());
         let passing = check.as_ref().is_none_or(|(status, _)| *status == Status::Passing);
+        // What it said before may no longer be so.
         let serving = held.is_none()
+            && status.unheard_since_unix_ms.is_none()
             && match &report {
                 Some(report) => status.ready && report.is_whole(clock::unix_seconds()),
                 // A program that is not ours and says nothing is judged by whether it listens.
@@ -302,6 +307,7 @@ impl Inner {
                 output: last.output,
             }),
             next_try_unix_ms: status.next_try_unix_ms,
+            unheard_since_unix_ms: status.unheard_since_unix_ms,
             text: status.text,
             held,
             usage: status.pid.and_then(Usage::of),
@@ -345,6 +351,9 @@ impl Inner {
 
     /// Stops proxies whose drain is over: no connection is left, or the time is.
     pub(crate) async fn keep_drains(self: Arc<Self>) {
+        // Before it has declared what is wanted nothing is known of what an earlier agent left running.
+        let Some(Some(supervisor)) = self.stop.or_stopped(self.supervisor()).await else { return };
+        let statuses = supervisor.statuses();
         loop {
             let draining = self.held.draining();
             if draining.is_empty() {
@@ -354,32 +363,63 @@ impl Inner {
                 }
                 continue;
             }
-            for (id, until) in draining {
-                let id = ServiceId::from(id.as_str());
-                let Ok(process) = self.managed_process(&Caller::management(""), &id) else { continue };
-                let now = clock::unix_nanos() / 1_000_000;
-                let settled = now - process.since_unix_ms >= millis(SETTLING);
-                let left = process.report.as_ref().map(|report| report.connections);
-                let gone = process.pid.is_none();
-                if gone || now >= until || (settled && left == Some(0)) {
-                    match left {
-                        _ if gone => {}
-                        Some(0) => tracing::info!("agent/proxy: {id}: drained"),
-                        Some(left) => tracing::warn!("agent/proxy: {id}: {left} connections did not end in time"),
-                        None => tracing::info!(
-                            "agent/proxy: {id}: does not tell its connections; the time to drain is over"
-                        ),
-                    }
-                    if let Err(error) = self.held.hold(&id, Held::stopped()) {
+            for (id, held) in draining {
+                let status = statuses.borrow().get(id.as_str()).cloned();
+                let Some(end) = drained(&held, status.as_ref(), clock::unix_nanos() / 1_000_000) else { continue };
+                match self.held.end_drain(&id, &held) {
+                    Ok(true) => self.proxies_nudge.notify_one(),
+                    // Somebody has started it meanwhile, or drains it anew.
+                    Ok(false) => continue,
+                    Err(error) => {
                         tracing::error!("agent/proxy: {id}: cannot keep that it is stopped: {error}");
+                        continue;
                     }
-                    self.proxies_nudge.notify_one();
+                }
+                match end {
+                    DrainEnd::Gone => {}
+                    DrainEnd::Empty => tracing::info!("agent/proxy: {id}: drained"),
+                    DrainEnd::Over(Some(left)) => {
+                        tracing::warn!("agent/proxy: {id}: {left} connections did not end in time");
+                    }
+                    DrainEnd::Over(None) => {
+                        tracing::info!("agent/proxy: {id}: does not tell its connections; the time to drain is over")
+                    }
                 }
             }
             if self.stop.or_stopped(tokio::time::sleep(LOOK)).await.is_none() {
                 return;
             }
         }
+    }
+}
+
+/// Why a drain is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum DrainEnd {
+    /// The process is.
+    Gone,
+    /// No connection is left.
+    Empty,
+    /// The time is, and so many connections are left, if it says so.
+    Over(Option<u64>),
+}
+
+/// Whether a drain is over, from what the supervisor lists. What is not listed yet, or is just being looked for or started,
+/// may run: an agent that has just begun does not know yet what its predecessor left.
+fn drained(held: &Held, status: Option<&lictor_supervisor::Status>, now_unix_ms: i64) -> Option<DrainEnd> {
+    let pid = status.and_then(|status| status.pid);
+    let left = status.filter(|_| pid.is_some()).and_then(|status| Report::from_fields(&status.fields));
+    let left = left.map(|report| report.connections);
+    let gone = status.is_some_and(|status| pid.is_none() && !matches!(status.state, State::Starting | State::Failed));
+    let settled = now_unix_ms - held.since_unix_ms >= millis(SETTLING);
+    if gone {
+        Some(DrainEnd::Gone)
+    } else if settled && left == Some(0) {
+        Some(DrainEnd::Empty)
+    } else if held.drain_until_unix_ms.is_some_and(|until| now_unix_ms >= until) {
+        Some(DrainEnd::Over(left))
+    } else {
+        None
     }
 }
 

@@ -20,7 +20,7 @@ pub struct Process<'a> {
     pub service_name: Cow<'a, str>,
     /// Program and arguments; `null` for callers that may not write the service.
     pub command: Option<Vec<String>>,
-    /// `starting`, `running`, `ready`, `backing-off`, `stopping`, `stopped`, `failed` or `draining`.
+    /// `starting`, `running`, `ready`, `unheard`, `backing-off`, `stopping`, `stopped`, `failed` or `draining`.
     pub state: Cow<'a, str>,
     /// Since when.
     pub since: Option<Time>,
@@ -43,6 +43,9 @@ pub struct Process<'a> {
     pub last_exit: Option<Exit<'a>>,
     /// The next start, when it waits for one.
     pub next_try: Option<Time>,
+    /// Since when nothing was heard of it though it should report.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unheard_since: Option<Time>,
     /// What it last said of itself.
     pub status: Cow<'a, str>,
     /// Why it may not be started.

@@ -57,6 +57,17 @@ fn proxies_that_cannot_be_heard_any_more_are_stopped_and_started_anew() {
     house.start_agent();
     house.wait_ready();
     until("the path is there", || echo_once(entry).is_ok());
+    until("it is shown that they are not heard", || {
+        let address = format!("127.0.0.1:{}", house.http_port);
+        let asked = |words: &[&str]| {
+            Command::new(LICTOR).arg("connect").args(words).env("CONSUL_HTTP_ADDR", &address).output().unwrap()
+        };
+        let (listed, why) = (asked(&["ps"]), asked(&["why", "db"]));
+        assert!(pids(&house).iter().any(|pid| before.contains(pid)), "{}", text(&listed));
+        text(&listed).contains("unheard (")
+            && why.status.code() == Some(2)
+            && text(&why).contains("has not heard it for")
+    });
     // After the time that a successor has, which cannot come by the sockets.
     until("others run", || {
         let now = pids(&house);

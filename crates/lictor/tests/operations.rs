@@ -194,6 +194,67 @@ fn a_drained_proxy_leaves_discovery_keeps_its_connections_and_stops_when_they_ha
     wait_path(&house, entry);
 }
 
+#[test]
+fn a_drain_goes_on_when_the_agent_is_killed_in_the_middle_of_it() {
+    let (mut house, entry) = mesh(echo().port());
+    let pid = house.proxy_pid("db-proxy");
+    let mut open = connect(entry).unwrap();
+    exchange(&mut open).unwrap();
+    assert_eq!(house.request("PUT", "/v1/agent/connect/drain/db?timeout=1h", b"").status, 200);
+    until("it drains with its connection", || {
+        let db = ps(&house, "db-proxy");
+        db["State"] == "draining" && db["Report"]["Inbound"] == 1
+    });
+    for _ in 0..3 {
+        house.kill_agent();
+        house.start_agent();
+        house.wait_ready();
+        until("the next agent hears it", || {
+            let db = ps(&house, "db-proxy");
+            assert!(is_running(pid), "it was stopped: {db}");
+            db["Report"]["Inbound"] == 1
+        });
+        assert_eq!(ps(&house, "db-proxy")["State"], "draining");
+        let passing = house.get("/v1/health/connect/db?passing").json();
+        assert!(passing.as_array().is_some_and(Vec::is_empty), "{passing}");
+        exchange(&mut open).unwrap();
+    }
+    drop(open);
+    until("it stops when its connection has ended", || !is_running(pid));
+    until("and is held", || lictor(&house, "ps").stdout.contains("stopped (held)"));
+    done(&house, "start db");
+    wait_path(&house, entry);
+}
+
+#[test]
+fn a_port_that_another_proxy_of_the_agent_has_is_said_to_be_that_ones() {
+    let (mut config, entry) = two_services(echo().port());
+    let upstream = json!({"destination_name": "db", "local_bind_port": entry});
+    let proxy = json!({"upstreams": [upstream]});
+    let third = json!({"name": "app", "port": 8081, "connect": {"proxy": proxy}});
+    config["services"].as_array_mut().unwrap().push(third);
+    let house = House::start(LICTOR, config);
+    // Whoever came first has it.
+    until("why names the one that has it", || {
+        [("web", "app"), ("app", "web")].iter().any(|(one, other)| {
+            let why = lictor(&house, &format!("why {one}")).stdout;
+            why.contains(&format!("{other}-proxy has the address, for ")) && why.contains("cannot listen")
+        })
+    });
+}
+
+#[test]
+fn an_agent_ends_at_once_beside_a_proxy_that_is_not_ready() {
+    let (mut config, _) = two_services(echo().port());
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    config["services"][0]["connect"]["proxy"] = json!({"config": {"bind_port": port}});
+    let mut house = House::start(LICTOR, config);
+    until("it cannot get ready", || lictor(&house, "why db").stdout.contains("cannot listen"));
+    house.end_agent(rustix::process::Signal::TERM);
+    assert!(!house.log().contains("did not stop within"), "{}", house.log());
+}
+
 fn with_command(script: &str, defaults: Value) -> Value {
     let proxy = json!({"command": ["/bin/sh", "-c", script], "config": {"disable_tcp_check": true}});
     json!({

@@ -54,6 +54,8 @@ struct Record {
 pub(crate) struct Holds {
     folder: Option<PathBuf>,
     by_id: Mutex<BTreeMap<String, Held>>,
+    /// Held by who changes something, so that memory and disk agree; who only looks does not wait for the disk.
+    changing: Mutex<()>,
 }
 
 impl Holds {
@@ -72,7 +74,7 @@ impl Holds {
                 Err(cause) => tracing::warn!("agent/proxy: ignoring {:?}: {cause}", entry.path()),
             }
         }
-        Holds { folder, by_id: Mutex::new(by_id) }
+        Holds { folder, by_id: Mutex::new(by_id), changing: Mutex::default() }
     }
 
     pub(crate) fn get(&self, id: &ServiceId) -> Option<Held> {
@@ -84,13 +86,30 @@ impl Holds {
         self.get(id).is_some_and(|held| held.drain_until_unix_ms.is_none())
     }
 
-    /// Those that are being drained, and until when.
-    pub(crate) fn draining(&self) -> Vec<(String, i64)> {
+    /// Those that are being drained.
+    pub(crate) fn draining(&self) -> Vec<(ServiceId, Held)> {
         let by_id = self.by_id.lock();
-        by_id.iter().filter_map(|(id, held)| Some((id.clone(), held.drain_until_unix_ms?))).collect()
+        let draining = by_id.iter().filter(|(_, held)| held.drain_until_unix_ms.is_some());
+        draining.map(|(id, held)| (ServiceId::from(id.as_str()), *held)).collect()
     }
 
     pub(crate) fn hold(&self, id: &ServiceId, held: Held) -> io::Result<()> {
+        let _changing = self.changing.lock();
+        self.keep(id, held)
+    }
+
+    /// Stops what this drain was about; `false` when it is no longer what is wanted: an operator who has started it or drains
+    /// it anew has the last word.
+    pub(crate) fn end_drain(&self, id: &ServiceId, drain: &Held) -> io::Result<bool> {
+        let _changing = self.changing.lock();
+        if self.get(id).as_ref() != Some(drain) {
+            return Ok(false);
+        }
+        self.keep(id, Held::stopped()).map(|()| true)
+    }
+
+    /// To be called by who changes something.
+    fn keep(&self, id: &ServiceId, held: Held) -> io::Result<()> {
         if let Some(folder) = &self.folder {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
             let path = file_of(folder, id);
@@ -106,6 +125,7 @@ impl Holds {
     }
 
     pub(crate) fn release(&self, id: &ServiceId) -> io::Result<()> {
+        let _changing = self.changing.lock();
         if let Some(folder) = &self.folder {
             match fs::remove_file(file_of(folder, id)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -146,10 +166,30 @@ mod tests {
         fs::write(folder.path().join("proxy/held/broken"), "{").unwrap();
         let next = Holds::open(Some(folder.path()));
         assert!(next.stops(&id("a/../b")) && !next.stops(&id("web-proxy")) && !next.stops(&id("other")));
-        assert_eq!(next.draining(), [("web-proxy".to_owned(), 2)]);
+        assert_eq!(next.draining(), [(id("web-proxy"), draining)]);
         next.release(&id("a/../b")).unwrap();
         next.release(&id("a/../b")).unwrap();
         next.retain(|id| id.as_str() != "web-proxy");
         assert!(Holds::open(Some(folder.path())).by_id.lock().is_empty());
+    }
+    #[test]
+    fn the_end_of_a_drain_does_not_undo_what_an_operator_wanted_meanwhile() {
+        let folder = tempfile::tempdir().unwrap();
+        let (id, next) = (ServiceId::from("web-proxy"), || Holds::open(Some(folder.path())));
+        let holds = next();
+        let begun = Held { since_unix_ms: 1, drain_until_unix_ms: Some(2) };
+        holds.hold(&id, begun).unwrap();
+        // Between the look at it and its end somebody starts the proxy.
+        let (seen, drain) = holds.draining().remove(0);
+        holds.release(&id).unwrap();
+        assert!(!holds.end_drain(&seen, &drain).unwrap());
+        assert!(!holds.stops(&id) && !next().stops(&id));
+        // Or drains it anew.
+        let again = Held { since_unix_ms: 3, drain_until_unix_ms: Some(9) };
+        holds.hold(&id, again).unwrap();
+        assert!(!holds.end_drain(&id, &begun).unwrap());
+        assert_eq!((holds.get(&id), next().get(&id)), (Some(again), Some(again)));
+        assert!(holds.end_drain(&id, &again).unwrap());
+        assert!(holds.stops(&id) && next().stops(&id));
     }
 }

@@ -4,10 +4,12 @@
 //! process itself cannot know.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use lictor_model::acl::{Access, Caller, Resource};
 use lictor_model::health::{Check, Status};
+use lictor_model::name::ServiceId;
 use lictor_state::reader::{Filter, Side};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -51,6 +53,40 @@ pub(crate) struct Facts {
     pub(crate) app: Option<(String, String)>,
     /// Whether there is access control.
     pub(crate) acl: bool,
+    /// Where the managed proxies of this agent that the caller may see listen.
+    pub(crate) listening: Vec<Listening>,
+}
+
+/// An open listener of a managed proxy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Listening {
+    pub(crate) proxy: ServiceId,
+    /// `public`, or the upstream.
+    pub(crate) what: String,
+    pub(crate) address: SocketAddr,
+}
+
+impl Listening {
+    /// Those that a proxy reports, as `what=address`.
+    pub(crate) fn of<'a>(
+        proxy: &'a ServiceId,
+        reported: impl IntoIterator<Item = &'a str> + 'a,
+    ) -> impl Iterator<Item = Listening> + 'a {
+        reported.into_iter().filter_map(|listener| {
+            let (what, address) = listener.rsplit_once('=')?;
+            Some(Listening { proxy: proxy.clone(), what: what.to_owned(), address: address.parse().ok()? })
+        })
+    }
+}
+
+/// The proxy whose listener keeps others from an address, and what it is for.
+pub(crate) fn listens_at(listening: &[Listening], address: SocketAddr) -> Option<(&ServiceId, &str)> {
+    let overlaps = |other: &SocketAddr| {
+        let all = other.ip().is_unspecified() || address.ip().is_unspecified();
+        other.port() == address.port() && (all || other.ip() == address.ip())
+    };
+    let found = listening.iter().find(|listener| overlaps(&listener.address))?;
+    Some((&found.proxy, &found.what))
 }
 
 /// An upstream without a healthy instance.
@@ -85,6 +121,12 @@ impl Inner {
             };
             upstreams.insert(reported.clone(), upstream);
         }
+        let others: Vec<ServiceId> = self.registry.lock().proxies.keys().cloned().collect();
+        let listening = others
+            .iter()
+            .filter_map(|id| self.managed_process(caller, id).ok()?.report.map(|report| (id, report)))
+            .flat_map(|(id, report)| Listening::of(id, report.listening.iter().map(String::as_str)).collect::<Vec<_>>())
+            .collect();
         let registry = self.registry.lock();
         let upstreams_of = |entry: &crate::registry::ProxyEntry| {
             crate::managed::view(&self.config, &entry.definition).map(|view| view.upstreams).unwrap_or_default()
@@ -122,6 +164,7 @@ impl Inner {
             denied,
             app: None,
             acl: self.cluster.acls_enabled(),
+            listening,
         }
     }
 
@@ -203,6 +246,19 @@ pub(crate) fn causes(process: &ManagedProcess, facts: &Facts, now_unix_ms: i64) 
         down(&mut chain, process, now_unix_ms);
         return chain.0;
     }
+    if let Some(since) = process.unheard_since_unix_ms {
+        chain.add(
+            format!(
+                "{id} runs and this agent has not heard it for {}: what it serves, and whether, is not known",
+                age(now_unix_ms - since)
+            ),
+            format!(
+                "wait a moment after a restart of the agent: it reports every 10 s; otherwise lictor connect logs {id}, and \
+                 lictor connect restart {id} (it cannot hand over: its connections are cut)"
+            ),
+        );
+        return chain.0;
+    }
     match &process.report {
         Some(_) => running(&mut chain, process, facts, now_unix_ms),
         None => foreign(&mut chain, process),
@@ -267,6 +323,8 @@ impl Chain {
 fn refusal_remedy(reason: &str) -> &'static str {
     if reason.contains("root") {
         "set connect.proxy_defaults.run_as to an unprivileged user, or connect.proxy.allow_managed_root = true"
+    } else if reason.contains("Too many open files") {
+        "the agent is out of descriptors: raise its limit (ulimit -n, LimitNOFILE)"
     } else {
         "see the reason"
     }
@@ -345,10 +403,17 @@ fn running(chain: &mut Chain, process: &ManagedProcess, facts: &Facts, now_unix_
                 format!("start {}, or correct its port or local_service_address", process.service),
             );
         } else if problem.contains("cannot listen") {
-            let remedy = if problem.contains("in use") {
-                "another program has the address: ss -ltnp shows which; free it, or set another port"
-            } else {
-                "the address must be one of this machine, and ports below 1024 need a right that proxies do not have"
+            let address = problem.split("cannot listen on ").nth(1).and_then(|rest| rest.split(": ").next());
+            let holder = address.and_then(|address| listens_at(&facts.listening, address.parse().ok()?));
+            let remedy = match holder {
+                Some((holder, what)) if problem.contains("in use") => {
+                    format!("{holder} has the address, for {what}: set another port in one of the two definitions")
+                }
+                None if problem.contains("in use") => {
+                    "another program has the address: ss -ltnp shows which; free it, or set another port".to_owned()
+                }
+                _ => "the address must be one of this machine, and ports below 1024 need a right that proxies do not have"
+                    .to_owned(),
             };
             chain.add(*problem, remedy);
         } else {
@@ -496,6 +561,7 @@ mod tests {
             restarts: 0,
             last_exit: None,
             next_try_unix_ms: None,
+            unheard_since_unix_ms: None,
             text: "ready".into(),
             held: None,
             usage: None,
@@ -571,6 +637,19 @@ mod tests {
                 starting("public cannot listen on 127.0.0.1:1: Address already in use"),
                 facts(),
                 &["cannot listen", "ss -ltnp"],
+            ),
+            (
+                starting("upstream service:default/db cannot listen on 127.0.0.1:1: Address already in use"),
+                Facts {
+                    listening: Listening::of(&"app-proxy".into(), ["service:default/x=0.0.0.0:1"]).collect(),
+                    ..facts()
+                },
+                &["cannot listen", "app-proxy has the address, for service:default/x", "one of the two"],
+            ),
+            (
+                ManagedProcess { unheard_since_unix_ms: Some(NOW - 7000), report: None, ..process() },
+                facts(),
+                &["has not heard it for 7 s", "connect restart web-proxy"],
             ),
             (
                 ManagedProcess { report: report(lonely.clone()), ..process() },

@@ -50,16 +50,22 @@ fn table(all: &[Process<'_>]) -> String {
 
 fn row(process: &Process<'_>) -> [String; HEAD.len()] {
     let none = || "-".to_owned();
-    let state = if process.held && process.drain_until.is_none() { "stopped (held)" } else { &process.state };
+    let state = match process.unheard_since {
+        _ if process.held && process.drain_until.is_none() => "stopped (held)".to_owned(),
+        Some(since) if process.state == "unheard" => format!("unheard ({})", short(-seconds_until(since))),
+        _ => process.state.to_string(),
+    };
     let report = process.report.as_ref();
     [
         process.proxy_id.to_string(),
-        state.to_owned(),
+        state,
         process.pid.map_or_else(none, |pid| pid.to_string()),
         process.uptime_seconds.map_or_else(none, |seconds| short(seconds as f64)),
         process.restarts.to_string(),
         if process.serving {
             "yes".into()
+        } else if process.unheard_since.is_some() {
+            "unknown".into()
         } else if process.ready {
             "partly".into()
         } else {
