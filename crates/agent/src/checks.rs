@@ -52,6 +52,13 @@ impl Inner {
             let is_proxy_check =
                 registry.checks.get(id).is_some_and(|entry| registry.proxies.contains_key(&entry.check.service_id));
             let Some(entry) = registry.checks.get_mut(id) else { continue };
+            let (limit, minimum) = (entry.spec.deregister_critical_service_after, self.config.minimum_deregister_after);
+            if !limit.is_zero() && limit < minimum {
+                tracing::warn!(
+                    "agent: check '{id}' has deregister interval below minimum of {}",
+                    text::duration(minimum)
+                );
+            }
             entry.running = match entry.spec.kind() {
                 CheckKind::Alias => {
                     self.alias_nudge.notify_one();
@@ -224,22 +231,7 @@ impl Inner {
     /// Removes services that have been critical for longer than their definition allows, until told to stop.
     pub(crate) async fn reap_critical(self: Arc<Self>) {
         while self.stop.or_stopped(tokio::time::sleep(REAP_INTERVAL)).await.is_some() {
-            let now = Instant::now();
-            let overdue: Vec<(CheckId, ServiceId)> = self
-                .registry
-                .lock()
-                .checks
-                .iter()
-                .filter(|(_, entry)| {
-                    let limit = entry.spec.deregister_critical_service_after;
-                    !limit.is_zero()
-                        && !entry.check.service_id.is_empty()
-                        && entry.critical_since.is_some_and(|since| {
-                            now.duration_since(since) > limit.max(self.config.minimum_deregister_after)
-                        })
-                })
-                .map(|(id, entry)| (id.clone(), entry.check.service_id.clone()))
-                .collect();
+            let overdue = overdue(&self.registry.lock(), self.config.minimum_deregister_after);
             for (check, service) in overdue {
                 let target = self.parent_of(&service);
                 tracing::info!(
@@ -289,6 +281,18 @@ pub(crate) fn note_critical(entry: &mut CheckEntry, status: Status) {
         (Status::Passing | Status::Warning, Some(_)) => entry.critical_since = None,
         _ => {}
     }
+}
+
+/// Checks that have been critical for longer than their service may stay, each with that service.
+fn overdue(registry: &Registry, minimum: Duration) -> Vec<(CheckId, ServiceId)> {
+    let is_overdue = |entry: &CheckEntry| {
+        let limit = entry.spec.deregister_critical_service_after;
+        !limit.is_zero()
+            && !entry.check.service_id.is_empty()
+            && entry.critical_since.is_some_and(|since| since.elapsed() > limit.max(minimum))
+    };
+    let found = registry.checks.iter().filter(|(_, entry)| is_overdue(entry));
+    found.map(|(id, entry)| (id.clone(), entry.check.service_id.clone())).collect()
 }
 
 /// The alias checks of this agent.
@@ -354,6 +358,7 @@ mod tests {
     use lictor_model::health::CheckSpec;
 
     use super::*;
+    use crate::registry::Origin;
 
     fn check(name: &str, status: Status) -> Check {
         Check { name: name.into(), status, output: "out".into(), ..Check::default() }
@@ -398,5 +403,67 @@ mod tests {
         assert_eq!(said(&checks[..1]).0, Status::Warning);
         assert_eq!(said(&[check("p", Status::Passing)]), (Status::Passing, "All checks passing.".into()));
         assert_eq!(said(&[]), (Status::Passing, "No checks found.".into()));
+    }
+
+    /// A registry with one TTL check of a service that may be critical for `limit`.
+    fn registry(limit: Duration) -> Registry {
+        let spec = CheckSpec {
+            ttl: Duration::from_secs(3600),
+            deregister_critical_service_after: limit,
+            ..CheckSpec::default()
+        };
+        let entry = CheckEntry {
+            check: Check { service_id: "web".into(), ..check("c", Status::Critical) },
+            spec,
+            token: String::new(),
+            origin: Origin::Api,
+            synced: false,
+            output_due: None,
+            critical_since: None,
+            running: None,
+        };
+        let mut registry = Registry::default();
+        registry.checks.insert("c".into(), entry);
+        registry
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_is_overdue_when_it_was_critical_for_longer_than_it_may_without_a_break() {
+        let minute = Duration::from_secs(60);
+        let second = Duration::from_secs(1);
+        let mut registry = registry(Duration::from_secs(10));
+        let told = |registry: &mut Registry, status| note_critical(entry_of(registry), status);
+        let is_overdue = |registry: &Registry| !overdue(registry, minute).is_empty();
+
+        told(&mut registry, Status::Critical);
+        tokio::time::advance(minute).await;
+        assert!(!is_overdue(&registry), "no limit is below the minimum");
+        // Being critical once more is no break, and anything else is one.
+        told(&mut registry, Status::Critical);
+        tokio::time::advance(second).await;
+        assert_eq!(overdue(&registry, minute), [("c".into(), "web".into())]);
+        told(&mut registry, Status::Warning);
+        assert!(!is_overdue(&registry));
+        tokio::time::advance(minute + second).await;
+        assert!(!is_overdue(&registry));
+        told(&mut registry, Status::Critical);
+        tokio::time::advance(minute).await;
+        assert!(!is_overdue(&registry), "the time runs from the second failure");
+        tokio::time::advance(second).await;
+        assert!(is_overdue(&registry));
+
+        entry_of(&mut registry).spec.deregister_critical_service_after = minute * 5;
+        assert!(!is_overdue(&registry));
+        entry_of(&mut registry).spec.deregister_critical_service_after = Duration::ZERO;
+        tokio::time::advance(minute * 10).await;
+        assert!(!is_overdue(&registry), "without a limit it stays");
+        let entry = entry_of(&mut registry);
+        entry.spec.deregister_critical_service_after = second;
+        entry.check.service_id = ServiceId::default();
+        assert!(!is_overdue(&registry), "a check of the node has no service to remove");
+    }
+
+    fn entry_of(registry: &mut Registry) -> &mut CheckEntry {
+        registry.checks.get_mut("c").unwrap()
     }
 }

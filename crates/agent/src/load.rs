@@ -8,6 +8,7 @@ use lictor_model::name::{CheckId, ServiceId};
 use lictor_model::service::{Definition, Service};
 
 use crate::agent::Inner;
+use crate::checks::note_critical;
 use crate::config::Reloadable;
 use crate::persist::Found;
 use crate::record::{CheckRecord, CheckStateRecord, ProxyRecord, ServiceRecord};
@@ -242,6 +243,7 @@ fn restore_states(registry: &mut Registry, states: Vec<CheckStateRecord>) {
         {
             entry.check.status = status;
             entry.check.output = state.output;
+            note_critical(entry, status);
         }
     }
 }

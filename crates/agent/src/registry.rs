@@ -16,7 +16,7 @@ use lictor_model::name::{CheckId, ServiceId};
 use lictor_model::service::{Definition, Kind, ManagedProxy, ProxySpec, Service, Upstream};
 use tokio::time::Instant;
 
-use crate::checks::Running;
+use crate::checks::{Running, note_critical};
 use crate::local::{LocalService, ProxyConfig};
 use crate::managed::{self, OwnSettings};
 use crate::proof::Proof;
@@ -397,7 +397,7 @@ impl Registry {
             service_tags: service.and_then(|service| service.tags.clone()),
             definition: CheckDefinition::default(),
         };
-        let entry = match before {
+        let mut entry = match before {
             Some(mut entry) if entry.spec == spec => {
                 if entry.check != check || entry.token != token || entry.origin != *origin {
                     entry.synced = entry.synced && entry.check == check;
@@ -420,6 +420,8 @@ impl Registry {
                 }
             }
         };
+        // A check that never reports counts as well: its time runs from here.
+        note_critical(&mut entry, status);
         self.checks.insert(id, entry);
     }
 

@@ -12,6 +12,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use lictor_model::health::{CheckSpec, Status};
+use lictor_model::text;
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
 
@@ -61,7 +62,7 @@ impl Docker {
         let Some(limit) = self.limit else { return self.outcome().await };
         match tokio::time::timeout(limit, self.outcome()).await {
             Ok(outcome) => outcome,
-            Err(_) => Outcome::critical(format!("Timed out ({}) running check", limit::text(limit))),
+            Err(_) => Outcome::critical(format!("Timed out ({}) running check", text::duration(limit))),
         }
     }
 

@@ -47,37 +47,6 @@ fn below_interval(spec: &CheckSpec) -> Option<Duration> {
     given(spec).filter(|timeout| *timeout < interval(spec))
 }
 
-/// A duration in the notation of the outputs: `1s`, `500ms`, `1m30s`.
-pub(crate) fn text(duration: Duration) -> String {
-    let nanos = duration.as_nanos();
-    let fraction = |unit: u128, name: &str| {
-        let digits = unit.ilog10() as usize;
-        let text = format!("{}.{:0digits$}", nanos / unit, nanos % unit);
-        format!("{}{name}", text.trim_end_matches('0').trim_end_matches('.'))
-    };
-    if nanos == 0 {
-        return "0s".to_owned();
-    }
-    if nanos < 1_000 {
-        return format!("{nanos}ns");
-    }
-    if nanos < 1_000_000 {
-        return fraction(1_000, "µs");
-    }
-    if nanos < 1_000_000_000 {
-        return fraction(1_000_000, "ms");
-    }
-    let (hours, minutes) = (duration.as_secs() / 3600, duration.as_secs() / 60 % 60);
-    let within = Duration::new(duration.as_secs() % 60, duration.subsec_nanos());
-    let seconds = format!("{}.{:09}", within.as_secs(), within.subsec_nanos());
-    let seconds = seconds.trim_end_matches('0').trim_end_matches('.');
-    match (hours, minutes) {
-        (0, 0) => format!("{seconds}s"),
-        (0, _) => format!("{minutes}m{seconds}s"),
-        _ => format!("{hours}h{minutes}m{seconds}s"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,22 +75,5 @@ mod tests {
         assert_eq!(grpc(&spec(1, 20_000)), seconds(20));
         assert_eq!(script(&spec(1, 0)), seconds(30));
         assert_eq!(script(&spec(1, 90_000)), seconds(90));
-    }
-
-    #[test]
-    fn durations_are_written_as_in_the_outputs() {
-        let cases = [
-            (0, "0s"),
-            (1, "1ns"),
-            (1_500, "1.5µs"),
-            (500_000_000, "500ms"),
-            (1_000_000_000, "1s"),
-            (1_050_000_000, "1.05s"),
-            (90_000_000_000, "1m30s"),
-            (3_600_000_000_000, "1h0m0s"),
-        ];
-        for (nanos, expected) in cases {
-            assert_eq!(text(Duration::from_nanos(nanos)), expected);
-        }
     }
 }

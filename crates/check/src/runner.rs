@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lictor_model::health::{CheckKind, CheckSpec, Status};
+use lictor_model::text;
 use lictor_task::Scope;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -83,7 +84,7 @@ impl Runner {
             scope.spawn("ttl", async move { stop.or_stopped(ttl::run(spec.ttl, reported, on_result)).await });
         } else if let Some(probe) = Probe::new(&spec, &config) {
             if spec.interval < limit::SHORTEST_INTERVAL {
-                let (id, given) = (&spec.id, limit::text(spec.interval));
+                let (id, given) = (&spec.id, text::duration(spec.interval));
                 tracing::warn!("check: {:?} has interval {given} below minimum of 1s", id.as_str());
             }
             let interval = limit::interval(&spec);

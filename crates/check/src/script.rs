@@ -7,6 +7,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use lictor_model::health::{CheckSpec, Status};
+use lictor_model::text;
 use rustix::process::{Pid, Signal};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
@@ -36,7 +37,7 @@ impl Script {
             Ok(Ok(status)) => Outcome { status: status_of(status), output: tail.text_with_remark() },
             Ok(Err(error)) => Outcome::critical(self.start_error(&error)),
             Err(_) => {
-                let mut output = format!("Timed out ({}) running check", limit::text(self.limit));
+                let mut output = format!("Timed out ({}) running check", text::duration(self.limit));
                 let said = tail.text_with_remark();
                 if !said.is_empty() {
                     output.push_str("\n\n");
