@@ -22,7 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::AbortHandle;
 
 use crate::trust::Trust;
-use crate::{Outcome, dial, limit};
+use crate::{Outcome, dial, limit, percent};
 
 /// The method of the health protocol.
 /// How long an answer that was read before its connection ended may take to be put together.
@@ -140,8 +140,9 @@ fn failure(headers: &HeaderMap) -> Result<(), String> {
     match code.to_str().ok().and_then(|code| code.parse().ok()) {
         Some(0) => Ok(()),
         code => {
-            let why = headers.get("grpc-message").map(|message| decoded(message.as_bytes())).unwrap_or_default();
-            Err(status_text(code.unwrap_or(2), &why))
+            let why =
+                headers.get("grpc-message").map(|message| percent::decoded(message.as_bytes())).unwrap_or_default();
+            Err(status_text(code.unwrap_or(2), &String::from_utf8_lossy(&why)))
         }
     }
 }
@@ -184,26 +185,6 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         cause = error.source();
     }
     text
-}
-
-/// A percent-encoded text of a trailer.
-fn decoded(bytes: &[u8]) -> String {
-    let mut text = Vec::with_capacity(bytes.len());
-    let mut rest = bytes;
-    while let Some((&byte, tail)) = rest.split_first() {
-        let hex = tail.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
-        match (byte, hex.and_then(|digits| u8::from_str_radix(digits, 16).ok())) {
-            (b'%', Some(value)) => {
-                text.push(value);
-                rest = &tail[2..];
-            }
-            _ => {
-                text.push(byte);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8_lossy(&text).into_owned()
 }
 
 /// `HealthCheckRequest { string service = 1; }`

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::header::{
-    ACCEPT, ACCEPT_ENCODING, CONNECTION, CONTENT_ENCODING, HOST, HeaderName, HeaderValue, LOCATION, USER_AGENT,
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_ENCODING, COOKIE, HOST, HeaderName, HeaderValue,
+    LOCATION, USER_AGENT,
 };
 use http::{Method, Request, StatusCode, Uri};
 use http_body_util::Full;
@@ -14,7 +17,10 @@ use lictor_tls::dialer::Verify;
 
 use crate::connection::Packing;
 use crate::trust::Trust;
-use crate::{Outcome, connection, dial, limit};
+use crate::{Outcome, connection, dial, limit, percent};
+
+/// Headers of a definition that are for the server that it names, and for no other that a redirect leads to.
+const FOR_THE_FIRST: [HeaderName; 3] = [AUTHORIZATION, COOKIE, HOST];
 
 /// Redirects followed, as the original's client does.
 const MAX_REDIRECTS: usize = 10;
@@ -120,6 +126,12 @@ impl Http {
         exchanged.map_err(|error| failed(error.to_string()))
     }
 
+    /// Whether this is a place on the server that the definition names.
+    fn is_first(&self, uri: &Uri) -> bool {
+        let place = |uri: &Uri| Some((uri.host()?.to_ascii_lowercase(), uri.port_u16(), uri.scheme()?.clone()));
+        self.url.parse().is_ok_and(|first| place(&first) == place(uri))
+    }
+
     fn message(&self, uri: &Uri) -> Result<Request<Full<Bytes>>, String> {
         let method = Method::from_bytes(self.method.as_bytes()).map_err(|_| "invalid method".to_owned())?;
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
@@ -128,14 +140,23 @@ impl Http {
         *request.uri_mut() = path.parse().map_err(|_| "invalid path".to_owned())?;
         let headers = request.headers_mut();
         let authority = uri.authority().map(|authority| authority.as_str()).unwrap_or_default();
-        let host = HeaderValue::try_from(authority).map_err(|_| "invalid host".to_owned())?;
+        let (user, host) = authority.rsplit_once('@').map_or((None, authority), |(user, host)| (Some(user), host));
+        let host = HeaderValue::try_from(host).map_err(|_| "invalid host".to_owned())?;
         headers.insert(HOST, host);
         headers.insert(USER_AGENT, HeaderValue::from_static("Consul Health Check"));
         headers.insert(ACCEPT, HeaderValue::from_static("text/plain, text/*, */*"));
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        if let Some(user) = user {
+            headers.insert(AUTHORIZATION, basic(user)?);
+        }
+        // What the definition says of itself goes before what its URL does.
+        let is_first = self.is_first(uri);
         for (name, values) in &self.headers {
             let name = HeaderName::try_from(name).map_err(|_| format!("invalid header {name:?}"))?;
+            if !is_first && FOR_THE_FIRST.contains(&name) {
+                continue;
+            }
             headers.remove(&name);
             for value in values {
                 let value = HeaderValue::try_from(value).map_err(|_| format!("invalid value of header {name}"))?;
@@ -144,6 +165,18 @@ impl Http {
         }
         Ok(request)
     }
+}
+
+/// What the user and the password of a URL become in a request.
+fn basic(user: &str) -> Result<HeaderValue, String> {
+    let (name, password) = user.split_once(':').unwrap_or((user, ""));
+    let mut plain = percent::decoded(name.as_bytes());
+    plain.push(b':');
+    plain.extend(percent::decoded(password.as_bytes()));
+    let value = HeaderValue::try_from(format!("Basic {}", STANDARD.encode(plain)));
+    let mut value = value.map_err(|_| "invalid user".to_owned())?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 /// Who asks for a packing in the definition of the check gets what comes, as in the original.

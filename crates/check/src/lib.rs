@@ -12,6 +12,7 @@ mod docker;
 mod grpc;
 mod http;
 mod limit;
+mod percent;
 mod probe;
 pub mod runner;
 mod script;

@@ -1,6 +1,7 @@
 //! HTTP checks on the wire: what they say of themselves, and answers that come packed.
 
 use std::io::Write;
+use std::net::SocketAddr;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -8,11 +9,24 @@ use lictor_check::Config;
 use lictor_model::health::{CheckSpec, Status};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 
 use crate::once::run;
 
 /// Answers one request with these bytes; the request, and what the check made of the answer.
 async fn exchange(answer: Vec<u8>, spec: CheckSpec) -> (String, lictor_check::Outcome) {
+    exchange_at("", answer, spec).await
+}
+
+/// The same, with something before the address in the URL.
+async fn exchange_at(user: &str, answer: Vec<u8>, spec: CheckSpec) -> (String, lictor_check::Outcome) {
+    let (address, server) = serve_one(answer).await;
+    let outcome = run(CheckSpec { http: format!("http://{user}{address}/health"), ..spec }, Config::default()).await;
+    (server.await.unwrap(), outcome)
+}
+
+/// A server that answers one request with these bytes and gives the request.
+async fn serve_one(answer: Vec<u8>) -> (SocketAddr, JoinHandle<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let server = tokio::spawn(async move {
@@ -27,8 +41,7 @@ async fn exchange(answer: Vec<u8>, spec: CheckSpec) -> (String, lictor_check::Ou
         stream.write_all(&answer).await.unwrap();
         String::from_utf8(request).unwrap()
     });
-    let outcome = run(CheckSpec { http: format!("http://{address}/health"), ..spec }, Config::default()).await;
-    (server.await.unwrap(), outcome)
+    (address, server)
 }
 
 fn packed(text: &[u8]) -> Vec<u8> {
@@ -86,4 +99,37 @@ async fn the_password_in_a_url_is_in_no_output() {
     let outcome = run(CheckSpec { http: url, ..CheckSpec::default() }, Config::default()).await;
     let shown = format!("GET http://hidden@127.0.0.1:{port}/x?token=hidden: ");
     assert!(outcome.output.starts_with(&shown) && !outcome.output.contains("sesame"), "{}", outcome.output);
+}
+
+#[tokio::test]
+async fn the_user_of_a_url_is_authorised_as_the_original_does() {
+    let plain = || b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec();
+    let (request, outcome) = exchange_at("us%3Aer:ses%20ame@", plain(), CheckSpec::default()).await;
+    // `us:er:ses ame`
+    assert!(request.contains("\r\nAuthorization: Basic dXM6ZXI6c2VzIGFtZQ==\r\n"), "{request}");
+    assert!(request.contains("\r\nHost: 127.0.0.1:"), "{request}");
+    assert!(outcome.output.starts_with("HTTP GET http://hidden@127.0.0.1:"), "{}", outcome.output);
+    let (request, _) = exchange_at("user@", plain(), CheckSpec::default()).await;
+    assert!(request.contains("\r\nAuthorization: Basic dXNlcjo=\r\n"), "{request}");
+    let (request, _) = exchange(plain(), CheckSpec::default()).await;
+    assert!(!request.contains("Authorization"), "{request}");
+    let header = [("authorization".to_owned(), vec!["Bearer x".to_owned()])].into();
+    let (request, _) = exchange_at("user:sesame@", plain(), CheckSpec { header, ..CheckSpec::default() }).await;
+    assert!(request.contains("\r\nAuthorization: Bearer x\r\n") && !request.contains("Basic"), "{request}");
+}
+
+#[tokio::test]
+async fn what_a_definition_says_to_its_server_is_not_said_to_one_that_a_redirect_leads_to() {
+    let (other, server) = serve_one(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec()).await;
+    let answer = format!("HTTP/1.1 302 Found\r\nLocation: http://{other}/there\r\nContent-Length: 0\r\n\r\n");
+    let header = ["authorization", "cookie", "host", "x-team"].map(|name| (name.to_owned(), vec!["sesame".to_owned()]));
+    let spec = CheckSpec { header: header.into(), ..CheckSpec::default() };
+    let (first, outcome) = exchange_at("user:sesame@", answer.into_bytes(), spec).await;
+    let second = server.await.unwrap();
+    assert_eq!(outcome.status, Status::Passing, "{}", outcome.output);
+    for name in ["Authorization", "Cookie", "Host", "X-Team"] {
+        assert!(first.contains(&format!("\r\n{name}: sesame\r\n")), "{first}");
+    }
+    assert!(second.starts_with("GET /there ") && second.contains(&format!("\r\nHost: {other}\r\n")), "{second}");
+    assert!(second.contains("\r\nX-Team: sesame\r\n") && second.matches("sesame").count() == 1, "{second}");
 }
