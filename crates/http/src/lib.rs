@@ -36,5 +36,5 @@ pub mod fuzz;
 
 pub use config::Config;
 pub use error::Error;
-pub use routes::endpoints;
+pub use routes::{endpoints, waiting};
 pub use server::{Bound, bind};

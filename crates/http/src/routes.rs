@@ -70,8 +70,10 @@ pub(crate) enum Handler {
     Read(Reading),
     /// Reads what is local to this agent, and can wait for it to change.
     Hashed(fn(&Call<'_>) -> Result<Hashed, Failure>),
-    /// Does something, or waits in a way of its own.
+    /// Does something.
     Act(for<'a> fn(&'a Call<'a>, RequestBody) -> Pending<'a, Answered>),
+    /// Reads, and can wait for a change in a way of its own.
+    Waits(for<'a> fn(&'a Call<'a>, RequestBody) -> Pending<'a, Answered>),
 }
 
 impl std::fmt::Debug for Handler {
@@ -81,6 +83,7 @@ impl std::fmt::Debug for Handler {
             Handler::Read(_) => "Read",
             Handler::Hashed(_) => "Hashed",
             Handler::Act(_) => "Act",
+            Handler::Waits(_) => "Waits",
         })
     }
 }
@@ -101,7 +104,7 @@ macro_rules! route {
     };
 }
 
-use Handler::{Act, Hashed as ByHash, Now, Read as Blocking};
+use Handler::{Act, Hashed as ByHash, Now, Read as Blocking, Waits};
 
 static ROUTES: &[Route] = &[
     // This agent.
@@ -132,7 +135,7 @@ static ROUTES: &[Route] = &[
     route!(Caller "/v1/agent/check/update/": PUT Act(check::update)),
     route!(Caller "/v1/agent/connect/authorize": POST Act(connect::authorize)),
     route!(Public "/v1/agent/connect/ca/roots": GET Blocking(connect::AGENT_ROOTS)),
-    route!(Caller "/v1/agent/connect/ca/leaf/": GET Act(connect::leaf)),
+    route!(Caller "/v1/agent/connect/ca/leaf/": GET Waits(connect::leaf)),
     route!(Caller "/v1/agent/connect/proxy/": GET ByHash(connect::proxy)),
     route!(Caller "/v1/agent/connect/proxy/restart/": PUT Act(connect::restart)),
     // Managed proxies as processes; our own.
@@ -201,11 +204,11 @@ static ROUTES: &[Route] = &[
     // Prepared queries.
     route!(Caller "/v1/query": GET Blocking(query::LIST), POST Act(query::create)),
     route!(Caller "/v1/query/" only read ["/execute", "/explain"]:
-        GET Act(query::get), PUT Act(query::update), DELETE Act(query::delete)),
+        GET Waits(query::get), PUT Act(query::update), DELETE Act(query::delete)),
     route!(Caller "/v1/txn": PUT Act(txn::carry_out)),
     // Events and distances.
     route!(Caller "/v1/event/fire/": PUT Act(event::fire)),
-    route!(Caller "/v1/event/list": GET Act(event::list)),
+    route!(Caller "/v1/event/list": GET Waits(event::list)),
     route!(Public "/v1/coordinate/datacenters": GET Now(coordinate::datacenters)),
     route!(Caller "/v1/coordinate/nodes": GET Blocking(coordinate::NODES)),
     route!(Caller "/v1/coordinate/node/": GET Blocking(coordinate::NODE)),
@@ -232,6 +235,15 @@ static ROUTES: &[Route] = &[
 /// Every endpoint: its pattern, and its methods in the order in which `Allow` names them.
 pub fn endpoints() -> impl Iterator<Item = (&'static str, Vec<&'static str>)> {
     ROUTES.iter().map(|route| (route.pattern, route.methods.iter().map(|(method, _)| method.as_str()).collect()))
+}
+
+/// The patterns of all endpoints that can wait for a change.
+pub fn waiting() -> impl Iterator<Item = &'static str> {
+    let waits = |handler: &Handler| matches!(handler, Handler::Read(_) | Handler::Hashed(_) | Handler::Waits(_));
+    ROUTES
+        .iter()
+        .filter(move |route| route.methods.iter().any(|(_, handler)| waits(handler)))
+        .map(|route| route.pattern)
 }
 
 /// Every path with each of its methods.
@@ -278,7 +290,7 @@ mod tests {
     fn reads_never_change_anything() {
         for route in ROUTES {
             for (method, handler) in route.methods {
-                let reads = matches!(handler, Handler::Read(_) | Handler::Hashed(_));
+                let reads = matches!(handler, Handler::Read(_) | Handler::Hashed(_) | Handler::Waits(_));
                 assert!(!reads || method == Method::GET, "{method} {}", route.pattern);
             }
         }

@@ -577,7 +577,7 @@ impl Server {
             Handler::Now(answer) => answer(&call),
             Handler::Read(reading) => blocking::read(reading, &call).await,
             Handler::Hashed(find) => blocking::read_hashed(*find, &call).await,
-            Handler::Act(act) => act(&call, body).await,
+            Handler::Act(act) | Handler::Waits(act) => act(&call, body).await,
         };
         if let Ok(response) = &answered {
             measure::answered(&call, response);

@@ -1,5 +1,6 @@
 //! What a read gives: the value, how current it is, and what to watch to learn that it changed.
 
+use lictor_model::intention::Party;
 use lictor_model::revision::Revision;
 
 /// Something that changes as one and can be watched.
@@ -23,12 +24,20 @@ pub enum Topic {
     NodeChecks(Box<str>),
     /// Any intention.
     Intentions,
+    /// One intention (folded id).
+    Intention(Box<str>),
+    /// The intentions with exactly this source.
+    IntentionsFrom(Box<Party>),
+    /// The intentions with exactly this destination.
+    IntentionsTo(Box<Party>),
     /// The trusted roots.
     Roots,
     /// The configuration of the CA.
     CaConfig,
     /// Any prepared query.
     Queries,
+    /// One prepared query (folded id).
+    Query(Box<str>),
     /// One key of the key-value store.
     Key(Box<str>),
     /// All keys that begin so.
@@ -37,12 +46,20 @@ pub enum Topic {
     Sessions,
     /// One session (folded id).
     Session(Box<str>),
+    /// The sessions of one node (folded name).
+    SessionsOf(Box<str>),
     /// ACL tokens.
     Tokens,
+    /// One ACL token (folded accessor), not the names of its policies.
+    Token(Box<str>),
     /// ACL policies.
     Policies,
+    /// One ACL policy (folded id).
+    Policy(Box<str>),
     /// Network coordinates.
     Coordinates,
+    /// Network coordinates of one node (folded name).
+    CoordinatesOf(Box<str>),
     /// Which agents are alive, and which one leads.
     Members,
     /// User events.

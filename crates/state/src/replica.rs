@@ -14,6 +14,7 @@ pub(crate) mod coordinates;
 pub(crate) mod events;
 pub(crate) mod intentions;
 pub(crate) mod kv;
+pub(crate) mod marks;
 pub(crate) mod presence;
 pub(crate) mod queries;
 pub(crate) mod sessions;
@@ -35,7 +36,7 @@ use crate::Error;
 use crate::answer::Topic;
 use crate::coordinate::NodeCoordinate;
 use crate::event::EventRow;
-use crate::reader::{CaConfig, CheckRow, KvRow, NodeRow, ServiceRow};
+use crate::reader::{CaConfig, CheckRow, KvRow, MatchSide, NodeRow, ServiceRow};
 use crate::record::ca::{CaConfigRecord, RootRecord};
 use crate::record::check::CheckRecord;
 use crate::record::coordinate::CoordinateRecord;
@@ -324,10 +325,16 @@ impl Tables {
         } = self;
         match topic {
             Topic::Intentions => intentions.index(),
+            Topic::Intention(id) => intentions.index_of(id),
+            Topic::IntentionsFrom(party) => intentions.index_of_party(MatchSide::Source, party),
+            Topic::IntentionsTo(party) => intentions.index_of_party(MatchSide::Destination, party),
             Topic::Sessions => sessions.index(),
             Topic::Session(id) => sessions.index_of(id),
+            Topic::SessionsOf(node) => sessions.index_of_node(node),
             Topic::Queries => queries.index(),
+            Topic::Query(id) => queries.index_of(id),
             Topic::Coordinates => coordinates.index(),
+            Topic::CoordinatesOf(node) => coordinates.index_of(node),
             Topic::Members => presence.index(),
             Topic::Events => events.index(),
             topic => {

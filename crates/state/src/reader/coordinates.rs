@@ -21,7 +21,7 @@ impl Reader {
     /// The coordinates of a node, one for each segment; none for one that the caller may not see.
     pub fn coordinates_of_node(&self, node: &str) -> Answer<Vec<Arc<NodeCoordinate>>> {
         let node = fold(node);
-        self.answer(vec![Topic::Coordinates], |tables| {
+        self.answer(vec![Topic::CoordinatesOf((&*node).into())], |tables| {
             let rows = tables.coordinates.of_node(&node).filter(|row| self.caller.reads_node(row.node.as_str()));
             rows.map(Arc::clone).collect()
         })

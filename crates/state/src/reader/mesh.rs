@@ -10,6 +10,7 @@ use lictor_model::root::Roots;
 use super::{CaConfig, MatchSide, Reader};
 use crate::Error;
 use crate::answer::{Answer, Topic};
+use crate::replica::intentions::covering;
 
 impl Reader {
     /// All intentions in the order in which they decide.
@@ -21,7 +22,9 @@ impl Reader {
 
     /// One intention by id. `Err(Denied)` when the caller may not read its destination.
     pub fn intention(&self, id: &str) -> Result<Answer<Option<Arc<Intention>>>, Error> {
-        let found = self.answer(vec![Topic::Intentions], |tables| tables.intentions.get(&fold(id)).map(Arc::clone));
+        let id = fold(id);
+        let topics = vec![Topic::Intention((&*id).into())];
+        let found = self.answer(topics, |tables| tables.intentions.get(&id).map(Arc::clone));
         match &found.value {
             Some(row) if !self.sees_intention(row) => Err(Error::Denied),
             _ => Ok(found),
@@ -31,7 +34,12 @@ impl Reader {
     /// Intentions whose destination (or source) side covers `namespace/name`, in deciding order. Not filtered by
     /// rights: who asks must have the right for the name itself.
     pub fn intentions_matching(&self, which: MatchSide, namespace: &str, name: &str) -> Answer<Vec<Arc<Intention>>> {
-        self.answer(vec![Topic::Intentions], |tables| tables.intentions.matching(which, namespace, name))
+        let topic = match which {
+            MatchSide::Source => Topic::IntentionsFrom,
+            MatchSide::Destination => Topic::IntentionsTo,
+        };
+        let topics = covering(namespace, name).into_iter().map(|party| topic(Box::new(party))).collect();
+        self.answer(topics, |tables| tables.intentions.matching(which, namespace, name))
     }
 
     /// Whether a service may connect to another, by intentions and the default policy.

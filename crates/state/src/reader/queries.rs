@@ -78,8 +78,9 @@ impl Reader {
         if id.len() != 36 {
             return Err(Error::refused("failed prepared query lookup: index error: UUID must be 36 characters"));
         }
-        let found = self
-            .answer(vec![Topic::Queries], |tables| tables.queries.get(&fold(id)).map(|stored| Arc::clone(&stored.row)));
+        let id = fold(id);
+        let topics = vec![Topic::Query((&*id).into())];
+        let found = self.answer(topics, |tables| tables.queries.get(&id).map(|stored| Arc::clone(&stored.row)));
         match &found.value {
             // Who knows the id of an unnamed query may see it.
             Some(row) if row.acl_name().is_some_and(|name| !self.reads_query(name)) => Err(Error::Denied),

@@ -20,7 +20,7 @@ impl Reader {
     /// The sessions of a node, by id.
     pub fn sessions_of_node(&self, node: &str) -> Answer<Vec<Arc<Session>>> {
         let node = fold(node);
-        self.answer(vec![Topic::Sessions], |tables| {
+        self.answer(vec![Topic::SessionsOf((&*node).into())], |tables| {
             let ids = tables.sessions.of_node(&node);
             let rows = ids.filter_map(|id| tables.sessions.get(id));
             rows.filter(|row| self.sees_session(row)).map(Arc::clone).collect()

@@ -11,6 +11,7 @@ use super::Reader;
 use crate::Error;
 use crate::answer::{Answer, Topic};
 use crate::query::HIDDEN;
+use crate::replica::Tables;
 
 /// A token's answer depends on the names of its policies too.
 fn topics() -> Vec<Topic> {
@@ -44,15 +45,31 @@ impl Reader {
             return Err(Error::refused(why));
         }
         self.needs(Access::Read)?;
-        Ok(self.answer(topics(), |tables| {
-            let token = tables.access.token(&fold(accessor))?;
-            Some(self.shown_token(tables.access.with_names(token)))
-        }))
+        let accessor = fold(accessor);
+        let found = self.one_token(Topic::Token((&*accessor).into()), |tables| tables.access.token(&accessor));
+        Ok(found.map(|token| token.map(|token| self.shown_token(token))))
     }
 
     /// One token by its secret. Whoever knows it has it, so no right is needed.
     pub fn token_with_secret(&self, secret: &str) -> Answer<Option<Token>> {
-        self.answer(topics(), |tables| tables.access.token_of(secret).map(|token| tables.access.with_names(token)))
+        // Any token may come to have this secret as long as none has it.
+        self.one_token(Topic::Tokens, |tables| tables.access.token_of(secret))
+    }
+
+    /// A token with the names of its policies; what it is made of is all that its answer depends on. `otherwise` is what
+    /// does when there is none.
+    fn one_token(&self, otherwise: Topic, find: impl FnOnce(&Tables) -> Option<&Arc<Token>>) -> Answer<Option<Token>> {
+        let tables = self.replica.tables();
+        let found = find(&tables);
+        let topics = match found {
+            Some(token) => {
+                let links = token.policies.iter().flatten();
+                let policies = links.map(|link| Topic::Policy((&*fold(&link.id)).into()));
+                std::iter::once(Topic::Token((&*fold(&token.accessor)).into())).chain(policies).collect()
+            }
+            None => vec![otherwise],
+        };
+        Answer { index: tables.latest(&topics), value: found.map(|token| tables.access.with_names(token)), topics }
     }
 
     /// The tokens that endpoints of the older form know.
@@ -77,7 +94,8 @@ impl Reader {
             return Err(Error::refused(why));
         }
         self.needs(Access::Read)?;
-        Ok(self.answer(vec![Topic::Policies], |tables| tables.access.policy(&fold(id)).map(Arc::clone)))
+        let id = fold(id);
+        Ok(self.answer(vec![Topic::Policy((&*id).into())], |tables| tables.access.policy(&id).map(Arc::clone)))
     }
 
     fn needs(&self, access: Access) -> Result<(), Error> {

@@ -61,13 +61,13 @@ impl Access {
         self.unlink_token(&accessor);
         let rules = read("token", &accessor, &row.rules, Syntax::Legacy);
         self.secrets.insert(&row.secret, Arc::clone(&accessor));
+        self.touch_token(&accessor, at, touched);
         self.tokens.insert(accessor, StoredToken { row: Arc::new(row), rules });
-        self.touch_tokens(at, touched);
     }
 
     pub(crate) fn remove_token(&mut self, accessor: &str, at: Revision, touched: &mut Touched) {
         if self.unlink_token(accessor) {
-            self.touch_tokens(at, touched);
+            self.touch_token(accessor, at, touched);
         }
     }
 
@@ -78,9 +78,10 @@ impl Access {
         true
     }
 
-    fn touch_tokens(&mut self, at: Revision, touched: &mut Touched) {
+    fn touch_token(&mut self, accessor: &str, at: Revision, touched: &mut Touched) {
         self.tokens_index = at;
         touched.add(Topic::Tokens);
+        touched.add(Topic::Token(accessor.into()));
     }
 
     pub(crate) fn put_policy(&mut self, row: Policy, at: Revision, touched: &mut Touched) {
@@ -88,13 +89,13 @@ impl Access {
         self.unlink_policy(&id);
         let rules = read("policy", &id, &row.rules, Syntax::Current);
         self.policy_names.insert(fold(&row.name), Arc::clone(&id));
+        self.touch_policy(&id, at, touched);
         self.policies.insert(id, StoredPolicy { row: Arc::new(row), rules });
-        self.touch_policies(at, touched);
     }
 
     pub(crate) fn remove_policy(&mut self, id: &str, at: Revision, touched: &mut Touched) {
         if self.unlink_policy(id) {
-            self.touch_policies(at, touched);
+            self.touch_policy(id, at, touched);
         }
     }
 
@@ -108,9 +109,10 @@ impl Access {
         true
     }
 
-    fn touch_policies(&mut self, at: Revision, touched: &mut Touched) {
+    fn touch_policy(&mut self, id: &str, at: Revision, touched: &mut Touched) {
         self.policies_index = at;
         touched.add(Topic::Policies);
+        touched.add(Topic::Policy(id.into()));
     }
 
     pub(crate) fn put_bootstrap(&mut self, modified: Revision) {
@@ -220,7 +222,13 @@ impl Access {
     pub(crate) fn index(&self, topic: &Topic) -> Option<Revision> {
         match topic {
             Topic::Tokens => Some(self.tokens_index),
+            Topic::Token(accessor) => {
+                Some(self.tokens.get(&**accessor).map_or(self.tokens_index, |stored| stored.row.modified))
+            }
             Topic::Policies => Some(self.policies_index),
+            Topic::Policy(id) => {
+                Some(self.policies.get(&**id).map_or(self.policies_index, |stored| stored.row.modified))
+            }
             _ => None,
         }
     }

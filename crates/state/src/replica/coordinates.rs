@@ -8,6 +8,7 @@ use lictor_model::revision::Revision;
 
 use super::Touched;
 use super::catalog::Place;
+use super::marks::Marks;
 use crate::answer::Topic;
 use crate::coordinate::NodeCoordinate;
 use crate::schema::Key;
@@ -16,24 +17,29 @@ use crate::schema::Key;
 pub(crate) struct Coordinates {
     /// By node and segment.
     rows: BTreeMap<Place, (Arc<NodeCoordinate>, Revision)>,
+    nodes: Marks<Arc<str>>,
     index: Revision,
 }
 
 impl Coordinates {
     pub(crate) fn put(&mut self, place: Place, row: NodeCoordinate, modified: Revision, touched: &mut Touched) {
+        let node = Arc::clone(&place.0);
         self.rows.insert(place, (Arc::new(row), modified));
-        self.touch(modified, touched);
+        self.touch(node, modified, touched);
     }
 
     pub(crate) fn remove(&mut self, place: &Place, at: Revision, touched: &mut Touched) {
         if self.rows.remove(place).is_some() {
-            self.touch(at, touched);
+            self.touch(Arc::clone(&place.0), at, touched);
         }
     }
 
-    fn touch(&mut self, at: Revision, touched: &mut Touched) {
+    fn touch(&mut self, node: Arc<str>, at: Revision, touched: &mut Touched) {
         self.index = at;
         touched.add(Topic::Coordinates);
+        touched.add(Topic::CoordinatesOf((&*node).into()));
+        let is_left = self.of_node(&node).next().is_some();
+        self.nodes.note(node, at, is_left);
     }
 
     /// All of them, by node and segment.
@@ -63,8 +69,14 @@ impl Coordinates {
         self.index
     }
 
+    /// When a coordinate of a node last changed.
+    pub(crate) fn index_of(&self, node: &str) -> Revision {
+        self.nodes.index(&node.into())
+    }
+
     pub(crate) fn raise(&mut self, floor: Revision) {
         self.index = floor;
+        self.nodes.raise(floor);
     }
 
     pub(crate) fn keys(&self) -> impl Iterator<Item = (Key, Revision)> {

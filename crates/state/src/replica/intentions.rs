@@ -8,6 +8,7 @@ use lictor_model::name::fold;
 use lictor_model::revision::Revision;
 
 use super::Touched;
+use super::marks::Marks;
 use crate::answer::Topic;
 use crate::reader::MatchSide;
 use crate::schema::Key;
@@ -22,30 +23,34 @@ pub(crate) struct Intentions {
     /// Ids by folded source and by folded destination: what one service may do costs what speaks of it.
     by_source: BTreeMap<Party, BTreeSet<Arc<str>>>,
     by_destination: BTreeMap<Party, BTreeSet<Arc<str>>>,
+    sources: Marks<Party>,
+    destinations: Marks<Party>,
     index: Revision,
 }
 
 impl Intentions {
     pub(crate) fn put(&mut self, row: Intention, at: Revision, touched: &mut Touched) {
-        self.take_out(&fold(&row.id));
         let id = fold(&row.id);
+        if let Some(former) = self.take_out(&id) {
+            self.touch(&former, at, touched);
+        }
         let row = Arc::new(row);
         let (source, destination) = row.pair();
         self.by_source.entry(source).or_default().insert(Arc::clone(&id));
         self.by_destination.entry(destination).or_default().insert(Arc::clone(&id));
         self.ordered.insert(order(&row), Arc::clone(&row));
-        self.rows.insert(id, row);
-        self.touch(at, touched);
+        self.rows.insert(id, Arc::clone(&row));
+        self.touch(&row, at, touched);
     }
 
     pub(crate) fn remove(&mut self, id: &str, at: Revision, touched: &mut Touched) {
-        if self.take_out(id) {
-            self.touch(at, touched);
+        if let Some(row) = self.take_out(id) {
+            self.touch(&row, at, touched);
         }
     }
 
-    fn take_out(&mut self, id: &str) -> bool {
-        let Some(row) = self.rows.remove(id) else { return false };
+    fn take_out(&mut self, id: &str) -> Option<Arc<Intention>> {
+        let row = self.rows.remove(id)?;
         self.ordered.remove(&order(&row));
         let (source, destination) = row.pair();
         for (side, party) in [(&mut self.by_source, source), (&mut self.by_destination, destination)] {
@@ -55,12 +60,20 @@ impl Intentions {
                 side.remove(&party);
             }
         }
-        true
+        Some(row)
     }
 
-    fn touch(&mut self, at: Revision, touched: &mut Touched) {
+    fn touch(&mut self, row: &Intention, at: Revision, touched: &mut Touched) {
         self.index = at;
         touched.add(Topic::Intentions);
+        touched.add(Topic::Intention((&*fold(&row.id)).into()));
+        let (source, destination) = row.pair();
+        touched.add(Topic::IntentionsFrom(Box::new(source.clone())));
+        touched.add(Topic::IntentionsTo(Box::new(destination.clone())));
+        let is_left = self.by_source.contains_key(&source);
+        self.sources.note(source, at, is_left);
+        let is_left = self.by_destination.contains_key(&destination);
+        self.destinations.note(destination, at, is_left);
     }
 
     /// All of them in deciding order.
@@ -85,14 +98,7 @@ impl Intentions {
             MatchSide::Source => &self.by_source,
             MatchSide::Destination => &self.by_destination,
         };
-        let namespace = namespace.to_ascii_lowercase();
-        let name = name.to_ascii_lowercase();
-        let wild = || "*".to_owned();
-        let parties = BTreeSet::from([
-            Party { namespace: wild(), name: wild() },
-            Party { namespace: namespace.clone(), name: wild() },
-            Party { namespace, name },
-        ]);
+        let parties = covering(namespace, name);
         let ids = parties.iter().filter_map(|party| by_side.get(party)).flatten();
         let mut found: Vec<Arc<Intention>> = ids.filter_map(|id| self.rows.get(id)).map(Arc::clone).collect();
         found.sort_by_cached_key(|row| order(row));
@@ -103,13 +109,41 @@ impl Intentions {
         self.index
     }
 
+    /// When an intention last changed.
+    pub(crate) fn index_of(&self, id: &str) -> Revision {
+        self.rows.get(id).map_or(self.index, |row| row.modified)
+    }
+
+    /// When one of those with exactly this party on a side last changed.
+    pub(crate) fn index_of_party(&self, side: MatchSide, party: &Party) -> Revision {
+        let marks = match side {
+            MatchSide::Source => &self.sources,
+            MatchSide::Destination => &self.destinations,
+        };
+        marks.index(party)
+    }
+
     pub(crate) fn raise(&mut self, floor: Revision) {
         self.index = floor;
+        self.sources.raise(floor);
+        self.destinations.raise(floor);
     }
 
     pub(crate) fn keys(&self) -> impl Iterator<Item = (Key, Revision)> {
         self.rows.iter().map(|(id, row)| (Key::Intention(Arc::clone(id)), row.modified))
     }
+}
+
+/// The parties of intentions that cover a name.
+pub(crate) fn covering(namespace: &str, name: &str) -> BTreeSet<Party> {
+    let namespace = namespace.to_ascii_lowercase();
+    let name = name.to_ascii_lowercase();
+    let wild = || "*".to_owned();
+    BTreeSet::from([
+        Party { namespace: wild(), name: wild() },
+        Party { namespace: namespace.clone(), name: wild() },
+        Party { namespace, name },
+    ])
 }
 
 fn order(row: &Intention) -> Order {

@@ -55,13 +55,13 @@ impl Queries {
         if !row.session.is_empty() {
             self.by_session.entry(fold(&row.session)).or_default().insert(Arc::clone(&id));
         }
+        self.touch(&id, at, touched);
         self.rows.insert(id, Stored { row: Arc::new(row), pattern });
-        self.touch(at, touched);
     }
 
     pub(crate) fn remove(&mut self, id: &str, at: Revision, touched: &mut Touched) {
         if self.unlink(id) {
-            self.touch(at, touched);
+            self.touch(id, at, touched);
         }
     }
 
@@ -84,9 +84,10 @@ impl Queries {
         true
     }
 
-    fn touch(&mut self, at: Revision, touched: &mut Touched) {
+    fn touch(&mut self, id: &str, at: Revision, touched: &mut Touched) {
         self.index = at;
         touched.add(Topic::Queries);
+        touched.add(Topic::Query(id.into()));
     }
 
     /// All of them, by id.
@@ -120,6 +121,11 @@ impl Queries {
 
     pub(crate) fn index(&self) -> Revision {
         self.index
+    }
+
+    /// When a query last changed.
+    pub(crate) fn index_of(&self, id: &str) -> Revision {
+        self.rows.get(id).map_or(self.index, |stored| stored.row.modified)
     }
 
     pub(crate) fn raise(&mut self, floor: Revision) {

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::Touched;
 use super::catalog::Place;
+use super::marks::Marks;
 use crate::answer::Topic;
 use crate::schema::Key;
 use crate::session::Session;
@@ -18,6 +19,7 @@ pub(crate) struct Sessions {
     rows: BTreeMap<Arc<str>, Arc<Session>>,
     renewals: BTreeMap<Arc<str>, Renewal>,
     by_node: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
+    nodes: Marks<Arc<str>>,
     by_check: BTreeMap<Place, BTreeSet<Arc<str>>>,
     index: Revision,
 }
@@ -39,31 +41,36 @@ impl Sessions {
         for place in places(&row) {
             self.by_check.entry(place).or_default().insert(Arc::clone(&id));
         }
-        self.by_node.entry(fold(row.node.as_str())).or_default().insert(Arc::clone(&id));
-        touched.add(Topic::Session((&*id).into()));
-        self.rows.insert(id, Arc::new(row));
-        self.touch(at, touched);
+        let node = fold(row.node.as_str());
+        self.by_node.entry(Arc::clone(&node)).or_default().insert(Arc::clone(&id));
+        self.rows.insert(Arc::clone(&id), Arc::new(row));
+        self.touch(&id, node, at, touched);
     }
 
     pub(crate) fn remove(&mut self, id: &str, at: Revision, touched: &mut Touched) {
-        if self.unlink(id) {
-            touched.add(Topic::Session(id.into()));
-            self.touch(at, touched);
+        if let Some(node) = self.unlink(id) {
+            self.touch(id, node, at, touched);
         }
     }
 
-    fn unlink(&mut self, id: &str) -> bool {
-        let Some(row) = self.rows.remove(id) else { return false };
+    /// Takes a session out; gives its node.
+    fn unlink(&mut self, id: &str) -> Option<Arc<str>> {
+        let row = self.rows.remove(id)?;
         for place in places(&row) {
             drop_from(&mut self.by_check, &place, id);
         }
-        drop_from(&mut self.by_node, &fold(row.node.as_str()), id);
-        true
+        let node = fold(row.node.as_str());
+        drop_from(&mut self.by_node, &node, id);
+        Some(node)
     }
 
-    fn touch(&mut self, at: Revision, touched: &mut Touched) {
+    fn touch(&mut self, id: &str, node: Arc<str>, at: Revision, touched: &mut Touched) {
         self.index = at;
         touched.add(Topic::Sessions);
+        touched.add(Topic::Session(id.into()));
+        touched.add(Topic::SessionsOf((&*node).into()));
+        let is_left = self.by_node.contains_key(&node);
+        self.nodes.note(node, at, is_left);
     }
 
     pub(crate) fn put_renewal(&mut self, id: &Arc<str>, modified: Revision) {
@@ -107,8 +114,14 @@ impl Sessions {
         self.rows.get(id).map_or(self.index, |row| row.modified)
     }
 
+    /// When a session of a node last came or went.
+    pub(crate) fn index_of_node(&self, node: &str) -> Revision {
+        self.nodes.index(&node.into())
+    }
+
     pub(crate) fn raise(&mut self, floor: Revision) {
         self.index = floor;
+        self.nodes.raise(floor);
     }
 
     pub(crate) fn keys(&self) -> impl Iterator<Item = (Key, Revision)> {
