@@ -3,14 +3,14 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use http::Method;
+use http::{Method, StatusCode};
 use lictor_meter::{Timer, count, process};
 use lictor_model::name::fold;
 use lictor_model::service::Service;
 use lictor_state::reader::{Filter, Side};
 
-use crate::call::Call;
-use crate::respond::{Response, ResponseBody};
+use crate::call::{Answered, Call};
+use crate::respond::ResponseBody;
 use crate::routes;
 
 /// What requests did to the cluster, by path and method; each has a timer of its own.
@@ -54,8 +54,15 @@ const FORWARDED: &[(&str, &str)] = &[
     ("/v1/catalog/node/", "catalog_node_services"),
 ];
 
+/// Writes of tokens that the original counts as something else than the others on their path.
+const CLONES: (&str, &str, &str) = ("/v1/acl/token/", "/clone", "acl.token.clone");
+
 /// The timers of every path and method, looked up without making a name.
-pub(crate) struct Measure(HashMap<(&'static str, Method), Vec<Timer>>);
+pub(crate) struct Measure {
+    /// The first of each is that of the request itself.
+    by_request: HashMap<(&'static str, Method), Vec<Timer>>,
+    clones: Timer,
+}
 
 impl Measure {
     pub(crate) fn new() -> Measure {
@@ -67,13 +74,16 @@ impl Measure {
             let timers = names.map(|name| process().timer(&name, &[])).collect();
             all.insert((pattern, method), timers);
         }
-        Measure(all)
+        Measure { by_request: all, clones: process().timer(CLONES.2, &[]) }
     }
 
     /// Notes how long a request took.
-    pub(crate) fn took(&self, pattern: &'static str, method: &Method, time: Duration) {
-        for timer in self.0.get(&(pattern, method.clone())).into_iter().flatten() {
-            timer.took(time);
+    pub(crate) fn took(&self, pattern: &'static str, method: &Method, argument: &str, time: Duration) {
+        let timers = self.by_request.get(&(pattern, method.clone())).map(Vec::as_slice).unwrap_or_default();
+        if pattern == CLONES.0 && *method == Method::PUT && argument.ends_with(CLONES.1) {
+            timers.iter().take(1).chain([&self.clones]).for_each(|timer| timer.took(time));
+        } else {
+            timers.iter().for_each(|timer| timer.took(time));
         }
     }
 }
@@ -85,14 +95,22 @@ fn dotted(pattern: &str) -> String {
 }
 
 /// Counts a read of the catalog by what it asked for and whether that was there.
-pub(crate) fn answered(call: &Call<'_>, response: &Response) {
+pub(crate) fn answered(call: &Call<'_>, answered: &Answered) {
     let pattern = call.route.pattern;
     if let Some((_, endpoint)) = FORWARDED.iter().find(|(of, _)| *of == pattern) {
         let node = [("node", call.config().node_name.as_str())];
         count(&format!("client.api.{endpoint}"), &node);
-        let outcome = if response.status().is_success() { "client.api.success" } else { "client.rpc.error" };
-        count(&format!("{outcome}.{endpoint}"), &node);
+        let outcome = match answered {
+            Ok(response) if response.status().is_success() => Some("client.api.success"),
+            // Agents of the original send on only what they understand.
+            Err(failure) if failure.status() == StatusCode::BAD_REQUEST => None,
+            _ => Some("client.rpc.error"),
+        };
+        if let Some(outcome) = outcome {
+            count(&format!("{outcome}.{endpoint}"), &node);
+        }
     }
+    let Ok(response) = answered else { return };
     let Some((_, what)) = QUERIED.iter().find(|(of, _)| *of == pattern) else { return };
     let asked: Vec<&str> = call.query.all("tag").collect();
     let labels = Labels::known(call, &asked);

@@ -502,7 +502,7 @@ impl Server {
                 let body = RequestBody::new(body, &self.room);
                 let answered = self.handle(&admitted, head, peer, body, proxy).await;
                 let mut response = answered.unwrap_or_else(|failure| self.failed(&failure));
-                self.measure.took(admitted.route.pattern, &head.method, started.elapsed());
+                self.measure.took(admitted.route.pattern, &head.method, admitted.argument(), started.elapsed());
                 self.common.complete(&mut response, &head.headers);
                 response
             }
@@ -579,9 +579,7 @@ impl Server {
             Handler::Hashed(find) => blocking::read_hashed(*find, &call).await,
             Handler::Act(act) | Handler::Waits(act) => act(&call, body).await,
         };
-        if let Ok(response) = &answered {
-            measure::answered(&call, response);
-        }
+        measure::answered(&call, &answered);
         answered
     }
 }

@@ -247,6 +247,58 @@ mod tests {
     }
 
     #[test]
+    fn the_page_about_compatibility_tells_of_every_command_and_of_none_that_is_not_there() {
+        let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/compatibility.md");
+        let page = std::fs::read_to_string(&file).unwrap();
+        let section = page.split_once("## Command line").unwrap().1.split_once("\n## ").unwrap().0;
+        let rows: Vec<(&str, &str)> = section
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `")?.split_once(" | "))
+            .map(|(names, rest)| (names, rest.split(" |").next().unwrap()))
+            .collect();
+        assert!(rows.len() > 25, "{rows:?}");
+        // Words in one cell share the words before the last with the first of them: `kv delete`, `export`.
+        let mut told: Vec<(String, &str)> = Vec::new();
+        for (names, verdict) in rows {
+            let mut group = "";
+            for name in names.trim_end_matches('`').split("`, `") {
+                let whole = match name.rsplit_once(' ') {
+                    Some((before, _)) => {
+                        group = before;
+                        name.to_owned()
+                    }
+                    None if group.is_empty() => name.to_owned(),
+                    None => format!("{group} {name}"),
+                };
+                told.push((whole, verdict));
+            }
+        }
+        // What the text below the table calls lictor's own.
+        let is_own = |name: &str| {
+            ["completion", "demo"].contains(&name) || name.starts_with("store ") || name.starts_with("connect ")
+        };
+        let covers = |told: &str, name: &str| match told.strip_suffix(" …") {
+            Some(group) => name.starts_with(&format!("{group} ")),
+            None => told == name,
+        };
+        let names: Vec<&str> = commands().iter().map(|command| command.name).collect();
+        for name in &names {
+            assert!(
+                is_own(name) || told.iter().any(|(told, _)| covers(told, name)),
+                "docs/compatibility.md says nothing of {name}"
+            );
+        }
+        for (told, _) in &told {
+            assert!(names.iter().any(|name| covers(told, name)), "docs/compatibility.md promises {told}");
+        }
+        // What is not offered is a command all the same, which says so.
+        let refused = |name: &str| unavailable::COMMANDS.iter().any(|command| command.name == name);
+        for (told, verdict) in &told {
+            assert_eq!(refused(told), *verdict == "not offered", "{told}: {verdict}");
+        }
+    }
+
+    #[test]
     fn the_overview_names_groups_and_commands_of_one_word() {
         let words: Vec<String> = next_words("").into_iter().map(|(word, _)| word).collect();
         for word in ["acl", "agent", "connect", "kv", "version", "watch"] {

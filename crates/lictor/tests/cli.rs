@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -707,22 +708,24 @@ fn a_lock_for_two_lets_two_run_and_not_three() {
 fn the_page_about_compatibility_names_every_endpoint_and_promises_none_that_is_not_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let page = fs::read_to_string(root.join("docs/compatibility.md")).unwrap();
-    let table = fs::read_to_string(root.join("crates/http/src/routes.rs")).unwrap();
-    let routes: Vec<&str> =
-        table.lines().filter_map(|line| line.trim().strip_prefix("route!(")?.split('"').nth(1)).collect();
-    assert!(routes.len() > 50, "{routes:?}");
-    for route in &routes {
+    let rows = page.lines().filter(|line| line.starts_with("| `/v1/") && line.contains("| honoured |"));
+    let promised: BTreeMap<&str, (Vec<&str>, bool)> = rows
+        .map(|line| {
+            let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+            let methods = cells[1].split(", ").collect();
+            (cells[0].trim_matches('`'), (methods, cells[3].contains("blocking by ")))
+        })
+        .collect();
+    let waiting: Vec<&str> = lictor_http::waiting().collect();
+    let there: BTreeMap<&str, (Vec<&str>, bool)> = lictor_http::endpoints()
         // What looks after managed proxies has a page of its own.
-        assert!(
-            route.starts_with("/v1/agent/connect/") || page.contains(&format!("| `{route}` |")),
-            "{route} is missing"
-        );
+        .filter(|(path, _)| !path.starts_with("/v1/agent/connect/") || promised.contains_key(path))
+        .map(|(path, methods)| (path, (methods, waiting.contains(&path))))
+        .collect();
+    for (path, row) in &there {
+        assert_eq!(promised.get(path), Some(row), "{path}: methods, and whether it can wait");
     }
-    let honoured = page.lines().filter(|line| line.starts_with("| `/v1/") && line.contains("| honoured |"));
-    for line in honoured {
-        let path = line.split('`').nth(1).unwrap();
-        assert!(routes.contains(&path), "{path} is promised and not there");
-    }
+    assert_eq!(promised.len(), there.len(), "more is promised than is there");
 }
 
 /// How many facts of each section there are, and how many weaknesses.

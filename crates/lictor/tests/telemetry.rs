@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -308,4 +308,202 @@ fn bytes_still_come_back_when_no_sink_listens() {
     wait_path(&house, entry);
     assert!(echo_once(entry).is_ok());
     until("the agent says so", || house.log().contains("telemetry: cannot send to statsite at 127.0.0.1:1"));
+}
+
+/// Names that the page about compatibility promises, with what makes each of them, and the kind that it is shown as.
+const PROMISED: [(&str, &str); 56] = [
+    ("Samples", "http.GET.v1.status.leader"),
+    ("Samples", "http.PUT.v1.kv._"),
+    ("Samples", "catalog.register"),
+    ("Samples", "catalog.deregister"),
+    ("Counters", "catalog.service.query"),
+    ("Counters", "catalog.service.query-tag"),
+    ("Counters", "catalog.service.query-tags"),
+    ("Counters", "catalog.service.not-found"),
+    ("Counters", "catalog.connect.query"),
+    ("Counters", "catalog.connect.not-found"),
+    ("Counters", "health.service.query"),
+    ("Counters", "health.service.query-tag"),
+    ("Counters", "health.service.query-tags"),
+    ("Counters", "health.service.not-found"),
+    ("Counters", "health.connect.query"),
+    ("Counters", "health.connect.not-found"),
+    ("Samples", "dns.domain_query"),
+    ("Samples", "dns.ptr_query"),
+    ("Counters", "client.api.catalog_register"),
+    ("Counters", "client.api.catalog_deregister"),
+    ("Counters", "client.api.catalog_datacenters"),
+    ("Counters", "client.api.catalog_nodes"),
+    ("Counters", "client.api.catalog_services"),
+    ("Counters", "client.api.catalog_service_nodes"),
+    ("Counters", "client.api.catalog_connect_service_nodes"),
+    ("Counters", "client.api.catalog_node_services"),
+    ("Counters", "client.api.success.catalog_register"),
+    ("Counters", "client.api.success.catalog_deregister"),
+    ("Counters", "client.api.success.catalog_datacenters"),
+    ("Counters", "client.api.success.catalog_nodes"),
+    ("Counters", "client.api.success.catalog_services"),
+    ("Counters", "client.api.success.catalog_service_nodes"),
+    ("Counters", "client.api.success.catalog_connect_service_nodes"),
+    ("Counters", "client.api.success.catalog_node_services"),
+    ("Counters", "client.rpc.error.catalog_register"),
+    ("Samples", "kvs.apply"),
+    ("Samples", "txn.apply"),
+    ("Samples", "session.apply"),
+    ("Samples", "session.renew"),
+    ("Samples", "intention.apply"),
+    ("Samples", "prepared-query.apply"),
+    ("Samples", "prepared-query.execute"),
+    ("Samples", "prepared-query.explain"),
+    ("Samples", "acl.ResolveToken"),
+    ("Samples", "acl.token.upsert"),
+    ("Samples", "acl.token.delete"),
+    ("Samples", "acl.token.clone"),
+    ("Samples", "acl.policy.upsert"),
+    ("Samples", "acl.policy.delete"),
+    ("Counters", "acl.blocked.node.registration"),
+    ("Counters", "acl.blocked.service.registration"),
+    ("Counters", "acl.blocked.check.registration"),
+    ("Counters", "acl.blocked.service.deregistration"),
+    ("Counters", "acl.blocked.check.deregistration"),
+    ("Gauges", "autopilot.healthy"),
+    ("Gauges", "autopilot.failure_tolerance"),
+];
+/// What every agent measures of itself.
+const OF_THE_PROCESS: [&str; 3] = ["runtime.alloc_bytes", "runtime.sys_bytes", "runtime.num_goroutines"];
+/// What is there only where agents share a store.
+const SHARED: [&str; 2] = ["serf.member.join", "serf.member.failed"];
+
+/// A question to the agent's DNS whose answer nobody reads.
+fn ask_dns(port: u16, name: &str, kind: u16) {
+    let mut packet = vec![0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in name.split('.') {
+        packet.push(u8::try_from(label.len()).unwrap());
+        packet.extend(label.as_bytes());
+    }
+    packet.push(0);
+    packet.extend(kind.to_be_bytes());
+    packet.extend([0, 1]);
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.connect(("127.0.0.1", port)).unwrap();
+    socket.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
+    socket.send(&packet).unwrap();
+    assert!(socket.recv(&mut [0; 1024]).unwrap() > 12);
+}
+
+#[test]
+fn every_name_that_is_promised_is_shown_once_what_it_counts_has_happened() {
+    const ROOT: &str = "3f0c1c2f-4f0c-4d0c-9a51-6c7f1f0f9d11";
+    let house = House::start(
+        LICTOR,
+        json!({
+            "acl": {"enabled": true, "default_policy": "deny", "tokens": {"master": ROOT}},
+            "telemetry": {"disable_hostname": true},
+        }),
+    );
+    let ask = |method: &str, path: &str, body: Value, token: &str| {
+        let text = if body.is_null() { String::new() } else { body.to_string() };
+        let headers = [("X-Consul-Token", token)];
+        let limit = std::time::Duration::from_secs(30);
+        lictor_testkit::http::request(house.http_port, method, path, &headers, text.as_bytes(), limit).unwrap()
+    };
+    let root = |method: &str, path: &str, body: Value| {
+        let answer = ask(method, path, body, ROOT);
+        assert_eq!(answer.status, 200, "{method} {path}: {}", answer.text());
+        answer
+    };
+    let id = |answer: lictor_testkit::Answer, field: &str| answer.json()[field].as_str().unwrap().to_owned();
+
+    root("GET", "/v1/status/leader", Value::Null);
+    root("PUT", "/v1/kv/a", json!("x"));
+    let far = json!({"Service": "far", "Tags": ["a", "b"]});
+    root("PUT", "/v1/catalog/register", json!({"Node": "ext", "Address": "10.0.0.1", "Service": far}));
+    assert_eq!(ask("PUT", "/v1/catalog/register", json!({"Node": "e", "Address": "10.0.0.1"}), "").status, 403);
+    for path in ["catalog/service", "health/service"] {
+        root("GET", &format!("/v1/{path}/far?tag=a"), Value::Null);
+        root("GET", &format!("/v1/{path}/far?tag=a&tag=b"), Value::Null);
+        root("GET", &format!("/v1/{path}/nobody"), Value::Null);
+    }
+    for path in ["catalog/connect/nobody", "health/connect/nobody", "catalog/datacenters", "catalog/nodes"] {
+        root("GET", &format!("/v1/{path}"), Value::Null);
+    }
+    root("GET", "/v1/catalog/services", Value::Null);
+    root("GET", "/v1/catalog/node/ext", Value::Null);
+    ask_dns(house.dns_port, "far.service.consul", 1);
+    ask_dns(house.dns_port, "1.0.0.10.in-addr.arpa", 12);
+    root("PUT", "/v1/txn", json!([{"KV": {"Verb": "set", "Key": "t", "Value": "MQ=="}}]));
+    let session = id(root("PUT", "/v1/session/create", json!({"Node": "ext", "Checks": [], "TTL": "1h"})), "ID");
+    root("PUT", &format!("/v1/session/renew/{session}"), Value::Null);
+    let intention = json!({"SourceName": "a", "DestinationName": "b", "Action": "deny"});
+    root("POST", "/v1/connect/intentions", intention);
+    root("POST", "/v1/query", json!({"Name": "q", "Service": {"Service": "far"}}));
+    root("GET", "/v1/query/q/execute", Value::Null);
+    root("GET", "/v1/query/q/explain", Value::Null);
+    root("PUT", "/v1/catalog/deregister", json!({"Node": "ext"}));
+
+    // Who may write a service may not complete the record of its node, which this agent had no token to write: the agent
+    // takes the registration in, the catalog does not.
+    let services = "service_prefix \"\" { policy = \"write\" }";
+    let policy = id(root("PUT", "/v1/acl/policy", json!({"Name": "p", "Rules": services})), "ID");
+    let token = root("PUT", "/v1/acl/token", json!({"Policies": [{"ID": policy}]}));
+    let (secret, accessor) = (id(token.clone(), "SecretID"), id(token, "AccessorID"));
+    let register = |what: &str, body: Value| {
+        let answer = ask("PUT", &format!("/v1/agent/{what}/register"), body, &secret);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    };
+    let allow = |rules: &str| {
+        root("PUT", &format!("/v1/acl/policy/{policy}"), json!({"Name": "p", "Rules": rules}));
+    };
+    register("service", json!({"Name": "blocked"}));
+    allow(&format!("{services} node \"node1\" {{ policy = \"write\" }}"));
+    register("service", json!({"Name": "known"}));
+    register("check", json!({"Name": "known-check", "ServiceID": "known", "TTL": "1h"}));
+    // What it registered cannot be changed or removed in its name once its rights are gone.
+    allow("");
+    root("PUT", "/v1/agent/check/pass/known-check", Value::Null);
+    until("the catalog refuses the state", || house.log().contains("Check \"known-check\" registration blocked"));
+    root("PUT", "/v1/agent/check/deregister/known-check", Value::Null);
+    root("PUT", "/v1/agent/service/deregister/known", Value::Null);
+    let clone = id(root("PUT", &format!("/v1/acl/token/{accessor}/clone"), json!({})), "AccessorID");
+    root("DELETE", &format!("/v1/acl/token/{clone}"), Value::Null);
+    root("DELETE", &format!("/v1/acl/policy/{policy}"), Value::Null);
+
+    // What is shown is of one interval: names come and go.
+    let wanted: BTreeSet<(String, String)> = PROMISED
+        .iter()
+        .copied()
+        .chain(OF_THE_PROCESS.map(|name| ("Gauges", name)))
+        .map(|(list, name)| (list.to_owned(), format!("consul.{name}")))
+        .collect();
+    let mut seen = BTreeSet::new();
+    let mut missing = wanted.clone();
+    let end = std::time::Instant::now() + lictor_testkit::wait::PATIENCE;
+    while !missing.is_empty() && std::time::Instant::now() < end {
+        let shown = root("GET", "/v1/agent/metrics", Value::Null).json();
+        for list in ["Counters", "Gauges", "Samples"] {
+            let names = shown[list].as_array().unwrap().iter().filter_map(|one| one["Name"].as_str());
+            seen.extend(names.map(|name| (list.to_owned(), name.to_owned())));
+        }
+        missing = wanted.difference(&seen).cloned().collect();
+        thread::sleep(std::time::Duration::from_millis(100));
+    }
+    assert!(missing.is_empty(), "missing: {missing:?}\nseen: {seen:?}\n{}", house.log());
+}
+
+#[test]
+fn the_page_about_compatibility_promises_no_number_that_is_not_looked_for() {
+    let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/compatibility.md");
+    let page = fs::read_to_string(page).unwrap();
+    let section = page.split_once("## Telemetry").unwrap().1.split_once("\n## ").unwrap().0;
+    let rows = section.lines().filter(|line| line.contains("| there |"));
+    let names: Vec<&str> =
+        rows.flat_map(|row| row.split(" | ").next().unwrap().split('`').skip(1).step_by(2)).collect();
+    assert!(names.len() > 15, "{names:?}");
+    let looked_for: Vec<&str> = PROMISED.iter().map(|(_, name)| *name).chain(OF_THE_PROCESS).chain(SHARED).collect();
+    for name in names {
+        let start = name.split(['*', '<']).next().unwrap();
+        let is_whole = start == name;
+        let found = looked_for.iter().any(|known| if is_whole { *known == name } else { known.starts_with(start) });
+        assert!(found, "{name} is promised and not looked for");
+    }
 }
