@@ -6,8 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http_body_util::BodyExt;
+use http::header::{EXPECT, HeaderMap};
+use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body as _, Incoming};
+use parking_lot::Mutex;
 
 use crate::error::Failure;
 
@@ -83,13 +85,54 @@ impl Deref for Body {
     }
 }
 
+/// What becomes of the body of one request, as the connection that it comes on must know.
+enum Fate {
+    /// Nobody has asked for it.
+    Untouched(Incoming),
+    /// Somebody reads it, or has given up in the middle.
+    Begun,
+    /// It was read to its end.
+    Read,
+}
+
+/// The body on the side of the connection; `None` is a body without a byte.
+pub(crate) struct Rest(Option<Arc<Mutex<Fate>>>);
+
+/// What nobody has read of a body is taken off the connection when it is no more than this, as in the original.
+const DRAINED: u64 = 256 * 1024;
+/// And when it comes within this time: nobody waits longer for an answer because of it.
+const DRAINED_WITHIN: Duration = Duration::from_secs(1);
+
+impl Rest {
+    pub(crate) fn new(incoming: Option<Incoming>) -> Rest {
+        let incoming = incoming.filter(|incoming| !incoming.is_end_stream());
+        Rest(incoming.map(|incoming| Arc::new(Mutex::new(Fate::Untouched(incoming)))))
+    }
+
+    /// Takes off the connection what nobody has read, and tells whether it can take another request. It cannot when there
+    /// is too much, or when the client waits to be asked for it.
+    pub(crate) async fn take_off(self, headers: &HeaderMap) -> bool {
+        let Some(fate) = self.0 else { return true };
+        let fate = std::mem::replace(&mut *fate.lock(), Fate::Begun);
+        match fate {
+            Fate::Read => true,
+            Fate::Begun => false,
+            Fate::Untouched(_) if headers.contains_key(EXPECT) => false,
+            Fate::Untouched(incoming) => {
+                let mut left = Limited::new(incoming, usize::try_from(DRAINED).unwrap_or(usize::MAX));
+                let drained = async { while let Some(Ok(_)) = left.frame().await {} };
+                tokio::time::timeout(DRAINED_WITHIN, drained).await.is_ok() && left.is_end_stream()
+            }
+        }
+    }
+}
+
 /// The body of one request, not read yet.
-pub(crate) struct RequestBody(Option<(Incoming, Room)>);
+pub(crate) struct RequestBody(Option<(Arc<Mutex<Fate>>, Room)>);
 
 impl RequestBody {
-    /// `None` is a body without a byte.
-    pub(crate) fn new(incoming: Option<Incoming>, room: &Room) -> RequestBody {
-        RequestBody(incoming.map(|incoming| (incoming, room.clone())))
+    pub(crate) fn new(rest: &Rest, room: &Room) -> RequestBody {
+        RequestBody(rest.0.as_ref().map(|fate| (Arc::clone(fate), room.clone())))
     }
 
     /// Reads all of it.
@@ -99,26 +142,29 @@ impl RequestBody {
 
     /// Reads all of it unless it is larger than `limit` bytes.
     pub(crate) async fn read_at_most(self, limit: u64) -> Result<Body, Failure> {
-        let Some((incoming, room)) = self.0 else { return Ok(Body::default()) };
+        let Some((fate, room)) = self.0 else { return Ok(Body::default()) };
         let mut taken = Taken { room, size: 0 };
-        let bytes = gather(incoming, limit, |length| taken.grow(length)).await?;
+        let bytes = gather(&fate, limit, |length| taken.grow(length)).await?;
         Ok(Body { bytes, _taken: Some(taken) })
     }
 
     /// The same for what is larger than all others together may be; how many of those there are at once is the caller's to
     /// bound.
     pub(crate) async fn read_huge(self, limit: u64) -> Result<Bytes, Failure> {
-        let Some((incoming, _)) = self.0 else { return Ok(Bytes::new()) };
-        gather(incoming, limit, |_| Ok(())).await
+        let Some((fate, _)) = self.0 else { return Ok(Bytes::new()) };
+        gather(&fate, limit, |_| Ok(())).await
     }
 }
 
 /// Reads a body piece by piece. `accept` is told how long it is with each.
 async fn gather(
-    mut incoming: Incoming,
+    fate: &Mutex<Fate>,
     limit: u64,
     mut accept: impl FnMut(u64) -> Result<(), Failure>,
 ) -> Result<Bytes, Failure> {
+    let Fate::Untouched(mut incoming) = std::mem::replace(&mut *fate.lock(), Fate::Begun) else {
+        return Ok(Bytes::new());
+    };
     if incoming.size_hint().lower() > limit {
         return Err(Failure::TooLarge(limit));
     }
@@ -140,6 +186,7 @@ async fn gather(
             rest.extend_from_slice(&data);
         }
     }
+    *fate.lock() = Fate::Read;
     if rest.is_empty() {
         return Ok(first);
     }

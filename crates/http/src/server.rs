@@ -9,8 +9,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Request;
-use http::header::{HeaderName, HeaderValue};
+use http::header::{CONNECTION, HeaderName, HeaderValue};
+use http::{Request, Version};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
@@ -30,7 +30,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::time::Instant;
 
 use crate::blocking::{self, SeenBefore};
-use crate::body::{RequestBody, Room};
+use crate::body::{RequestBody, Rest, Room};
 use crate::call::{Answered, Call, Peer};
 use crate::caller::{self, Known};
 use crate::config::{Config, Listener, Process};
@@ -488,7 +488,8 @@ impl Server {
         proxy: Option<&ServiceId>,
     ) -> Response {
         let started = Instant::now();
-        let response = match admission {
+        let rest = Rest::new(body);
+        let mut response = match admission {
             Admission::Elsewhere(response) => response,
             Admission::Page(file) => match &self.config.page {
                 Some(folder) => pages::answer(folder, &head.method, &file).await,
@@ -499,7 +500,7 @@ impl Server {
                 response
             }
             Admission::Handler(admitted) => {
-                let body = RequestBody::new(body, &self.room);
+                let body = RequestBody::new(&rest, &self.room);
                 let answered = self.handle(&admitted, head, peer, body, proxy).await;
                 let mut response = answered.unwrap_or_else(|failure| self.failed(&failure));
                 self.measure.took(admitted.route.pattern, &head.method, admitted.argument(), started.elapsed());
@@ -507,6 +508,11 @@ impl Server {
                 response
             }
         };
+        // The library would close the connection under the next request of a client that sends head and body apart, and say
+        // nothing of it. Streams of HTTP/2 end by themselves.
+        if head.version <= Version::HTTP_11 && !rest.take_off(&head.headers).await {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         if tracing::enabled!(tracing::Level::DEBUG) {
             let target = head.uri.path_and_query().map_or("", |target| target.as_str());
             let from = match (peer, proxy) {

@@ -33,7 +33,7 @@ fn exercise(command: &mut Command) {
 fn call_everything(library: &str, run: impl FnOnce(&Path) -> Command) {
     const ROOT: &str = "5e2c1c2f-4f0c-4d0c-9a51-6c7f1f0f9d11";
     let Some(place) = installed(library) else { return };
-    let plain = House::start(BINARY, json!({}));
+    let mut plain = House::start(BINARY, json!({}));
     let acl = House::start(
         BINARY,
         json!({"acl": {"enabled": true, "default_policy": "deny", "tokens": {"master": ROOT, "agent": ROOT}}}),
@@ -46,8 +46,22 @@ fn call_everything(library: &str, run: impl FnOnce(&Path) -> Command) {
         .unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let (said, complained) = (text(&output.stdout), text(&output.stderr));
-    assert!(output.status.success(), "{said}\n{complained}\n{}", plain.log());
+    assert!(output.status.success(), "{said}\n{complained}\n{}\n{}", plain.log(), acl.log());
     assert!(said.contains(" methods called"), "{said}");
+    if said.lines().any(|line| line == "left") {
+        comes_back(&mut plain);
+    }
+}
+
+/// An agent that was told to leave has ended well, and is whole when it is started again.
+fn comes_back(house: &mut House) {
+    let status = lictor_testkit::eventually("the agent ends", || house.ended());
+    assert!(status.success(), "{status}\n{}", house.log());
+    house.start_agent();
+    house.wait_ready();
+    assert_eq!(house.get("/v1/kv/kept?raw").text(), "x");
+    assert_eq!(house.get("/v1/agent/services").json()["kept"]["Port"], 1);
+    lictor_testkit::until("the catalog has it", || house.get("/v1/catalog/service/kept").json()[0]["Node"] == "node1");
 }
 
 fn python(place: &Path) -> Command {

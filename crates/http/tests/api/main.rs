@@ -638,3 +638,47 @@ async fn a_transaction_that_reads_too_much_is_refused() {
     assert_eq!(answer.status, 413);
     assert_eq!(answer.text(), "answer exceeds 67108864 byte limit, ask for less at once");
 }
+
+#[tokio::test]
+async fn a_connection_goes_on_after_a_body_that_nobody_asked_for_or_says_that_it_does_not() {
+    let house = House::new().await;
+    let head = |line: &str, more: &str| format!("{line} HTTP/1.1\r\nHost: x\r\n{more}\r\n");
+    let answered = async |stream: &mut BufReader<TcpStream>| {
+        let (mut lines, mut length) = (Vec::new(), 0);
+        loop {
+            let mut line = String::new();
+            let read = tokio::time::timeout(PATIENCE, stream.read_line(&mut line)).await.unwrap().unwrap();
+            assert_ne!(read, 0, "the connection has ended behind {lines:?}");
+            if line == "\r\n" {
+                break;
+            }
+            if let Some(text) = line.strip_prefix("Content-Length: ") {
+                length = text.trim().parse().unwrap();
+            }
+            lines.push(line);
+        }
+        stream.read_exact(&mut vec![0; length]).await.unwrap();
+        lines.concat()
+    };
+    for line in ["PUT /v1/acl/role", "PUT /v1/agent/checks", "PUT /v1/session/renew/nobody", "GET /v1/status/leader"] {
+        let mut stream = BufReader::new(house.connect().await);
+        stream.write_all(head(line, "Content-Length: 5\r\n").as_bytes()).await.unwrap();
+        // As clients do that send the head by itself: an answer that does not wait for the rest is there by then.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        stream.write_all(b"12345").await.unwrap();
+        let first = answered(&mut stream).await;
+        assert!(!first.contains("Connection: close"), "{line}: {first}");
+        stream.write_all(head("GET /v1/status/leader", "").as_bytes()).await.unwrap();
+        assert!(answered(&mut stream).await.starts_with("HTTP/1.1 200 "), "{line}");
+    }
+    // What never comes, what is too much, and what waits to be asked for.
+    for more in
+        ["Content-Length: 5\r\n", "Content-Length: 1000000\r\n", "Content-Length: 5\r\nExpect: 100-continue\r\n"]
+    {
+        let mut stream = BufReader::new(house.connect().await);
+        stream.write_all(head("PUT /v1/acl/role", more).as_bytes()).await.unwrap();
+        let first = answered(&mut stream).await;
+        assert!(first.starts_with("HTTP/1.1 404 ") && first.contains("Connection: close\r\n"), "{more}: {first}");
+    }
+    house.stop().await;
+}
