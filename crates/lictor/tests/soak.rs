@@ -279,9 +279,9 @@ impl Installed {
         fs::rename(next, &self.path).unwrap();
     }
 
-    /// Whether a process runs from the build that is installed.
+    /// Whether a process runs from the build that is installed; one that has just drained runs no longer.
     fn is_run_by(&self, pid: u32) -> bool {
-        let of_process = fs::metadata(format!("/proc/{pid}/exe")).unwrap();
+        let Ok(of_process) = fs::metadata(format!("/proc/{pid}/exe")) else { return false };
         let installed = fs::metadata(&self.path).unwrap();
         (of_process.ino(), of_process.len()) == (installed.ino(), installed.len())
     }
