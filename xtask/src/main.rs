@@ -17,14 +17,14 @@ mod vm;
 
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 const USAGE: &str = "\
 Usage: cargo xtask <task>
 
   test      the whole gate: format, lints, docs, layers, all tests (installs test servers where it may)
   check     the quick part of it: format, lints, layers
-  soak      random changes and operations under load, for 10 minutes or `--minutes N`
+  soak      random changes and operations under load for 10 minutes, or `--minutes N`, and 10 GB through a mesh for each
   layers    only whether the arrows between our crates are the ones in ARCHITECTURE.md
   reference writes the pages of the documentation that the program itself prints: command line, manual page
   deb       a Debian package of the release build, in target/debian [-binary FILE] [-out FOLDER] [-version VERSION]
@@ -42,7 +42,7 @@ Usage: cargo xtask <task>
 ";
 
 /// How long a soak lasts unless somebody says otherwise.
-const SOAK_MINUTES: &str = "10";
+const SOAK_MINUTES: f64 = 10.0;
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(2).collect();
@@ -84,13 +84,11 @@ fn run(task: &str, words: &[String]) -> Result<()> {
         "soak" => {
             let words: Vec<String> = std::env::args().skip(2).collect();
             let minutes = match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-                [] => SOAK_MINUTES.to_owned(),
-                ["--minutes", minutes] if minutes.parse::<f64>().is_ok_and(|minutes| minutes > 0.0) => {
-                    (*minutes).to_owned()
-                }
-                _ => bail!("soak takes --minutes N and nothing else"),
+                [] => Some(SOAK_MINUTES),
+                ["--minutes", minutes] => minutes.parse().ok().filter(|minutes| *minutes > 0.0),
+                _ => None,
             };
-            steps::soak(&minutes)
+            steps::soak(minutes.context("soak takes --minutes N and nothing else")?)
         }
         "cluster" => match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
             [] => cluster::run(),

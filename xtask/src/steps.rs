@@ -68,12 +68,26 @@ pub(crate) fn tests() -> Result<Vec<String>> {
     Ok(failed.iter().map(ToString::to_string).collect())
 }
 
-/// Chaos for some minutes. One test after the other, so that each has the machine for itself.
-pub(crate) fn soak(minutes: &str) -> Result<()> {
+/// Chaos for some minutes, and ten gigabytes for each of them. One test after the other, so that each has the machine for
+/// itself.
+pub(crate) fn soak(minutes: f64) -> Result<()> {
+    let gigabytes = (minutes * 10.0).ceil();
     cargo(
         "soak",
-        &["test", "--workspace", "--locked", "--test", "soak", "--", "--nocapture", "--test-threads", "1"],
-        &[("LICTOR_SOAK_MINUTES", minutes)],
+        &[
+            "test",
+            "--workspace",
+            "--locked",
+            "--test",
+            "soak",
+            "--test",
+            "volume",
+            "--",
+            "--nocapture",
+            "--test-threads",
+            "1",
+        ],
+        &[("LICTOR_SOAK_MINUTES", &minutes.to_string()), ("LICTOR_SOAK_GB", &gigabytes.to_string())],
     )
 }
 

@@ -9,14 +9,13 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::hash::{BuildHasher, Hasher};
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{LICTOR, Load, echo, mesh, two_services, wait_path};
+use common::{LICTOR, Load, Random, echo, mesh, two_services, wait_path};
 use lictor_testkit::house::send;
 use lictor_testkit::{House, until};
 use rustix::process::Signal;
@@ -70,27 +69,6 @@ impl Extent {
             Extent::Rounds(rounds) => done < *rounds,
             Extent::Soak(end, least) => done < *least || Instant::now() < *end,
         }
-    }
-}
-
-/// A small generator, so that a failed run can be repeated from its seed.
-struct Random(u64);
-
-impl Random {
-    fn new() -> Random {
-        let seed = std::env::var("LICTOR_SOAK_SEED").ok().and_then(|seed| seed.parse().ok());
-        let fresh = || std::hash::RandomState::new().build_hasher().finish();
-        let seed = seed.unwrap_or_else(fresh) | 1;
-        eprintln!("LICTOR_SOAK_SEED={seed}");
-        Random(seed)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        // Xorshift.
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 >> 33).unwrap() % bound
     }
 }
 

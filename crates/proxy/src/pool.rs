@@ -17,7 +17,7 @@ const MOST_OF_TARGET: usize = 32;
 /// Sessions that one worker keeps altogether; about 3 KB each, here and at the other end.
 const MOST: usize = 256;
 /// How long a session waits. Shorter than the other end's patience, so that it is mostly this end that parts.
-const IDLE: Duration = Duration::from_secs(20);
+pub(crate) const IDLE: Duration = Duration::from_secs(20);
 /// How often waiting sessions are looked after: while there are any, which is seconds after the last connection.
 pub(crate) const SWEEP: Duration = Duration::from_millis(250);
 

@@ -7,7 +7,7 @@
 use crate::record::{Bad, alert};
 
 /// The protocol name (ALPN) of a session that carries frames.
-pub(crate) const PROTOCOL: &[u8] = b"lictor/1";
+pub(crate) const PROTOCOL: &[u8] = b"lictor/2";
 
 /// The next connection begins with this frame; only the side that dialled says so.
 pub(crate) const OPEN: u8 = 1;
@@ -15,6 +15,8 @@ pub(crate) const OPEN: u8 = 1;
 pub(crate) const END: u8 = 2;
 /// The session shall carry no further connection; only the side that accepted says so.
 pub(crate) const RETIRE: u8 = 4;
+/// All that the dialler sent with the connection has reached the application; only the side that accepted says so.
+pub(crate) const DONE: u8 = 8;
 
 /// What the content of records is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +54,8 @@ pub(crate) struct Order {
     pub(crate) open: bool,
     /// Whether the session was retired.
     pub(crate) retired: bool,
+    /// Whether nothing of the last connection is still on its way to its application; an acceptor's to say.
+    pub(crate) done: bool,
 }
 
 /// What a frame means for who receives it.
@@ -65,14 +69,20 @@ pub(crate) struct Seen {
 
 impl Order {
     pub(crate) fn new(sender: Sender) -> Order {
-        Order { sender, open: false, retired: false }
+        Order { sender, open: false, retired: false, done: true }
+    }
+
+    /// A dialler has opened a connection, which its acceptor may answer now.
+    pub(crate) fn begin(&mut self) {
+        self.open = true;
+        self.done = false;
     }
 
     /// Takes the flags of the next frame and whether it has a payload; anything out of order is the peer's fault.
     pub(crate) fn take(&mut self, flags: u8, has_payload: bool) -> Result<Seen, Bad> {
         let allowed = match self.sender {
             Sender::Dialler => OPEN | END,
-            Sender::Acceptor => END | RETIRE,
+            Sender::Acceptor => END | RETIRE | DONE,
         };
         let out_of_order = Err(Bad(alert::UNEXPECTED_MESSAGE));
         if flags & !allowed != 0 {
@@ -90,6 +100,12 @@ impl Order {
             return out_of_order;
         }
         self.open &= !ended;
+        if flags & DONE != 0 {
+            if self.open || self.done {
+                return out_of_order;
+            }
+            self.done = true;
+        }
         self.retired |= flags & RETIRE != 0;
         Ok(Seen { opened, ended })
     }
@@ -119,9 +135,25 @@ mod tests {
         let mut order = Order::new(Sender::Acceptor);
         assert!(order.take(OPEN, false).is_err() && order.take(0, true).is_err());
         assert!(order.take(RETIRE, false).is_ok() && order.retired);
-        order.open = true;
+        order.begin();
         assert_eq!(order.take(END | RETIRE, true), Ok(Seen { opened: false, ended: true }));
-        assert!(order.take(8, false).is_err());
+        assert!(order.take(16, false).is_err());
+    }
+
+    #[test]
+    fn an_acceptor_is_done_with_a_connection_once_and_not_before_its_own_end() {
+        let mut order = Order::new(Sender::Acceptor);
+        assert!(order.done && order.take(DONE, false).is_err(), "with nothing");
+        order.begin();
+        assert!(!order.done);
+        let mut early = order;
+        assert!(early.take(DONE, false).is_err());
+        assert!(order.take(END, true).is_ok() && !order.done);
+        assert!(order.take(DONE, false).is_ok() && order.done);
+        assert!(order.take(DONE, false).is_err());
+        order.begin();
+        assert!(order.take(END | DONE, false).is_ok() && order.done);
+        assert!(Order::new(Sender::Dialler).take(DONE, false).is_err());
     }
 
     proptest! {
@@ -133,7 +165,7 @@ mod tests {
             let mut order = Order::new(if dialler { Sender::Dialler } else { Sender::Acceptor });
             for (flags, has_payload) in frames {
                 let before = order;
-                match order.take(flags & 15, has_payload) {
+                match order.take(flags & 31, has_payload) {
                     Ok(seen) => {
                         prop_assert!(before.open || seen.opened || (!has_payload && !seen.ended));
                         prop_assert_eq!(order.open, (before.open || seen.opened) && !seen.ended);

@@ -159,7 +159,7 @@ impl<S: Socket> Line<S> {
         Line {
             peer: Fragile { socket: peer, whole: true },
             secrets,
-            outward: Outward::new(sealer, outgoing, lazy, framing),
+            outward: Outward::new(sealer, outgoing, lazy, framing, sender),
             inward: Inward::new(opener, rest, framing, sender),
         }
     }
@@ -191,6 +191,21 @@ impl<S: Socket> Line<S> {
     /// Whether the peer has said nothing that is still to be looked at.
     pub(crate) fn is_quiet(&self) -> bool {
         self.inward.is_empty()
+    }
+
+    /// Whether all that we sent with the last connection has reached the application there.
+    pub(crate) fn is_done(&self) -> bool {
+        self.inward.is_done()
+    }
+
+    /// Waits until that is so; `Closed` when it will not be.
+    pub(crate) fn poll_done(&mut self, context: &mut Context<'_>) -> Poll<Result<Opening, Broken>> {
+        let mut wishes = Wishes::default();
+        let done = self.inward.poll_done(context, &self.peer.socket, &mut self.secrets, &mut wishes);
+        if wishes.renew_keys {
+            self.outward.ask_for_new_keys();
+        }
+        done
     }
 
     /// Waits for the peer to open a connection.
@@ -300,7 +315,7 @@ impl<S: Socket> Pump<S> {
         if wishes.renew_keys {
             line.outward.ask_for_new_keys();
         }
-        let outward = match line.outward.advance(context, app, peer, &mut line.secrets, line.inward.gone) {
+        let outward = match line.outward.advance(context, app, peer, &mut line.secrets, &line.inward) {
             Ok(step) => step,
             Err(broken) => return Poll::Ready(Turn::Over(Err(self.give_up(context, broken)))),
         };

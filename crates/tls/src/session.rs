@@ -100,6 +100,17 @@ impl Session {
         matches!(heard, Err(rustix::io::Errno::WOULDBLOCK))
     }
 
+    /// Whether the peer has said that all that we sent with the last connection has reached the application there. Before
+    /// that, whatever ends the session would take away what is still on its way; only for a session that we dialled.
+    pub fn is_done(&self) -> bool {
+        self.line.is_done()
+    }
+
+    /// Waits until it has; whether it did. Cancel safe.
+    pub async fn done(&mut self) -> bool {
+        matches!(poll_fn(|context| self.line.poll_done(context)).await, Ok(Opening::Opened))
+    }
+
     /// Waits until the peer opens a connection; only for a session that carries many and that we accepted. Cancel safe.
     pub async fn next(&mut self) -> Result<Next, Broken> {
         match poll_fn(|context| self.line.poll_open(context)).await? {

@@ -1,7 +1,9 @@
 //! What several tests of the whole house share: example applications and load.
 #![allow(dead_code, reason = "each test file uses its part")]
 #![allow(unreachable_pub, reason = "a module of test files")]
+#![allow(clippy::print_stderr, reason = "what a failed run can be repeated from")]
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -264,4 +266,37 @@ pub fn rotate(house: &House, key: &str) {
     let before = house.get("/v1/connect/ca/roots").json()["ActiveRootID"].clone();
     house.put("/v1/connect/ca/configuration", json!({"Provider": "consul", "Config": {"PrivateKey": key}}));
     lictor_testkit::until("there is a new root", || house.get("/v1/connect/ca/roots").json()["ActiveRootID"] != before);
+}
+
+/// A small generator, so that a failed run can be repeated from its seed.
+pub struct Random(u64);
+
+impl Random {
+    /// From a seed of its own, which it says; `LICTOR_SOAK_SEED` gives one.
+    pub fn new() -> Random {
+        let seed = std::env::var("LICTOR_SOAK_SEED").ok().and_then(|seed| seed.parse().ok());
+        let fresh = || RandomState::new().build_hasher().finish();
+        let seed = seed.unwrap_or_else(fresh) | 1;
+        eprintln!("LICTOR_SOAK_SEED={seed}");
+        Random::from_seed(seed)
+    }
+
+    pub fn from_seed(seed: u64) -> Random {
+        Random(seed | 1)
+    }
+
+    /// A number from 1 to `most`, small ones as often as large ones.
+    pub fn size(&mut self, most: usize) -> usize {
+        let bits = usize::try_from(most.ilog2()).unwrap();
+        let below = 1_usize << self.below(bits + 1);
+        (1 + self.below(below)).min(most)
+    }
+
+    pub fn below(&mut self, bound: usize) -> usize {
+        // Xorshift.
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 >> 33).unwrap() % bound
+    }
 }

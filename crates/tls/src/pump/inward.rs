@@ -97,7 +97,7 @@ impl Inward {
         if self.phase == Phase::Over {
             self.phase = Phase::Flowing;
         }
-        self.order.open = true;
+        self.order.begin();
         self.control = 0;
         self.moved = 0;
     }
@@ -110,6 +110,54 @@ impl Inward {
             && !self.gone
             && !self.order.retired
             && self.message.is_empty()
+    }
+
+    /// Whether everything that the peer sent with the connection has reached the application.
+    pub(super) fn is_delivered(&self) -> bool {
+        self.is_over() && self.failure.is_none()
+    }
+
+    /// Whether nothing more comes of it.
+    pub(super) fn is_over(&self) -> bool {
+        self.phase == Phase::Over
+    }
+
+    /// Whether all that we sent with the last connection has reached the application there.
+    pub(super) fn is_done(&self) -> bool {
+        self.order.done
+    }
+
+    /// Waits for the peer to say so. `Closed` when it ends the session before that, or with it.
+    pub(super) fn poll_done<S: Socket>(
+        &mut self,
+        context: &mut Context<'_>,
+        peer: &S,
+        secrets: &mut Secrets,
+        wishes: &mut Wishes,
+    ) -> Poll<Result<Opening, Broken>> {
+        self.phase = Phase::Flowing;
+        let outcome = loop {
+            self.take_up_carry();
+            self.open_records(secrets, wishes);
+            if let Some(broken) = self.failure.take() {
+                break Poll::Ready(Err(broken));
+            }
+            if self.order.done && !self.order.retired {
+                break Poll::Ready(Ok(Opening::Opened));
+            }
+            if self.order.done || self.phase != Phase::Flowing {
+                break Poll::Ready(Ok(Opening::Closed));
+            }
+            match self.read(context, peer) {
+                Poll::Ready(Ok(0)) => break Poll::Ready(Ok(Opening::Closed)),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) => break Poll::Ready(Err(Broken::Io { side: Side::Peer, error })),
+                Poll::Pending => break Poll::Pending,
+            }
+        };
+        self.give_back();
+        self.phase = Phase::Over;
+        outcome
     }
 
     /// Whether nothing has come that is still to be looked at.

@@ -4,9 +4,10 @@ use std::io::{IoSlice, IoSliceMut};
 use std::ops::Range;
 use std::task::{Context, Poll};
 
+use super::inward::Inward;
 use super::{Broken, Side, Step, TURN};
 use crate::buffer::{Buffer, RECORDS};
-use crate::frame::{self, Framing};
+use crate::frame::{self, Framing, Sender};
 use crate::record::{Bad, MAX_PAYLOAD, Sealer, alert, content};
 use crate::secrets::Secrets;
 use crate::socket::Socket;
@@ -31,6 +32,8 @@ enum Phase {
     Flowing,
     /// The application has ended; the last frame, or `close_notify`, is to be sealed.
     Ending,
+    /// The last frame is on its way, but for the word that all has reached the application, which is still to come.
+    Ended,
     /// The last frame is on its way; the session stays.
     Parting,
     /// `close_notify` is on its way; FIN follows.
@@ -51,6 +54,8 @@ pub(super) struct Outward {
     room: usize,
     phase: Phase,
     framing: Framing,
+    /// We accepted, and so tell the peer when all that it sent has reached the application.
+    answers: bool,
     /// Flags of the next frame.
     flags: u8,
     renew_keys: bool,
@@ -61,9 +66,10 @@ pub(super) struct Outward {
 }
 
 impl Outward {
-    pub(super) fn new(sealer: Sealer, head: Vec<u8>, lazy: bool, framing: Framing) -> Outward {
+    pub(super) fn new(sealer: Sealer, head: Vec<u8>, lazy: bool, framing: Framing, peer: Sender) -> Outward {
         Outward {
             framing,
+            answers: peer == Sender::Dialler,
             flags: 0,
             sealer,
             head,
@@ -119,13 +125,14 @@ impl Outward {
         self.renew_keys = true;
     }
 
+    /// `inward` is the other direction, as it stands now.
     pub(super) fn advance<S: Socket>(
         &mut self,
         context: &mut Context<'_>,
         app: &S,
         peer: &S,
         secrets: &mut Secrets,
-        peer_is_gone: bool,
+        inward: &Inward,
     ) -> Result<Step, Broken> {
         let mut left = TURN;
         loop {
@@ -168,10 +175,25 @@ impl Outward {
                         self.urgency = Urgency::Now;
                     }
                 },
-                Phase::Ending if self.framing == Framing::Frames && !peer_is_gone => {
+                Phase::Ending if self.framing == Framing::Frames && !inward.gone => {
                     self.flags |= frame::END;
+                    self.phase = Phase::Parting;
+                    if self.answers && inward.is_delivered() {
+                        self.flags |= frame::DONE;
+                    } else if self.answers {
+                        self.phase = Phase::Ended;
+                    }
+                    self.seal_frame()?;
+                }
+                Phase::Ended if inward.is_delivered() && !inward.gone => {
+                    self.flags |= frame::DONE;
                     self.seal_frame()?;
                     self.phase = Phase::Parting;
+                }
+                Phase::Ended if inward.is_over() => self.over(None),
+                Phase::Ended => {
+                    self.buffer = None;
+                    return Ok(Step::Idle);
                 }
                 Phase::Parting => self.over(None),
                 Phase::Ending => {
@@ -208,8 +230,9 @@ impl Outward {
 
     /// Tries to tell the peer why we close; once, without waiting, and not behind our own end.
     pub(super) fn last_words<S: Socket>(&mut self, context: &mut Context<'_>, peer: &S, description: u8) {
-        if !self.closed && self.sealer.append_alert(description, &mut self.head).is_ok() {
-            // Records that are sealed already go first, or this one could not be read.
+        // Behind records that are sealed and not sent it could not be read in its turn.
+        let in_turn = !self.closed && self.unsent.is_empty();
+        if in_turn && self.sealer.append_alert(description, &mut self.head).is_ok() {
             let _ = self.write(context, peer);
         }
     }

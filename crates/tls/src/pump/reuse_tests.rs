@@ -77,6 +77,52 @@ fn an_idle_session_holds_no_buffer() {
     }
 }
 
+/// Else what happens to the next connection would take away what is still on its way of this one.
+#[test]
+fn no_connection_follows_before_the_far_application_has_all_of_the_one_before() {
+    let mut ends = meet();
+    let (near_app, far_app) = (Fake::default(), Fake::default());
+    let about = Arc::clone(&ends.about);
+    let mut near = Pump::new(near_app.clone(), ends.near.take().unwrap(), Some(Arc::clone(&about)), Arc::default());
+    let mut far: Option<Pump<Fake>> = None;
+    let sent = vec![b'x'; 5000];
+    near_app.feed(&sent);
+    near_app.end_incoming();
+    // The far application says all that it has to say, and reads nothing yet.
+    far_app.feed(b"answer");
+    far_app.end_incoming();
+    let mut context = Context::from_waker(std::task::Waker::noop());
+    let (mut near_over, mut far_over, mut taken) = (false, false, Vec::new());
+    for round in 0..40 {
+        if round == 20 {
+            assert!(
+                near_over && near.line.outward.parted() && near.line.inward.parted(),
+                "it is over for the near end"
+            );
+            assert!(!far_over && !near.line.is_done() && near.line.poll_done(&mut context).is_pending());
+            taken.extend(far_app.take(1 << 20));
+        }
+        near_app.take(1 << 20);
+        near_over = near_over || poll(&mut near).is_some_and(|outcome| outcome.is_ok());
+        match &mut far {
+            Some(far) => far_over = far_over || poll(far).is_some_and(|outcome| outcome.is_ok()),
+            None => {
+                let mut line = ends.far.take().unwrap();
+                match line.poll_open(&mut context) {
+                    Poll::Ready(Ok(Opening::Opened)) => {
+                        far = Some(Pump::new(far_app.clone(), line, Some(Arc::clone(&about)), Arc::default()));
+                    }
+                    _ => ends.far = Some(line),
+                }
+            }
+        }
+        ends.transfer(1 << 20);
+    }
+    taken.extend(far_app.take(0));
+    assert!(far_over && taken == sent);
+    assert!(matches!(near.line.poll_done(&mut context), Poll::Ready(Ok(Opening::Opened))) && near.line.is_done());
+}
+
 #[test]
 fn a_reset_reaches_the_other_application_and_ends_the_session() {
     let mut ends = meet();

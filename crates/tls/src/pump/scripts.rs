@@ -97,7 +97,7 @@ pub(super) fn poll(pump: &mut Pump<Fake>) -> Option<Result<(), Broken>> {
 
 impl Ends {
     /// Moves what was written on the wire: at most so many bytes each way.
-    fn transfer(&mut self, most: usize) {
+    pub(super) fn transfer(&mut self, most: usize) {
         self.to_far.extend(self.near_wire.take(most));
         self.to_near.extend(self.far_wire.take(most));
         for (waiting, to) in [(&mut self.to_far, &self.far_wire), (&mut self.to_near, &self.near_wire)] {
@@ -184,8 +184,11 @@ impl Ends {
         assert!(near_app.has_ended() && far_app.has_ended(), "a FIN is missing");
         assert_eq!(near.moved(), (near_sent.len() as u64, far_sent.len() as u64));
         assert_eq!(far.moved(), (far_sent.len() as u64, near_sent.len() as u64));
-        let again = near.line.outward.parted() && near.line.inward.parted();
+        let parted = near.line.outward.parted() && near.line.inward.parted();
         assert!(far.line.outward.parted() && far.line.inward.parted());
+        let done = near.line.poll_done(&mut Context::from_waker(std::task::Waker::noop()));
+        assert!(near.line.is_done(), "nobody says that all has arrived: {done:?}");
+        let again = parted && matches!(done, Poll::Ready(Ok(Opening::Opened)));
         (self.near, self.far) = (Some(near.line), Some(far.line));
         again
     }
