@@ -87,6 +87,8 @@ pub(crate) struct Inner {
     pub(crate) troubles: Mutex<BTreeMap<ServiceId, String>>,
     /// Warnings already given, so that a reconciler does not repeat them at every turn.
     pub(crate) warned: Mutex<BTreeSet<String>>,
+    /// What the catalog did not take because of the ACLs.
+    pub(crate) blocked: Mutex<crate::sync::AllBlocked>,
     pub(crate) stop: Stop,
 }
 
@@ -146,6 +148,7 @@ impl Agent {
             declared: tokio::sync::Mutex::default(),
             troubles: Mutex::default(),
             warned: Mutex::default(),
+            blocked: Mutex::default(),
             stop: scope.stop_signal(),
         });
         inner.take_tokens(&inner.reloadable.load().tokens);

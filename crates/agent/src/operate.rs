@@ -181,10 +181,14 @@ impl Agent {
     pub async fn why(&self, caller: &Caller, id: &str) -> Result<(ManagedProcess, Vec<Cause>), Error> {
         let process = self.managed_process(caller, id)?;
         let app = match process.pid {
-            Some(_) => self.inner.application(&process).await,
+            Some(_) => self.inner.application(&process.id).await,
             None => None,
         };
-        let facts = why::Facts { app, ..self.inner.facts(caller, &process) };
+        let apps = match process.pid {
+            Some(_) => self.inner.missing_apps(caller, &process).await,
+            None => Vec::new(),
+        };
+        let facts = why::Facts { app, apps, ..self.inner.facts(caller, &process) };
         let causes = why::causes(&process, &facts, clock::unix_nanos() / 1_000_000);
         Ok((process, causes))
     }

@@ -39,9 +39,15 @@ impl Agent {
         if let Some(authority) = &self.inner.authority {
             for (id, sealed) in snapshot.sealed_keys() {
                 authority.opens(&id, sealed).map_err(|error| {
+                    let place = match &self.inner.config.data_dir {
+                        Some(folder) => format!("copy it to {} (0600)", folder.join("ca-seal.key").display()),
+                        None => "name a copy of it in store.seal_key_file".to_owned(),
+                    };
                     Error::Refused(format!(
-                        "the signing key of the CA in this snapshot is sealed with another key than this agent's: copy \
-                         the file of the sealing key first. Nothing was changed ({})",
+                        "the signing key of the CA in this snapshot is sealed with another key than this agent's, and \
+                         nothing was changed. Needed is the sealing key of the agent that took the snapshot: \
+                         ca-seal.key in its data directory, or what its store.seal_key_file names. Before the first \
+                         start of a new agent, with an empty data directory, {place}, start it, and restore again ({})",
                         chain(&error)
                     ))
                 })?;

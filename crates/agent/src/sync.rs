@@ -5,6 +5,7 @@
 //! is compared, which repairs what a failed push or a stranger left behind.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +24,27 @@ use crate::registry::{Effects, Gone};
 
 const FULL_SYNC_INTERVAL: Duration = Duration::from_secs(60);
 const RETRY_INTERVAL: Duration = Duration::from_secs(15);
+/// How long a refusal that was just logged is not logged again.
+const QUIET_INTERVAL: Duration = Duration::from_secs(30);
 const LOCKS: usize = 64;
+
+/// What the catalog did not take because the ACLs forbid it, by kind, id and what was to be done.
+pub(crate) type AllBlocked = BTreeMap<(String, String, &'static str), Blocked>;
+
+/// A push that the ACLs forbid.
+pub(crate) struct Blocked {
+    /// Whose right is missing.
+    why: String,
+    /// When that was logged.
+    said: Instant,
+}
+
+/// What was pushed.
+struct Pushed<'a> {
+    kind: &'a str,
+    id: &'a str,
+    what: &'static str,
+}
 
 /// One lock for all services whose ids hash alike: pushes of one service must not overtake each other.
 pub struct PushLocks([tokio::sync::Mutex<()>; LOCKS]);
@@ -62,7 +83,8 @@ impl Inner {
         let pushed: Vec<Check> = checks.clone();
         let registration = self.registration(Some(service.clone()), checks);
         let outcome = self.register_with(&token, registration).await;
-        let done = self.settle_push("service", id.as_str(), "registration", &outcome);
+        let done =
+            self.settle_push(&Pushed { kind: "service", id: id.as_str(), what: "registration" }, &token, &outcome);
         if done {
             if let Some(entry) = self.registry.lock().services.get_mut(id)
                 && entry.view.service == service
@@ -136,7 +158,7 @@ impl Inner {
             }
         };
         let outcome = self.register_with(&token, self.registration(None, vec![check.clone()])).await;
-        let done = self.settle_push("check", id.as_str(), "registration", &outcome);
+        let done = self.settle_push(&Pushed { kind: "check", id: id.as_str(), what: "registration" }, &token, &outcome);
         if done {
             let gone = self.settle_checks(&[check], &token);
             drop(turn);
@@ -159,7 +181,7 @@ impl Inner {
             Ok(caller) => self.cluster.deregister(&caller, self.config.node_name.as_str(), removal).await,
             Err(error) => Err(error),
         };
-        let done = self.settle_push(kind, id, "deregistration", &outcome);
+        let done = self.settle_push(&Pushed { kind, id, what: "deregistration" }, &mark.token, &outcome);
         if done {
             let mut registry = self.registry.lock();
             if registry.gone.get(gone) == Some(&mark) {
@@ -197,14 +219,17 @@ impl Inner {
 
     /// Says what became of a push. One that the ACLs forbid counts as settled until the next full sync, which tries
     /// again: repeating it at once would not help.
-    fn settle_push(&self, kind: &str, id: &str, what: &str, outcome: &Result<(), Error>) -> bool {
+    fn settle_push(&self, pushed: &Pushed<'_>, token: &str, outcome: &Result<(), Error>) -> bool {
+        let Pushed { kind, id, what } = pushed;
         match outcome {
             Ok(()) => {
                 tracing::info!("agent: Synced {kind} {id:?}");
+                self.blocked.lock().retain(|key, _| !(key.0 == *kind && key.1 == *id));
                 true
             }
-            Err(Error::Denied | Error::UnknownToken) => {
-                tracing::warn!("agent: {} {id:?} {what} blocked by ACLs", capitalised(kind));
+            Err(error @ (Error::Denied | Error::UnknownToken)) => {
+                let own = token.is_empty() && *what == "deregistration";
+                self.say_blocked((kind, id, what), &self.who_is_blocked(token, own), error);
                 lictor_meter::count(&format!("acl.blocked.{kind}.{what}"), &[]);
                 true
             }
@@ -213,6 +238,49 @@ impl Inner {
                 false
             }
         }
+    }
+
+    /// Warns of what the ACLs forbid, and remembers it for those who ask why something is not there. The same again within a
+    /// moment, as at a start, where several turns of the reconcilers meet it, is not said again.
+    fn say_blocked(&self, (kind, id, what): (&str, &str, &'static str), whose: &str, error: &Error) {
+        let why = match error {
+            Error::UnknownToken => format!("{whose} is not known"),
+            _ => format!("{whose} does not allow it"),
+        };
+        let now = Instant::now();
+        let key = (kind.to_owned(), id.to_owned(), what);
+        let said = Blocked { why: why.clone(), said: now };
+        match self.blocked.lock().entry(key) {
+            Entry::Occupied(before) if before.get().why == why && now - before.get().said < QUIET_INTERVAL => return,
+            Entry::Occupied(mut before) => drop(before.insert(said)),
+            Entry::Vacant(place) => drop(place.insert(said)),
+        }
+        let subject = match kind {
+            "node" => "Node info update".to_owned(),
+            kind => format!("{} {id:?} {what}", capitalised(kind)),
+        };
+        tracing::warn!("agent: {subject} blocked by ACLs: {why}");
+    }
+
+    /// Whose right is missing, in words.
+    fn who_is_blocked(&self, token: &str, own: bool) -> String {
+        let tokens = self.tokens.load();
+        if !token.is_empty() {
+            return "the token it was registered with".to_owned();
+        }
+        let missing = match (own && !tokens.agent.is_empty(), tokens.default.is_empty()) {
+            (true, _) => return "acl.tokens.agent".to_owned(),
+            (false, false) => return "acl.tokens.default".to_owned(),
+            (false, true) if own => "acl.tokens.agent and acl.tokens.default are not set",
+            (false, true) => "it has no token, and acl.tokens.default is not set",
+        };
+        format!("the anonymous token ({missing})")
+    }
+
+    /// Why the catalog does not have a service of this agent, when the ACLs keep it out.
+    pub(crate) fn blocked_service(&self, id: &ServiceId) -> Option<String> {
+        let key = ("service".to_owned(), id.to_string(), "registration");
+        self.blocked.lock().get(&key).map(|blocked| blocked.why.clone())
     }
 
     /// Compares everything with the catalog and repairs the differences; `false` when something failed.
@@ -232,6 +300,7 @@ impl Inner {
         };
         self.place_node().await;
         let effects = self.differences(&services, &checks);
+        self.forget_blocked();
         for gone in &effects.gone {
             complete &= self.push_gone(gone).await;
         }
@@ -242,6 +311,18 @@ impl Inner {
             complete &= self.push_check(id).await;
         }
         complete
+    }
+
+    /// Forgets what was blocked of services and checks that are no more.
+    fn forget_blocked(&self) {
+        let registry = self.registry.lock();
+        self.blocked.lock().retain(|(kind, id, what), _| match (kind.as_str(), *what) {
+            ("service", "registration") => registry.services.contains_key(&ServiceId::from(id.as_str())),
+            ("check", "registration") => registry.checks.contains_key(&CheckId::from(id.as_str())),
+            ("service", _) => registry.gone.contains_key(&Gone::Service(id.as_str().into())),
+            ("check", _) => registry.gone.contains_key(&Gone::Check(id.as_str().into())),
+            _ => true,
+        });
     }
 
     fn differences(&self, services: &BTreeMap<ServiceId, Service>, checks: &BTreeMap<CheckId, Check>) -> Effects {
@@ -320,8 +401,8 @@ impl Inner {
         };
         match &outcome {
             Ok(()) => tracing::info!("agent: Synced node info"),
-            Err(Error::Denied | Error::UnknownToken) => {
-                tracing::warn!("agent: Node info update blocked by ACLs");
+            Err(error @ (Error::Denied | Error::UnknownToken)) => {
+                self.say_blocked(("node", "", "registration"), &self.who_is_blocked("", true), error);
                 lictor_meter::count("acl.blocked.node.registration", &[]);
                 return true;
             }

@@ -264,6 +264,11 @@ pub(crate) async fn run(plan: Plan, log: &'static Log) -> Result<ExitCode> {
             tracing::warn!("agent: dev mode disabled persistence, killing all proxies since we can't recover them");
         } else if config.connect.kill_on_agent_exit {
             tracing::info!("agent: stopping all proxies (connect.proxy_defaults.kill_on_agent_exit)");
+        } else {
+            let running = supervisor.statuses().borrow().values().filter(|status| status.pid.is_some()).count();
+            if let Some(line) = left_running(running, &proxy_folder(&config)?) {
+                print(&line);
+            }
         }
         supervisor.shutdown(Farewell::Leave).await;
     }
@@ -273,6 +278,20 @@ pub(crate) async fn run(plan: Plan, log: &'static Log) -> Result<ExitCode> {
     drop(private);
     tracing::info!("agent: Exit code: {}", if code == ExitCode::SUCCESS { 0 } else { 1 });
     Ok(code)
+}
+
+/// What whoever ends an agent may not expect: its proxies do not end with it.
+fn left_running(proxies: usize, folder: &Path) -> Option<String> {
+    let (noun, verb) = match proxies {
+        0 => return None,
+        1 => ("managed proxy", "goes"),
+        _ => ("managed proxies", "go"),
+    };
+    Some(format!(
+        "==> {proxies} {noun} {verb} on without the agent, and the next one takes them over. To end them: kill the processes \
+         whose ids are in {}; to end them always with the agent: connect.proxy_defaults.kill_on_agent_exit = true",
+        folder.join("pids").display()
+    ))
 }
 
 /// Who has a port that is taken, as far as it can be seen; `None` when something else is the matter.

@@ -210,6 +210,8 @@ async fn send(http: &HttpHandler, body: &str, position: &Position) -> Result<Str
     let (config, target) = url(&http.path, http.tls_skip_verify)?;
     let (method, address) = (&http.method, config.address.clone());
     let form = || format!("cannot form the request to {address}");
+    // A query may hold what is secret; the path tells one handler from another.
+    let path = target.split('?').next().unwrap_or_default();
     let mut request = Request::by(method, &target).with_context(form)?;
     let given = |name: &str| http.header.keys().any(|key| key.eq_ignore_ascii_case(name));
     if !given("content-type") {
@@ -222,10 +224,10 @@ async fn send(http: &HttpHandler, body: &str, position: &Position) -> Result<Str
         }
     }
     let request = request.body(body.to_owned()).limit(http.timeout).max_body(ANSWER);
-    let answer = Client::new(config).send(request).await.with_context(|| format!("{method} to {address}"))?;
+    let answer = Client::new(config).send(request).await.with_context(|| format!("{method} {path}"))?;
     match answer.status {
         200..300 => Ok(String::from_utf8_lossy(&answer.body[..answer.body.len().min(KEPT)]).trim_end().to_owned()),
-        status => bail!("{method} to {address}: the answer is {status}"),
+        status => bail!("{method} {address}{path}: the answer is {status}"),
     }
 }
 

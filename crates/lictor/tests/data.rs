@@ -159,7 +159,7 @@ fn a_snapshot_that_is_damaged_or_cannot_be_used_changes_nothing() {
     // Another agent seals its CA's key with another key, so this one's is of no use to it.
     let answer = other.request("PUT", "/v1/snapshot", &archive);
     assert_eq!(answer.status, 500);
-    assert!(answer.text().contains("copy the file of the sealing key first"), "{}", answer.text());
+    assert!(answer.text().contains("ca-seal.key in its data directory"), "{}", answer.text());
     assert_eq!(other.get("/v1/kv/kept").status, 404);
 }
 

@@ -143,11 +143,16 @@ fn why_names_what_is_in_the_way_of_a_proxy_that_serves() {
     let outcome = lictor(&house, "why db");
     assert_eq!(outcome.code, 2, "{outcome:?}");
     assert!(outcome.stdout.starts_with("db-proxy serves, but\n  connections to db end at its proxy"), "{outcome:?}");
+    let outcome = lictor(&house, "why web");
+    assert!(
+        outcome.code == 2 && outcome.stdout.contains("connections to db end at its proxy: at 127.0.0.1:"),
+        "{outcome:?}"
+    );
 }
 
 #[test]
 fn logs_are_shown_and_followed_through_a_restart_of_the_proxy() {
-    let (house, _) = mesh(echo().port());
+    let (mut house, _) = mesh(echo().port());
     let shown = done(&house, "logs web -n 1000");
     assert!(shown.contains("Proxy loaded config and ready to serve"), "{shown}");
     assert_eq!(done(&house, "logs -n 1 web").lines().count(), 1);
@@ -166,11 +171,21 @@ fn logs_are_shown_and_followed_through_a_restart_of_the_proxy() {
     assert!(followed.any(|line| line.contains("Consul Connect proxy starting")));
     assert!(followed.any(|line| line.contains("Proxy loaded config and ready to serve")));
     assert!(restarted.join().unwrap().success());
+
+    // It ends with its agent, and says that it was the agent.
+    let child = command(&house, "logs -f -n 1 web").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = Running(child);
+    let mut first = String::new();
+    BufReader::new(child.0.stdout.take().unwrap()).read_line(&mut first).unwrap();
+    house.kill_agent();
+    let mut said = String::new();
+    std::io::Read::read_to_string(&mut child.0.stderr.take().unwrap(), &mut said).unwrap();
+    assert!(said.contains("the agent ended the connection") && said.contains("the proxy may go on"), "{said}");
 }
 
 #[test]
 fn a_drained_proxy_leaves_discovery_keeps_its_connections_and_stops_when_they_have_ended() {
-    let (house, entry) = mesh(echo().port());
+    let (mut house, entry) = mesh(echo().port());
     let pid = house.proxy_pid("db-proxy");
     let mut open = connect(entry).unwrap();
     exchange(&mut open).unwrap();
@@ -192,6 +207,21 @@ fn a_drained_proxy_leaves_discovery_keeps_its_connections_and_stops_when_they_ha
     assert_eq!(ps(&house, "db-proxy")["State"], "stopped");
     done(&house, "start db");
     wait_path(&house, entry);
+
+    // What does not end in time is cut, and that is said.
+    let mut open = connect(entry).unwrap();
+    exchange(&mut open).unwrap();
+    until("it is counted", || ps(&house, "db-proxy")["Report"]["Inbound"] == 1);
+    let said = done(&house, "drain -timeout 3s db");
+    assert!(said.ends_with("db-proxy is stopped; 1 connection did not end in time and was cut\n"), "{said}");
+
+    // Whoever ends the agent is told of what goes on, and how it ends.
+    let pid = house.proxy_pid("web-proxy");
+    house.end_agent(rustix::process::Signal::INT);
+    let log = house.log();
+    assert!(log.contains("==> 1 managed proxy goes on without the agent") && is_running(pid), "{log}");
+    let kept = fs::read_to_string(house.data_dir().join("proxy/pids/web-proxy.pid")).unwrap();
+    assert_eq!(kept, format!("{pid}\n"));
 }
 
 #[test]

@@ -418,7 +418,8 @@ pub(crate) fn write_pid_file(id: &str, path: &Path, pid: i32) {
         }
         let temporary = path.with_extension("pid-tmp");
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-        file.write_all(pid.to_string().as_bytes())?;
+        // With its end of line: `cat *.pid` of several must not make one number of them.
+        file.write_all(format!("{pid}\n").as_bytes())?;
         std::fs::rename(&temporary, path)
     };
     if let Err(error) = write() {

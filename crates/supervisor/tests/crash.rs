@@ -540,7 +540,7 @@ fn a_successor_whose_predecessor_dies_before_it_is_there_is_recorded_as_what_run
         let record = || fs::read_to_string(file("p.json")).unwrap_or_default();
         eventually("its record", || record().contains(&format!("\"pid\":{new},")) && !file("p~next.json").exists());
         assert!(record().contains("\"role\":\"current\""), "{}", record());
-        assert_eq!(fs::read_to_string(&pid_file).unwrap(), new.to_string());
+        assert_eq!(fs::read_to_string(&pid_file).unwrap(), format!("{new}\n"));
         // A handover that fails from here on does not touch it.
         supervisor.want(Spec { program: "/nonexistent".into(), ..spec() });
         status(&supervisor, |status| matches!(status.handover, Handover::Failed { .. })).await;

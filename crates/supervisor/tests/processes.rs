@@ -177,7 +177,7 @@ async fn a_process_gets_a_session_of_its_own_null_as_input_its_log_files_and_exa
     assert_eq!(home.read("logs/p-stderr.log"), "err\n");
     assert_eq!(fs::metadata(log("stdout")).unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(fs::metadata(home.path("logs")).unwrap().permissions().mode() & 0o777, 0o700);
-    assert_eq!(home.read("pids/p.pid"), pid.to_string());
+    assert_eq!(home.read("pids/p.pid"), format!("{pid}\n"));
 
     supervisor.unwant("p").await;
     assert!(is_dead(pid));

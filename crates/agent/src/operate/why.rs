@@ -51,6 +51,12 @@ pub(crate) struct Facts {
     pub(crate) denied: Vec<(String, String)>,
     /// Where the application should be, and why it was not reached there just now.
     pub(crate) app: Option<(String, String)>,
+    /// What of the service and its proxy the ACLs keep out of the catalog: id and why.
+    pub(crate) blocked: Vec<(String, String)>,
+    /// Applications of this agent that are not there and that nobody but an upstream would miss.
+    pub(crate) apps: Vec<MissingApp>,
+    /// What is known of prepared queries without an instance, by the name the proxy reports.
+    pub(crate) queries: BTreeMap<String, Asked>,
     /// Whether there is access control.
     pub(crate) acl: bool,
     /// Where the managed proxies of this agent that the caller may see listen.
@@ -96,8 +102,37 @@ pub(crate) struct Upstream {
     pub(crate) ordinary: usize,
     /// Instances that take its mesh traffic.
     pub(crate) mesh: usize,
-    /// Checks of the latter that do not pass: id and output.
-    pub(crate) failing: Vec<(String, String)>,
+    /// Checks of the latter that do not pass.
+    pub(crate) failing: Vec<Failing>,
+    /// An instance on this agent that the ACLs keep out of the catalog, and why.
+    pub(crate) blocked: Option<(String, String)>,
+}
+
+/// A check of an upstream's instance that does not pass.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Failing {
+    pub(crate) check: String,
+    pub(crate) output: String,
+    /// The id of the instance, by which its node knows it.
+    pub(crate) instance: String,
+    pub(crate) node: String,
+}
+
+/// A prepared query without an instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// There is none of that name or id.
+    Nothing,
+    /// It asks for this service, which may be nobody's business.
+    Service(Option<String>),
+}
+
+/// An upstream all of whose instances are managed proxies of this agent without an application behind them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct MissingApp {
+    pub(crate) service: String,
+    pub(crate) address: String,
+    pub(crate) error: String,
 }
 
 impl Inner {
@@ -111,16 +146,44 @@ impl Inner {
             let mesh = reader.instances(name, Side::Connect, &filter).value;
             let failing = mesh
                 .iter()
-                .flat_map(|instance| &instance.checks)
-                .filter(|row| row.check.status == Status::Critical)
-                .map(|row| (row.check.id.to_string(), said(&row.check)));
+                .flat_map(|instance| instance.checks.iter().map(move |row| (instance, row)))
+                .filter(|(_, row)| row.check.status == Status::Critical)
+                .map(|(instance, row)| Failing {
+                    check: row.check.id.to_string(),
+                    output: said(&row.check),
+                    instance: instance.service.service.id.to_string(),
+                    node: instance.node.node.name.to_string(),
+                });
             let upstream = Upstream {
                 ordinary: reader.instances(name, Side::Ordinary, &filter).value.len(),
                 failing: failing.collect(),
                 mesh: mesh.len(),
+                blocked: self.blocked_instance(caller, name),
             };
             upstreams.insert(reported.clone(), upstream);
         }
+        // Who knows a query's name may execute it, so that there is one is no secret; what it asks for may be.
+        let everything = Caller::management("");
+        let queries = process
+            .report
+            .iter()
+            .flat_map(|report| &report.unreachable)
+            .filter(|reported| service_name(reported).is_none())
+            .filter_map(|reported| {
+                let asked = match self.cluster.reader(&everything).explain(destination(reported)).ok()? {
+                    None => Asked::Nothing,
+                    Some(query) => {
+                        let service = &query.service.service;
+                        Asked::Service(caller.reads_service(service).then(|| service.clone()))
+                    }
+                };
+                Some((reported.clone(), asked))
+            })
+            .collect();
+        let blocked = [&process.service_id, &process.id]
+            .into_iter()
+            .filter_map(|id| Some((id.to_string(), self.blocked_service(id)?)))
+            .collect();
         let others: Vec<ServiceId> = self.registry.lock().proxies.keys().cloned().collect();
         let listening = others
             .iter()
@@ -163,16 +226,77 @@ impl Inner {
             failing,
             denied,
             app: None,
+            apps: Vec::new(),
+            blocked,
+            queries,
             acl: self.cluster.acls_enabled(),
             listening,
         }
     }
 
+    /// An instance of a service on this agent, or its proxy, that the ACLs keep out of the catalog, and why.
+    fn blocked_instance(&self, caller: &Caller, name: &str) -> Option<(String, String)> {
+        if !caller.reads_service(name) {
+            return None;
+        }
+        let ids: Vec<ServiceId> = {
+            let registry = self.registry.lock();
+            let named = |id: &ServiceId| {
+                registry
+                    .services
+                    .get(id)
+                    .is_some_and(|entry| entry.view.service.name.as_str().eq_ignore_ascii_case(name))
+            };
+            let own = registry.services.keys().filter(|id| named(id));
+            let proxies = registry.proxies.iter().filter(|(_, entry)| named(&entry.target)).map(|(id, _)| id);
+            own.chain(proxies).cloned().collect()
+        };
+        ids.iter().find_map(|id| Some((id.to_string(), self.blocked_service(id)?)))
+    }
+
+    /// Upstreams whose only instances are managed proxies of this agent that have no application behind them. Their ports
+    /// answer, so discovery takes them for healthy; what runs elsewhere is not asked.
+    pub(crate) async fn missing_apps(&self, caller: &Caller, process: &ManagedProcess) -> Vec<MissingApp> {
+        let reader = self.cluster.reader(caller);
+        let names: Vec<String> = {
+            let registry = self.registry.lock();
+            let entry = registry.proxies.get(&process.id);
+            let view = entry.and_then(|entry| crate::managed::view(&self.config, &entry.definition).ok());
+            let upstreams = view.into_iter().flat_map(|view| view.upstreams);
+            upstreams
+                .filter(|upstream| upstream.destination_type != "prepared_query" && upstream.datacenter.is_empty())
+                .map(|upstream| upstream.destination_name)
+                .collect()
+        };
+        let mut missing = Vec::new();
+        for name in names {
+            let instances = reader.instances(&name, Side::Connect, &Filter::default()).value;
+            let local = |instance: &lictor_state::reader::Instance| {
+                let id = &instance.service.service.id;
+                let here = instance.node.node.name == self.config.node_name;
+                (here && self.registry.lock().proxies.contains_key(id)).then(|| id.clone())
+            };
+            let Some(local) = instances.iter().map(local).collect::<Option<Vec<ServiceId>>>() else { continue };
+            let mut first = None;
+            let mut all_missing = true;
+            for id in local {
+                match self.application(&id).await {
+                    Some(gone) => first = first.or(Some(gone)),
+                    None => all_missing = false,
+                }
+            }
+            if let Some((address, error)) = first.filter(|_| all_missing) {
+                missing.push(MissingApp { service: name, address, error });
+            }
+        }
+        missing
+    }
+
     /// Where the application of a proxy should be, when a connection to it fails now; and why.
-    pub(crate) async fn application(&self, process: &ManagedProcess) -> Option<(String, String)> {
+    pub(crate) async fn application(&self, proxy: &ServiceId) -> Option<(String, String)> {
         let address = {
             let registry = self.registry.lock();
-            let (config, ..) = registry.proxy_config(&self.config, process.id.as_str())?;
+            let (config, ..) = registry.proxy_config(&self.config, proxy.as_str())?;
             config.config.get("local_service_address")?.as_str()?.to_owned()
         };
         // A service without a port only dials.
@@ -262,6 +386,18 @@ pub(crate) fn causes(process: &ManagedProcess, facts: &Facts, now_unix_ms: i64) 
     match &process.report {
         Some(_) => running(&mut chain, process, facts, now_unix_ms),
         None => foreign(&mut chain, process),
+    }
+    for (id, why) in &facts.blocked {
+        chain.add(
+            format!("nobody finds {id}: its way into the catalog is blocked by ACLs: {why}"),
+            blocked_remedy(process.service_id.as_str()),
+        );
+    }
+    for MissingApp { service, address, error } in &facts.apps {
+        chain.add(
+            format!("connections to {service} end at its proxy: at {address} there is no application ({error})"),
+            format!("start {service}, or correct its port or connect.proxy.config.local_service_address"),
+        );
     }
     for (name, reason) in &facts.denied {
         chain.add(
@@ -427,7 +563,7 @@ fn running(chain: &mut Chain, process: &ManagedProcess, facts: &Facts, now_unix_
         );
     }
     for name in &report.unreachable {
-        upstream(chain, id.as_str(), name, facts.upstreams.get(name), facts.acl);
+        upstream(chain, id.as_str(), name, facts);
     }
     if chain.0.is_empty() && !process.serving {
         match &process.check {
@@ -440,13 +576,14 @@ fn running(chain: &mut Chain, process: &ManagedProcess, facts: &Facts, now_unix_
     }
 }
 
-fn upstream(chain: &mut Chain, id: &str, name: &str, known: Option<&Upstream>, acl: bool) {
+fn upstream(chain: &mut Chain, id: &str, name: &str, facts: &Facts) {
     chain.add(format!("upstream {name} has no healthy instance: connections to it fail"), String::new());
     let service = destination(name);
-    match known {
-        None => chain.because(
-            format!("the prepared query {service} gives no instance with a proxy"),
-            format!("ask it: curl $CONSUL_HTTP_ADDR/v1/query/{service}/execute?connect"),
+    match facts.upstreams.get(name) {
+        None => query(chain, service, facts.queries.get(name)),
+        Some(Upstream { mesh: 0, blocked: Some((instance, why)), .. }) => chain.because(
+            format!("{instance} is registered on this agent, and its way into the catalog is blocked by ACLs: {why}"),
+            blocked_remedy(instance),
         ),
         Some(Upstream { mesh: 0, ordinary: 0, .. }) => chain.because(
             format!("no service {service} is registered, or {id} may not see it"),
@@ -460,23 +597,23 @@ fn upstream(chain: &mut Chain, id: &str, name: &str, known: Option<&Upstream>, a
             format!("add connect {{ proxy {{}} }} to the definition of {service}"),
         ),
         Some(Upstream { failing, mesh, .. }) if !failing.is_empty() => {
-            for (check, output) in failing.iter().take(3) {
+            for Failing { check, output, instance, node } in failing.iter().take(3) {
                 let whose = match mesh {
                     1 => "its only instance does not pass".to_owned(),
                     several => format!("of its {several} instances none passes"),
                 };
                 match maintenance(check, output) {
-                    Some((what, end)) => chain.because(format!("{whose}: {what}"), format!("on its node: {end}")),
+                    Some((what, end)) => chain.because(format!("{whose}: {what}"), format!("on its node {node}: {end}")),
                     None => chain.because(
                         format!("{whose}: check {check} says {:?}", cut(output)),
-                        format!("on its node: lictor connect why {service}"),
+                        format!("on its node {node}: lictor connect why {instance}"),
                     ),
                 }
             }
         }
         Some(_) => chain.because(
             "discovery has instances that the proxy has not taken",
-            if acl {
+            if facts.acl {
                 format!(
                     "it sees what the token of its service may read (token of the definition, else acl.tokens.default): that \
                      needs service:read for {service}; its log: lictor connect logs {id}"
@@ -486,6 +623,34 @@ fn upstream(chain: &mut Chain, id: &str, name: &str, known: Option<&Upstream>, a
             },
         ),
     }
+}
+
+/// A prepared query that gives nothing.
+fn query(chain: &mut Chain, name: &str, known: Option<&Asked>) {
+    match known {
+        Some(Asked::Nothing) => chain.because(
+            format!("there is no prepared query {name}"),
+            "create it (PUT /v1/query), or correct destination_name; for a service leave destination_type out",
+        ),
+        Some(Asked::Service(Some(service))) => chain.because(
+            format!("the prepared query {name}, which asks for {service}, gives no healthy instance with a proxy"),
+            format!(
+                "see whether {service} has one, and what else the query wants: lictor catalog nodes -service={service}"
+            ),
+        ),
+        _ => chain.because(
+            format!("the prepared query {name} gives no healthy instance with a proxy"),
+            "see what it asks for, and whether there is that with a proxy (GET /v1/query/NAME/explain)",
+        ),
+    }
+}
+
+/// What lets a service into the catalog.
+fn blocked_remedy(id: &str) -> String {
+    format!(
+        "give {id} a token with service:write on its name and on that of its proxy: token in its definition, else \
+         acl.tokens.default; then lictor reload"
+    )
 }
 
 /// Some other program runs and reports nothing.
@@ -512,7 +677,12 @@ fn maintenance(check: &str, reason: &str) -> Option<(String, String)> {
         return Some((format!("its node is in maintenance: {:?}", cut(reason)), "lictor maint -disable".to_owned()));
     }
     let id = check.strip_prefix("_service_maintenance:")?;
-    Some((format!("it is in maintenance: {:?}", cut(reason)), format!("lictor maint -disable -service {id}")))
+    // An operator's drain ends with a start, which also lets its process run again.
+    let end = match reason.starts_with(super::DRAIN_NOTE) {
+        true => format!("lictor connect start {id}"),
+        false => format!("lictor maint -disable -service {id}"),
+    };
+    Some((format!("it is in maintenance: {:?}", cut(reason)), end))
 }
 
 fn cut(text: &str) -> String {
@@ -608,6 +778,15 @@ mod tests {
         let lonely = Report { unreachable: vec!["service:default/db".into()], upstreams: (0, 1), ..Report::default() };
         let starting = |text: &str| ManagedProcess { ready: false, text: format!("starting: {text}"), ..process() };
         let upstream = |upstream| Facts { upstreams: [("service:default/db".into(), upstream)].into(), ..facts() };
+        let failing = |check: &str, output: &str| Failing {
+            check: check.into(),
+            output: output.into(),
+            instance: "db-1-proxy".into(),
+            node: "node2".into(),
+        };
+        let near = || "prepared_query:default/near".to_owned();
+        let asking = || report(Report { unreachable: vec![near()], ..Report::default() });
+        let query = |asked| [(near(), asked)].into();
         let cases: Vec<(ManagedProcess, Facts, &[&str])> = vec![
             (process(), Facts::default(), &["no HTTP address", "ports.http"]),
             (process(), Facts { script: true, ..facts() }, &["script", "daemon"]),
@@ -663,8 +842,8 @@ mod tests {
             ),
             (
                 ManagedProcess { report: report(lonely.clone()), ..process() },
-                upstream(Upstream { ordinary: 1, mesh: 1, failing: vec![("c".into(), "refused".into())] }),
-                &["check c says \"refused\"", "connect why db"],
+                upstream(Upstream { ordinary: 1, mesh: 1, failing: vec![failing("c", "refused")], blocked: None }),
+                &["check c says \"refused\"", "on its node node2: lictor connect why db-1-proxy"],
             ),
             (
                 ManagedProcess { report: Some(Report { leaf_until: 900, roots: 1, ..Report::default() }), ..process() },
@@ -692,15 +871,14 @@ mod tests {
                 &["at 127.0.0.1:9 there is no application (refused)", "start web"],
             ),
             (
-                ManagedProcess {
-                    report: report(Report {
-                        unreachable: vec!["prepared_query:default/near".into()],
-                        ..Report::default()
-                    }),
-                    ..process()
-                },
-                facts(),
-                &["because the prepared query near gives", "/v1/query/near/execute?connect"],
+                ManagedProcess { report: asking(), ..process() },
+                Facts { queries: query(Asked::Service(Some("db".into()))), ..facts() },
+                &["because the prepared query near, which asks for db, gives", "lictor catalog nodes -service=db"],
+            ),
+            (
+                ManagedProcess { report: asking(), ..process() },
+                Facts { queries: query(Asked::Nothing), ..facts() },
+                &["because there is no prepared query near", "correct destination_name"],
             ),
             (
                 ManagedProcess { report: report(lonely.clone()), ..process() },
@@ -719,13 +897,46 @@ mod tests {
                 &["web: its node is in maintenance: \"new disks\"", "-> lictor maint -disable\n"],
             ),
             (
-                ManagedProcess { report: report(lonely), ..process() },
+                ManagedProcess { report: report(lonely.clone()), ..process() },
                 upstream(Upstream {
                     ordinary: 1,
                     mesh: 1,
-                    failing: vec![("_service_maintenance:db-1".into(), "moving".into())],
+                    failing: vec![failing("_service_maintenance:db-1", "moving")],
+                    blocked: None,
                 }),
                 &["its only instance does not pass", "\"moving\"", "lictor maint -disable -service db-1"],
+            ),
+            (
+                ManagedProcess { report: report(lonely.clone()), ..process() },
+                upstream(Upstream {
+                    ordinary: 1,
+                    mesh: 1,
+                    failing: vec![failing("_service_maintenance:db-1-proxy", "drained by an operator, x")],
+                    blocked: None,
+                }),
+                &["drained by an operator", "on its node node2: lictor connect start db-1-proxy"],
+            ),
+            (
+                ManagedProcess { report: report(lonely), ..process() },
+                upstream(Upstream { blocked: Some(("db-1".into(), "no right".into())), ..Upstream::default() }),
+                &["db-1 is registered on this agent", "blocked by ACLs: no right", "give db-1 a token"],
+            ),
+            (
+                ManagedProcess { serving: true, ..process() },
+                Facts { blocked: vec![("web".into(), "no right".into())], ..facts() },
+                &["nobody finds web", "blocked by ACLs: no right", "token in its definition"],
+            ),
+            (
+                ManagedProcess { serving: true, ..process() },
+                Facts {
+                    apps: vec![MissingApp {
+                        service: "db".into(),
+                        address: "127.0.0.1:9".into(),
+                        error: "refused".into(),
+                    }],
+                    ..facts()
+                },
+                &["connections to db end at its proxy: at 127.0.0.1:9", "start db"],
             ),
         ];
         for (process, facts, expected) in cases {

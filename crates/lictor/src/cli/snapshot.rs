@@ -22,10 +22,18 @@ pub(crate) const COMMANDS: &[Command] = &[
     Command::new("snapshot inspect", "Shows what a snapshot holds", inspect).operands("FILE").flags(&[FORMAT]),
     Command::new("snapshot restore", "Replaces the state of the cluster by a snapshot", restore)
         .operands("FILE")
+        .about(
+            "\nWith Connect on, the agent must have the sealing key of the one that took the snapshot (ca-seal.key in its \
+             data\ndirectory, or store.seal_key_file) since its first start.",
+        )
         .asks_agent(),
     Command::new("snapshot save", "Saves the state of the cluster", save)
         .operands("FILE")
-        .about("\nThe file holds all keys and tokens: nobody but its owner may read it.")
+        .about(
+            "\nThe file holds all keys and tokens: nobody but its owner may read it. The signing keys in it are sealed: keep \
+             the\nsealing key too (ca-seal.key in the agent's data directory, or what store.seal_key_file names), elsewhere. A\n\
+             new agent can restore the snapshot only with it.",
+        )
         .asks_agent(),
 ];
 

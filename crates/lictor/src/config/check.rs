@@ -17,7 +17,7 @@ pub(crate) mod tls;
 pub(crate) mod tuning;
 
 use super::merge::Settings;
-use super::report::{Notice, Problem, Stage, Weight};
+use super::report::{Notice, Origin, Problem, Stage, Weight};
 use super::{Machine, Purpose};
 
 pub(crate) use acl::Acl;
@@ -71,6 +71,8 @@ pub(crate) struct Check<'a> {
     pub(crate) purpose: Purpose,
     pub(crate) dev: bool,
     problems: &'a mut Vec<Problem>,
+    /// So many of them were found while the files were read.
+    unread: usize,
     notices: &'a mut Vec<Notice>,
 }
 
@@ -90,6 +92,15 @@ impl Check<'_> {
     /// Reports a problem that has a place of its own.
     pub(crate) fn report(&mut self, problem: Problem) {
         self.problems.push(problem);
+    }
+
+    /// Whether something was found that could not be read at a key of a file, or within it.
+    pub(crate) fn could_not_read(&self, origin: &Origin, key: &str) -> bool {
+        self.problems.iter().take(self.unread).any(|problem| {
+            let rest = problem.key.strip_prefix(key);
+            problem.origin.file() == origin.file()
+                && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        })
     }
 
     /// Says something the user should change.
@@ -112,7 +123,8 @@ pub(crate) fn check(
     problems: &mut Vec<Problem>,
     notices: &mut Vec<Notice>,
 ) -> AgentConfig {
-    let mut check = Check { settings, machine, purpose, dev, problems, notices };
+    let unread = problems.len();
+    let mut check = Check { settings, machine, purpose, dev, problems, unread, notices };
     let check = &mut check;
     let network = network::network(check);
     let node = node::node(check);

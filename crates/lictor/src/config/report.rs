@@ -27,6 +27,14 @@ impl Origin {
     pub(crate) fn is_user(&self) -> bool {
         matches!(self, Origin::Flag(_) | Origin::File { .. })
     }
+
+    /// The file it stands in.
+    pub(crate) fn file(&self) -> Option<&str> {
+        match self {
+            Origin::File { name, .. } => Some(name),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for Origin {

@@ -27,6 +27,31 @@ fn house() -> House {
     house
 }
 
+/// Whoever misses a service that is defined beside it and kept out of the catalog learns that, and so does its owner.
+#[test]
+fn why_tells_what_the_acls_keep_out_of_the_catalog() {
+    let more = json!({"connect": {"enabled": true,
+        "proxy": {"allow_managed_root": true, "allow_managed_api_registration": true}},
+        "services": [{"name": "db", "id": "db-1", "port": 8081, "connect": {"proxy": {}}}]});
+    let house = House::start(LICTOR, guarded(more));
+    as_root(&house, "PUT", "/v1/agent/token/agent", json!({"Token": ROOT}));
+    let rules = r#"service "web" { policy = "write" } service "web-proxy" { policy = "write" }
+        service_prefix "" { policy = "read" } node_prefix "" { policy = "read" }"#;
+    let web = token_with(&house, "web", rules);
+    let upstreams = json!([{"DestinationName": "db", "LocalBindPort": lictor_testkit::ports::one()}]);
+    register(&house, &web, json!({"Name": "web", "Port": 8080, "Connect": {"Proxy": {"Upstreams": upstreams}}}));
+    let tells = |id: &str, cause: &str| {
+        let answer = get(&house, ROOT, &format!("/v1/agent/connect/why/{id}"));
+        answer.0 == 200 && answer.1.contains(cause) && answer.1.contains("acl.tokens.default")
+    };
+    until("its owner learns it", || tells("db-1", "nobody finds db-1: its way into the catalog is blocked by ACLs"));
+    until("who misses it learns it", || {
+        tells("web", "db-1 is registered on this agent, and its way into the catalog is blocked by ACLs")
+    });
+    as_root(&house, "PUT", "/v1/agent/token/default", json!({"Token": ROOT}));
+    until("it is found", || !tells("web", "blocked by ACLs") && !tells("db-1", "blocked by ACLs"));
+}
+
 /// A command of its own: the agent's own proxy needs no token and gets none.
 fn command() -> Value {
     json!([LICTOR, "connect", "proxy", "-log-level=debug"])

@@ -94,6 +94,14 @@ fn what_was_blocked_is_published_once_the_agent_has_a_token() {
     assert_eq!(answer.status, 200);
     until("the refusal is logged", || house.log().contains("Service \"web\" registration blocked by ACLs"));
     assert!(house.log().contains("Node info update blocked by ACLs"));
+    // Said once, though several turns of the reconcilers meet it, and with what is missing.
+    as_root(&house, "PUT", "/v1/agent/token/agent", json!({"Token": "00000000-0000-4000-8000-00000000dead"}));
+    until("the other reason is said", || {
+        house.log().contains("Node info update blocked by ACLs: acl.tokens.agent is not known")
+    });
+    let log = house.log();
+    let nobody = "registration blocked by ACLs: the token it was registered with does not allow it";
+    assert_eq!((log.matches("\"web\" registration").count(), log.matches(nobody).count()), (1, 1), "{log}");
     assert_eq!(status(&house, &secret, "/v1/catalog/service/web").1.trim(), "[]");
     as_root(&house, "PUT", "/v1/agent/token/agent", json!({"Token": ROOT}));
     until("web is published", || status(&house, &secret, "/v1/catalog/service/web").1.contains("\"web\""));

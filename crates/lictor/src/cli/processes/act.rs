@@ -40,12 +40,18 @@ pub(super) const RESTART: Command =
         .flags(&[WAIT])
         .asks_agent();
 
-pub(super) const DRAIN: Command =
-    Command::words("connect drain", "Takes a managed proxy out of use without cutting its connections", drain)
-        .operands("ID")
-        .about("\nTakes a managed proxy out of discovery, waits for its connections to end, and stops it.")
-        .flags(&[Flag::duration("timeout", "How long connections may take to end (default 60s)")])
-        .asks_agent();
+pub(super) const DRAIN: Command = Command::words(
+    "connect drain",
+    "Takes a managed proxy out of use without cutting its connections",
+    drain,
+)
+.operands("ID")
+.about(
+    "\nTakes a managed proxy out of discovery, waits for its connections to end, and stops it. What is open after the\n\
+             timeout has another four seconds, as with stop, and is cut then; the last line tells how many that were.",
+)
+.flags(&[Flag::duration("timeout", "How long connections may take to end (default 60s)")])
+.asks_agent();
 
 /// How long connections may take to end when nobody says; the agent's own default.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
@@ -71,13 +77,21 @@ fn drain(words: &[String]) -> ExitCode {
         let request = Request::put("/v1/agent/connect/drain/").segment(id);
         let request = request.query("timeout", &format!("{}ms", limit.as_millis()));
         client.tell(request).await.with_context(|| format!("cannot drain {id}"))?;
+        let begin = Instant::now();
         let mut said = None;
         // The agent stops it after the limit; a proxy has some seconds to stop.
-        let end = Instant::now() + limit + PATIENCE;
+        let end = begin + limit + PATIENCE;
         loop {
             let now = process(&client, id).await?;
             if now.pid.is_none() {
-                print(&format!("{} is drained and stopped", now.proxy_id));
+                let cut = said.flatten().filter(|left| *left > 0 && begin.elapsed() >= limit);
+                print(&match cut {
+                    Some(1) => format!("{} is stopped; 1 connection did not end in time and was cut", now.proxy_id),
+                    Some(left) => {
+                        format!("{} is stopped; {left} connections did not end in time and were cut", now.proxy_id)
+                    }
+                    None => format!("{} is drained and stopped", now.proxy_id),
+                });
                 return Ok(ExitCode::SUCCESS);
             }
             if !now.held {

@@ -50,7 +50,8 @@ fn run(words: &[String]) -> ExitCode {
         }
         let mut answer = client.stream(request).await.with_context(|| format!("cannot ask for the output of {id}"))?;
         let mut refusal = Vec::new();
-        while let Some(piece) = answer.piece().await? {
+        let gone = "the agent ended the connection: it was stopped or restarted, and the proxy may go on. Ask again when it is back";
+        while let Some(piece) = answer.piece().await.context(gone)? {
             if answer.status != 200 {
                 refusal.extend_from_slice(&piece);
                 continue;

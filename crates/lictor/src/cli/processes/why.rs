@@ -57,10 +57,11 @@ async fn run_by_hand(client: &Client, id: &str) -> Option<String> {
     let services = client.agent_services().await.ok()?;
     let is_proxy = |id: &str| services.get(id).is_some_and(|entry| entry.kind == "connect-proxy");
     let proxy = [id.to_owned(), format!("{id}-sidecar-proxy")].into_iter().find(|id| is_proxy(id))?;
+    let name = &services.get(proxy.as_str())?.name;
     Some(format!(
         "{proxy} is run by hand: this agent has registered it and does not look after its process. It runs where somebody has \
          started `lictor connect proxy -proxy-id {proxy}` (or another proxy), and that one's output tells more; its checks: \
-         curl $CONSUL_HTTP_ADDR/v1/agent/health/service/id/{proxy}"
+         lictor watch -type=checks -service={name}"
     ))
 }
 

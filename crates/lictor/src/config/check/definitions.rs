@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lictor_agent::managed::OwnSettings;
 use lictor_model::health::{CheckKind, CheckSpec};
 use lictor_model::meta;
 use lictor_model::service::{Definition, Kind};
@@ -11,6 +12,7 @@ use lictor_model::service::{Definition, Kind};
 use super::Check;
 use crate::config::Purpose;
 use crate::config::layer::Declared;
+use crate::config::merge::Settings;
 use crate::config::report::{Group, Origin, Problem, Stage};
 
 /// How checks are run.
@@ -73,10 +75,15 @@ fn report<T>(
     remedy: &str,
     group: Option<Group>,
 ) {
+    let key = if declared.path.is_empty() { field.to_owned() } else { format!("{}.{field}", declared.path) };
+    // What could not be read at that place, or within it, is missing for that reason alone.
+    if check.could_not_read(&declared.origin, &key) {
+        return;
+    }
     check.report(Problem {
         stage: if group.is_some() { Stage::Rules } else { Stage::Start },
         origin: declared.origin.clone(),
-        key: if declared.path.is_empty() { field.to_owned() } else { format!("{}.{field}", declared.path) },
+        key,
         text: text.into(),
         remedy: remedy.into(),
         group,
@@ -104,6 +111,10 @@ fn service(check: &mut Check<'_>, declared: &Declared<Definition>) {
         if !matches!(proxy.exec_mode.as_str(), "" | "daemon" | "script") {
             let text = format!("failed adding proxy: invalid exec mode: {}", proxy.exec_mode);
             report(check, declared, "connect.proxy.exec_mode", text, "write \"daemon\", or leave it out", None);
+        }
+        if let Err(why) = OwnSettings::read(proxy.config.as_ref()) {
+            let remedy = "write texts in quotes and ports as numbers, or leave them out";
+            report(check, declared, "connect.proxy.config", format!("failed adding proxy: {why}"), remedy, None);
         }
         let user = &proxy.run_as;
         if !user.is_empty() && !check.settings.texts("connect.proxy.allowed_users").contains(user) {
@@ -197,6 +208,10 @@ fn one_check<T>(check: &mut Check<'_>, declared: &Declared<T>, field: &str, spec
         };
         report(check, declared, field, format!("Invalid check: {why}"), remedy, None);
     }
+    for text in hopeless(check.settings, spec) {
+        let place = if declared.path.is_empty() { field.to_owned() } else { format!("{}.{field}", declared.path) };
+        check.warn(format!("config: {}: {place}: {text}", declared.origin));
+    }
     let scripts = check.settings.flag("enable_script_checks")
         || check.settings.flag_if_set("enable_local_script_checks") == Some(true);
     if matches!(spec.kind(), CheckKind::Script | CheckKind::Docker) && !scripts {
@@ -213,6 +228,31 @@ fn one_check<T>(check: &mut Check<'_>, declared: &Declared<T>, field: &str, spec
             )),
         }
     }
+}
+
+/// What a check is accepted with, as by the original, and can never pass with.
+fn hopeless(settings: &Settings, spec: &CheckSpec) -> Vec<String> {
+    let mut texts = Vec::new();
+    let is_port = |text: &str| text.parse::<u16>().is_ok_and(|port| port > 0);
+    if !spec.tcp.is_empty() && !spec.tcp.rsplit_once(':').is_some_and(|(_, port)| is_port(port)) {
+        texts.push(format!("tcp = {:?} has no port: write host:port, or the check never passes", spec.tcp));
+    }
+    let host = spec.http.split_once("://").filter(|(scheme, _)| matches!(*scheme, "http" | "https"));
+    if !spec.http.is_empty() && host.is_none_or(|(_, host)| host.is_empty()) {
+        // A URL may hold a password: it is not shown.
+        texts.push("http is no URL: write http://host:port/path or https://…, or the check never passes".to_owned());
+    }
+    let alias = spec.alias_service.as_str();
+    let known = settings.services.iter().any(|declared| {
+        let service = &declared.value.service;
+        let id = if service.id.is_empty() { service.name.as_str() } else { service.id.as_str() };
+        alias.strip_prefix(id).is_some_and(|rest| matches!(rest, "" | "-proxy" | "-sidecar-proxy"))
+    });
+    if !alias.is_empty() && spec.alias_node.is_empty() && !known {
+        // It may be registered over HTTP.
+        texts.push(format!("alias_service = {alias:?} is the id of no service that a file defines"));
+    }
+    texts
 }
 
 /// Judges the checks that belong to the node or, by id, to a service.

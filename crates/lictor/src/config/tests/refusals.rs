@@ -280,6 +280,33 @@ fn what_services_cannot_mean_of_their_proxies_is_said() {
 }
 
 #[test]
+fn what_cannot_be_read_is_not_missed_as_well_and_checks_that_never_pass_are_named() {
+    let errors = problems(
+        "services { name = \"a\" port = \"80\" connect { proxy {} } check { ttl = \"5\" } }\n\
+         services { name = \"b\" port = 1 connect { proxy { config { bind_port = \"x\" } } } }",
+    );
+    let keys: Vec<&str> = errors.problems().iter().map(|problem| problem.key.as_str()).collect();
+    assert_eq!(keys, ["services[0].port", "services[0].check.ttl", "services[1].connect.proxy.config"], "{errors}");
+    assert!(errors.to_string().contains("cannot parse 'bind_port' as int"), "{errors}");
+
+    let loaded = dev_hcl(
+        "service { name = \"a\" port = 1 checks = [\n\
+           { tcp = \"x\" interval = \"1s\" }, { tcp = \"[::1]:80\" interval = \"1s\" }, { http = \"nourl\" interval = \"1s\" },\n\
+           { http = \"http://a/\" interval = \"1s\" }, { alias_service = \"nosuch\" }, { alias_service = \"a-proxy\" }] }",
+    );
+    let said = warnings(&loaded);
+    let expected = [
+        "service.checks[0]: tcp = \"x\" has no port",
+        "service.checks[2]: http is no URL",
+        "service.checks[4]: alias_service",
+    ];
+    assert_eq!(said.len(), expected.len(), "{said:#?}");
+    for (said, expected) in said.iter().zip(expected) {
+        assert!(said.contains(expected), "{expected:?} is not in {said:?}");
+    }
+}
+
+#[test]
 fn more_proxies_than_ports_are_refused_with_the_keys_of_the_range() {
     let errors = problems(
         "ports { proxy_min_port = 20000 proxy_max_port = 20000 }\n\
