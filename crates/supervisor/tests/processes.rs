@@ -834,7 +834,7 @@ async fn the_pid_file_of_a_process_that_ended_while_nobody_looked_is_removed() {
         (!home.path(&file("gone")).exists() && !home.path(&file("unwanted")).exists()).then_some(())
     })
     .await;
-    assert_eq!(home.read(&file("kept")), kept.to_string());
+    assert_eq!(home.read(&file("kept")), format!("{kept}\n"));
     supervisor.shutdown(Farewell::StopAll).await;
     assert!(!home.path(&file("kept")).exists());
 }
