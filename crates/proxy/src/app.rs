@@ -11,7 +11,7 @@ use std::time::Duration;
 use lictor_task::Scope;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use crate::settings::{Place, Public};
 use crate::socket;
@@ -38,8 +38,7 @@ async fn patiently<T, F: Future<Output = io::Result<T>>>(wait: Duration, mut att
 }
 
 async fn try_once(app: &Place, limit: Duration) -> io::Result<TcpStream> {
-    let dial = async { socket::dial(app.resolve().await?).await };
-    timeout(limit, dial).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    socket::reach(app, limit).await
 }
 
 /// What the public listener of a proxy that has just started waits for.

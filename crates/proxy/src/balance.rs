@@ -9,6 +9,7 @@ use lictor_tls::Target;
 use parking_lot::Mutex;
 
 use crate::direct::Link;
+use crate::settings::Place;
 
 /// Failures in a row after which an instance is left alone.
 const MAX_FAILURES: u32 = 3;
@@ -21,7 +22,9 @@ const LONGEST_REST: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) struct Instance {
     pub(crate) id: String,
-    pub(crate) address: SocketAddr,
+    pub(crate) place: Place,
+    /// Where it is, when its host is no name.
+    pub(crate) address: Option<SocketAddr>,
     pub(crate) target: Target,
     /// What it is to us if it is of our agent.
     pub(crate) link: Link,
@@ -29,15 +32,17 @@ pub(crate) struct Instance {
     active: AtomicU64,
     /// Counts the sessions to it that broke.
     losses: AtomicU32,
+    /// Failures in a row, of those that count.
     failures: AtomicU32,
     rests_until: Mutex<Option<Instant>>,
 }
 
 impl Instance {
-    pub(crate) fn new(id: String, address: SocketAddr, target: Target, weight: u16) -> Instance {
+    pub(crate) fn new(id: String, place: Place, target: Target, weight: u16) -> Instance {
         Instance {
             id,
-            address,
+            address: place.address(),
+            place,
             target,
             link: Link::default(),
             weight: weight.max(1),
@@ -79,12 +84,18 @@ impl Instance {
         }
     }
 
-    /// A connection could not be made. True when the instance is left alone from now on.
-    pub(crate) fn failed(&self, now: Instant) -> bool {
+    /// A connection that was begun then could not be made. True when the instance is left alone from now on.
+    pub(crate) fn failed(&self, begun: Instant, now: Instant) -> bool {
+        let mut rests_until = self.rests_until.lock();
+        // Many that fail together say no more than the first ones of them. Only what is begun after a rest can tell that it
+        // was too short.
+        if rests_until.is_some_and(|until| begun < until) {
+            return false;
+        }
         let failures = self.failures.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         let Some(beyond) = failures.checked_sub(MAX_FAILURES) else { return false };
         let rest = FIRST_REST.saturating_mul(1 << beyond.min(8)).min(LONGEST_REST);
-        *self.rests_until.lock() = Some(now + rest);
+        *rests_until = Some(now + rest);
         true
     }
 
@@ -163,12 +174,12 @@ mod tests {
     use super::*;
 
     fn instances(weights: &[u16]) -> Vec<Arc<Instance>> {
-        let address: SocketAddr = ([127, 0, 0, 1], 1).into();
+        let place = Place { host: "127.0.0.1".into(), port: 1 };
         weights
             .iter()
             .enumerate()
             .map(|(at, weight)| {
-                Arc::new(Instance::new(at.to_string(), address, Target::new(address, "dc1", "db"), *weight))
+                Arc::new(Instance::new(at.to_string(), place.clone(), Target::new(&place, "dc1", "db"), *weight))
             })
             .collect()
     }
@@ -196,8 +207,8 @@ mod tests {
     fn an_instance_that_fails_is_left_alone_and_comes_back() {
         let all = instances(&[1, 1]);
         let now = Instant::now();
-        assert!(!all[0].failed(now) && !all[0].failed(now));
-        assert!(all[0].failed(now));
+        assert!(!all[0].failed(now, now) && !all[0].failed(now, now));
+        assert!(all[0].failed(now, now));
         for _ in 0..50 {
             assert_eq!(choose(&all, &[], Order::Any, now).unwrap().id, "1");
         }
@@ -211,12 +222,23 @@ mod tests {
     #[test]
     fn rests_grow_to_a_minute() {
         let all = instances(&[1]);
-        let now = Instant::now();
-        for _ in 0..20 {
-            all[0].failed(now);
+        let begin = Instant::now();
+        let mut now = begin;
+        let mut rests = Vec::new();
+        while rests.len() < 6 {
+            // As many as were under way when it failed.
+            let rested = (0..50).filter(|_| all[0].failed(now, now)).count();
+            assert_eq!(rested, 1);
+            let until = all[0].rests_until.lock().unwrap();
+            rests.push((until - now).as_secs());
+            // While it rests it may be tried if there is no other.
+            assert!(!all[0].failed(until - Duration::from_millis(1), until));
+            assert!(all[0].rests(until - Duration::from_millis(1)) && !all[0].rests(until));
+            now = until;
         }
-        assert!(all[0].rests(now + LONGEST_REST - Duration::from_millis(1)));
-        assert!(!all[0].rests(now + LONGEST_REST));
+        assert_eq!(rests, [5, 10, 20, 40, 60, 60]);
+        all[0].succeeded();
+        assert!(!all[0].failed(now, now) && !all[0].rests(now));
     }
 
     #[test]
@@ -226,7 +248,7 @@ mod tests {
         assert_eq!(choose(&all, &[], Order::AsGiven, now).unwrap().id, "0");
         assert_eq!(choose(&all, &all[..1], Order::AsGiven, now).unwrap().id, "1");
         for _ in 0..3 {
-            all[0].failed(now);
+            all[0].failed(now, now);
         }
         assert_eq!(choose(&all, &[], Order::AsGiven, now).unwrap().id, "1");
         assert!(choose(&all, &all, Order::AsGiven, now).is_none());

@@ -260,9 +260,9 @@ impl<C: ControlPlane> Follow<C> {
                 };
                 let problems = match follower.take(answer) {
                     None => continue,
-                    Some(Some(ranked)) => resolved.update(ranked).await,
+                    Some(Some(ranked)) => resolved.update(ranked),
                     Some(None) => {
-                        resolved.update(Ranked { candidates: Vec::new(), ranking: Ranking::Alike }).await;
+                        resolved.update(Ranked { candidates: Vec::new(), ranking: Ranking::Alike });
                         vec![format!("there is no prepared query {name}")]
                     }
                 };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use lictor_tls::{Reuse, Session};
+use lictor_tls::{Reuse, Session, Target};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -107,7 +107,7 @@ impl Outbound {
             }
             let failure = match direct {
                 Some(failure) => failure,
-                None => match timeout(share, self.dial(&instance, upstream)).await {
+                None => match timeout(share, self.dial(&instance, upstream, share)).await {
                     Ok(Ok(session)) => {
                         instance.succeeded();
                         return Ok((Reached::Session { session, losses }, instance, engaged));
@@ -117,7 +117,7 @@ impl Outbound {
                 },
             };
             count(&self.shared.metrics.dial_failures);
-            if failure.is_the_instances_fault() && instance.failed(Instant::now()) {
+            if failure.is_the_instances_fault() && instance.failed(now, Instant::now()) {
                 tracing::debug!("{}: {} is left alone for a while: {failure}", upstream.name, instance.id);
             }
             let final_word = !failure.is_worth_another_try();
@@ -133,10 +133,20 @@ impl Outbound {
         })
     }
 
-    async fn dial(&self, instance: &Instance, upstream: &Upstream) -> Result<Session, DialFailure> {
-        let stream = socket::dial(instance.address).await.map_err(DialFailure::Connect)?;
+    async fn dial(&self, instance: &Instance, upstream: &Upstream, limit: Duration) -> Result<Session, DialFailure> {
+        let found;
+        let (stream, target) = match instance.address {
+            Some(address) => (socket::dial(address).await.map_err(DialFailure::Connect)?, &instance.target),
+            None => {
+                let stream = socket::reach(&instance.place, limit).await.map_err(DialFailure::Connect)?;
+                let address = stream.peer_addr().map_err(DialFailure::Connect)?;
+                // No session is resumed at another address that the name stands for.
+                found = Target::new(address, instance.target.datacenter(), instance.target.service());
+                (stream, &found)
+            }
+        };
         let begin = Instant::now();
-        let connected = self.shared.mesh.connect(stream, &instance.target, upstream.reuse).await;
+        let connected = self.shared.mesh.connect(stream, target, upstream.reuse).await;
         let session = connected.map_err(DialFailure::Secure)?;
         upstream.flow.handshakes.add(begin.elapsed());
         Ok(session)

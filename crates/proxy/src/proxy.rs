@@ -17,6 +17,7 @@ use lictor_model::name::ServiceName;
 use lictor_task::{Backoff, Scope};
 use lictor_tls::KeyExchange;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::app::Awaited;
@@ -137,6 +138,11 @@ const LAST_REBIND: Duration = Duration::from_secs(30);
 const LEAVING: Duration = Duration::from_secs(2);
 /// How soon it is tried again.
 const LEAVING_LOOK: Duration = Duration::from_millis(20);
+
+/// How long the names of listeners may be looked up.
+const NAME_LIMIT: Duration = Duration::from_secs(1);
+/// What is said of one for which that was not enough.
+const SLOW_NAME: &str = "looking the name up took too long";
 
 /// How long inherited sockets may wait for settings and certificates; then whoever connects is refused.
 const INHERITANCE: Duration = Duration::from_secs(10);
@@ -322,6 +328,78 @@ impl Proxy {
     }
 }
 
+/// How long a proxy that stops may still take.
+struct Limit {
+    end: Instant,
+    /// What it was given for that.
+    grace: Duration,
+    wishes: watch::Receiver<Wish>,
+}
+
+/// Whether something has ended within its limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kept {
+    In,
+    Not,
+}
+
+impl Limit {
+    /// Waits for something until so much of the time is left. A stop that is wished meanwhile and ends sooner is the limit
+    /// from then on.
+    async fn keep(&mut self, spare: impl Fn(Duration) -> Duration, work: impl Future<Output = ()>) -> Kept {
+        let mut work = std::pin::pin!(work);
+        loop {
+            self.shorten();
+            let moment = self.end - spare(self.grace);
+            let sooner = async {
+                if self.wishes.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            };
+            tokio::select! {
+                biased;
+                () = work.as_mut() => return Kept::In,
+                () = sooner => {}
+                () = tokio::time::sleep_until(moment) => return Kept::Not,
+            }
+        }
+    }
+
+    fn shorten(&mut self) {
+        if let Wish::Stop(grace) = *self.wishes.borrow_and_update()
+            && Instant::now() + grace < self.end
+        {
+            (self.end, self.grace) = (Instant::now() + grace, grace);
+        }
+    }
+}
+
+/// Where to listen. Names are looked up side by side and for a limited time, because nothing else is heard meanwhile; what
+/// was not found by then is left out.
+async fn look_up(listeners: impl Iterator<Item = Key>) -> HashMap<Key, io::Result<SocketAddr>> {
+    let mut found = HashMap::new();
+    let mut looking = JoinSet::new();
+    for key in listeners {
+        match key.place().address() {
+            Some(address) => drop(found.insert(key, Ok(address))),
+            None => {
+                looking.spawn(async move {
+                    let address = key.place().address_to_listen().await;
+                    (key, address)
+                });
+            }
+        }
+    }
+    let all = async {
+        while let Some(looked) = looking.join_next().await {
+            // One that panicked has said so.
+            found.extend(looked);
+        }
+    };
+    let _ = tokio::time::timeout(NAME_LIMIT, all).await;
+    found
+}
+
 /// Waits until something of a kind is wished, or nobody is left who could wish.
 async fn wished(wishes: &mut watch::Receiver<Wish>, kind: impl Fn(Wish) -> bool) {
     let _ = wishes.wait_for(|wish| kind(*wish)).await;
@@ -472,23 +550,14 @@ impl<C: ControlPlane> Director<C> {
     }
 
     /// Ends without having been asked to, as if it had been; what is wished meanwhile counts.
-    async fn give_up(&mut self, end: End, mut wishes: watch::Receiver<Wish>) {
+    async fn give_up(&mut self, end: End, wishes: watch::Receiver<Wish>) {
         match end {
             End::Wished => {}
             End::CannotListen => tracing::error!("giving up: the public listener cannot be opened (bind_timeout_ms)"),
             End::AgentMissed => tracing::error!("giving up: the agent was not reached for as long as that is allowed"),
         }
-        let (stop, stopped) = watch::channel(Wish::Stop(GIVING_UP));
-        let hurry = async {
-            wished(&mut wishes, |wish| matches!(wish, Wish::Stop(_))).await;
-            let sooner = *wishes.borrow();
-            stop.send_replace(sooner);
-            std::future::pending::<()>().await;
-        };
-        tokio::select! {
-            () = self.wind_down(stopped) => {}
-            () = hurry => {}
-        }
+        self.inherited.close_rest();
+        self.stop(GIVING_UP, wishes).await;
     }
 
     /// Ends as wished. Workers and watches go on until the last connection has ended: what is carried meanwhile obeys
@@ -509,17 +578,23 @@ impl<C: ControlPlane> Director<C> {
             Wish::Stop(grace) => grace,
             Wish::Serve | Wish::Drain => Duration::ZERO,
         };
+        self.stop(grace, wishes).await;
+    }
+
+    /// Ends within this time, or sooner when that is wished meanwhile.
+    async fn stop(&mut self, grace: Duration, wishes: watch::Receiver<Wish>) {
+        let tracker = Arc::clone(&self.shared.tracker);
+        let mut limit = Limit { end: Instant::now() + grace, grace, wishes };
         if tracker.len() > 0 {
             tracing::info!("waiting up to {grace:?} for {} connections to end", tracker.len());
         }
-        let end = Instant::now() + grace;
         self.close(Which::Public).await;
         self.shared.retirement.send_replace(true);
         // The rest is for the application's own connections, which may need a moment to notice that it is over.
-        let inbound_end = end - grace / 4;
-        let _ = tokio::time::timeout_at(inbound_end, self.empty(&[Direction::Inbound])).await;
+        limit.keep(|grace| grace / 4, self.empty(&[Direction::Inbound])).await;
         self.close(Which::All).await;
-        if tokio::time::timeout_at(end, self.empty(&[Direction::Inbound, Direction::Outbound])).await.is_err() {
+        let empty = self.empty(&[Direction::Inbound, Direction::Outbound]);
+        if limit.keep(|_| Duration::ZERO, empty).await == Kept::Not {
             tracing::warn!("{} connections did not end in time and are reset", tracker.len());
             tracker.end_all();
         }
@@ -676,6 +751,9 @@ impl<C: ControlPlane> Director<C> {
     async fn bind_due(&mut self) {
         let now = Instant::now();
         self.left.retain(|(_, since)| now < *since + LEAVING);
+        let is_due = |listener: &Listener| matches!(&listener.state, State::Waiting { at, .. } if *at <= now);
+        let due = self.listeners.iter().filter(|(_, listener)| is_due(listener)).map(|(key, _)| key.clone());
+        let mut found = look_up(due).await;
         for (key, listener) in &mut self.listeners {
             let State::Waiting { at, backoff, problem, since } = &listener.state else { continue };
             if *at > now {
@@ -684,7 +762,8 @@ impl<C: ControlPlane> Director<C> {
             let place = key.place();
             let mut backoff = backoff.clone();
             let since = if problem.is_empty() { now } else { *since };
-            let bound = match place.resolve().await {
+            let found = found.remove(key).unwrap_or_else(|| Err(io::Error::new(io::ErrorKind::TimedOut, SLOW_NAME)));
+            let bound = match found {
                 Ok(address) => self.workers.open(address, &listener.what.serve(), self.inherited.take(address)),
                 Err(error) => Err(error),
             };

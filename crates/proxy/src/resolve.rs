@@ -1,6 +1,5 @@
 //! The instances behind an upstream, as last heard from discovery.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -42,13 +41,13 @@ impl Resolved {
 
     /// Takes a new answer. Instances that are still the same keep what was learnt of them. Returns what cannot be
     /// dialled, and why.
-    pub(crate) async fn update(&self, ranked: Ranked) -> Vec<String> {
+    pub(crate) fn update(&self, ranked: Ranked) -> Vec<String> {
         let Ranked { candidates, ranking } = ranked;
         let before = self.list();
         let mut problems = Vec::new();
         let mut instances = Vec::with_capacity(candidates.len());
         for candidate in candidates {
-            match self.instance(&before, candidate).await {
+            match self.instance(&before, candidate) {
                 Ok(instance) => instances.push(instance),
                 Err(problem) => problems.push(format!("instance left out: {problem}")),
             }
@@ -61,7 +60,7 @@ impl Resolved {
         problems
     }
 
-    async fn instance(&self, before: &List, candidate: Candidate) -> Result<Arc<Instance>, String> {
+    fn instance(&self, before: &List, candidate: Candidate) -> Result<Arc<Instance>, String> {
         let Candidate { id, host, port, datacenter, destination, weight } = candidate;
         let Some(service) = destination else {
             return Err(format!("{id} is not a valid connect service"));
@@ -74,15 +73,15 @@ impl Resolved {
             return Err(format!("{id} has no port"));
         }
         let place = Place { host, port };
-        let address: SocketAddr =
-            place.resolve().await.map_err(|error| format!("{id} cannot be found at {}: {error}", place.host))?;
-        let target = Target::new(address, &datacenter, service.as_str());
-        let same = before.instances.iter().find(|known| {
-            known.id == id && known.address == address && known.target == target && known.weight() == weight
-        });
+        // A name is looked up when it is dialled: its server may not answer now, or say something else later.
+        let target = Target::new(&place, &datacenter, service.as_str());
+        let same = before
+            .instances
+            .iter()
+            .find(|known| known.id == id && known.place == place && known.target == target && known.weight() == weight);
         Ok(match same {
             Some(known) => Arc::clone(known),
-            None => Arc::new(Instance::new(id, address, target, weight)),
+            None => Arc::new(Instance::new(id, place, target, weight)),
         })
     }
 }
@@ -110,25 +109,41 @@ mod tests {
         Resolved::new(Destination { kind, name: "db".into(), datacenter: String::new() })
     }
 
-    #[tokio::test]
-    async fn instances_that_stay_keep_what_was_learnt() {
+    #[test]
+    fn an_instance_with_a_name_is_there_whether_or_not_the_name_can_be_looked_up_now() {
+        let resolved = resolved(DestinationKind::Service);
+        let named = |id: &str, host: &str| Candidate { host: host.into(), ..candidate(id, Some("db")) };
+        // Not asynchronous: no name can keep the others, or what has become critical, waiting.
+        let told = resolved.update(alike(vec![named("a", "no-such-host.invalid"), candidate("b", Some("db"))]));
+        assert!(told.is_empty(), "{told:?}");
+        let list = resolved.list();
+        assert_eq!(list.instances.len(), 2);
+        // No address is kept for it, so it cannot be one that the name does not stand for any more.
+        assert_eq!((list.instances[0].address, list.instances[0].place.host.as_str()), (None, "no-such-host.invalid"));
+        assert_eq!(list.instances[1].address, Some(([127, 0, 0, 1], 1).into()));
+        assert!(resolved.update(alike(vec![named("a", "other.invalid")])).is_empty());
+        assert_ne!(resolved.list().instances[0].target, list.instances[0].target, "sessions are not shared by names");
+    }
+
+    #[test]
+    fn instances_that_stay_keep_what_was_learnt() {
         let resolved = resolved(DestinationKind::Service);
         assert!(!resolved.list().known);
-        assert!(resolved.update(alike(vec![candidate("a", Some("db")), candidate("b", Some("DB"))])).await.is_empty());
+        assert!(resolved.update(alike(vec![candidate("a", Some("db")), candidate("b", Some("DB"))])).is_empty());
         let before = resolved.list();
         let moved = Candidate { port: 2, ..candidate("b", Some("db")) };
-        assert!(resolved.update(alike(vec![moved, candidate("a", Some("db"))])).await.is_empty());
+        assert!(resolved.update(alike(vec![moved, candidate("a", Some("db"))])).is_empty());
         let after = resolved.list();
         assert!(Arc::ptr_eq(&after.instances[1], &before.instances[0]));
         assert!(!Arc::ptr_eq(&after.instances[0], &before.instances[1]));
     }
 
-    #[tokio::test]
-    async fn only_a_query_may_lead_elsewhere() {
+    #[test]
+    fn only_a_query_may_lead_elsewhere() {
         let wrong = || vec![candidate("a", Some("cache")), candidate("b", None)];
         let service = resolved(DestinationKind::Service);
         assert_eq!(
-            service.update(alike(wrong())).await,
+            service.update(alike(wrong())),
             [
                 "instance left out: a speaks for cache, not for db",
                 "instance left out: b is not a valid connect service"
@@ -136,7 +151,7 @@ mod tests {
         );
         assert!(service.list().instances.is_empty() && service.list().known);
         let query = resolved(DestinationKind::Query);
-        assert_eq!(query.update(alike(wrong())).await.len(), 1);
+        assert_eq!(query.update(alike(wrong())).len(), 1);
         assert_eq!(query.list().instances[0].target.service(), "cache");
     }
 }

@@ -32,15 +32,27 @@ impl Place {
         Some(Place { host: host.to_owned(), port: port.parse().ok()? })
     }
 
-    /// The addresses behind it; only a name has to be looked up.
-    pub(crate) async fn resolve(&self) -> io::Result<SocketAddr> {
-        match self.host.parse::<IpAddr>() {
-            Ok(ip) => Ok(SocketAddr::new(ip, self.port)),
-            Err(_) => tokio::net::lookup_host((self.host.as_str(), self.port))
-                .await?
-                .next()
-                .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address")),
+    /// Its address, when the host is one and need not be looked up.
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
+        self.host.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, self.port))
+    }
+
+    /// The addresses behind it, as the system sorts them; at least one.
+    pub(crate) async fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
+        if let Some(address) = self.address() {
+            return Ok(vec![address]);
         }
+        let found: Vec<_> = tokio::net::lookup_host((self.host.as_str(), self.port)).await?.collect();
+        if found.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
+        }
+        Ok(found)
+    }
+
+    /// The address to listen on: of a name with several one of IPv4, which is what clients of the original found there.
+    pub(crate) async fn address_to_listen(&self) -> io::Result<SocketAddr> {
+        let found = self.addresses().await?;
+        Ok(found.iter().copied().find(SocketAddr::is_ipv4).unwrap_or(found[0]))
     }
 }
 

@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::{Instant, timeout_at};
+
+use crate::settings::Place;
 
 /// Connections that may wait to be accepted by one worker.
 const BACKLOG: i32 = 1024;
@@ -49,6 +52,39 @@ fn bound(address: SocketAddr, sharing: Sharing) -> io::Result<Socket> {
     prepare(&SockRef::from(&socket), address)?;
     socket.bind(&address.into())?;
     Ok(socket)
+}
+
+/// Connects to a place within a limit: to the first of its addresses that takes it. A name is looked up each time, because
+/// what it stands for may change, and a wrong answer is then forgotten with the connection that it was for.
+pub(crate) async fn reach(place: &Place, limit: Duration) -> io::Result<TcpStream> {
+    let end = Instant::now() + limit;
+    let late = |_| Err(io::ErrorKind::TimedOut.into());
+    if let Some(address) = place.address() {
+        return timeout_at(end, dial(address)).await.unwrap_or_else(late);
+    }
+    let addresses = match timeout_at(end, place.addresses()).await {
+        Ok(found) => found?,
+        Err(_) => return Err(io::Error::new(io::ErrorKind::TimedOut, "looking the name up took too long")),
+    };
+    first_of(&addresses, end).await
+}
+
+/// Tries addresses one after the other. Each has its share of the time that is left, so that one where nothing answers
+/// does not take that of the others.
+async fn first_of(addresses: &[SocketAddr], end: Instant) -> io::Result<TcpStream> {
+    let mut failure: Option<io::Error> = None;
+    for (at, address) in addresses.iter().enumerate() {
+        let now = Instant::now();
+        let still = u32::try_from(addresses.len() - at).unwrap_or(u32::MAX);
+        let share = end.saturating_duration_since(now) / still;
+        match timeout_at(now + share, dial(*address)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+            Ok(stream) => return Ok(stream),
+            // A refusal says most: somebody is there, and may listen soon.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => failure = Some(error),
+            Err(error) => drop(failure.get_or_insert(error)),
+        }
+    }
+    Err(failure.unwrap_or_else(|| io::ErrorKind::NotFound.into()))
 }
 
 /// Connects. The caller sets the time limit.
@@ -100,6 +136,46 @@ mod tests {
         assert_eq!(listen(address, 1).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         drop(listeners);
         assert!(listen(address, 2).is_ok());
+    }
+
+    #[tokio::test]
+    async fn of_the_addresses_of_a_name_the_first_that_listens_is_connected_to() {
+        let app = StdListener::bind("127.0.0.1:0").unwrap();
+        let there = app.local_addr().unwrap();
+        // Nobody listens on the address that comes first, as with a name that has one of IPv6 too.
+        let quiet = Socket::new(Domain::IPV6, Type::STREAM, None).unwrap();
+        quiet.bind(&SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], 0)).into()).unwrap();
+        let refused = quiet.local_addr().unwrap().as_socket().unwrap();
+        let soon = || Instant::now() + Duration::from_secs(60);
+        let stream = first_of(&[refused, there], soon()).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), there);
+        // Set aside for documents, so nothing is there: whatever else goes wrong, a refusal is what is told.
+        let nowhere = SocketAddr::from(([192, 0, 2, 1], 1));
+        for both in [[refused, nowhere], [nowhere, refused]] {
+            let end = Instant::now() + Duration::from_millis(500);
+            assert_eq!(first_of(&both, end).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_address_that_does_not_answer_leaves_time_for_the_next() {
+        // A queue of connections that is full and that nobody takes from: the kernel does not answer any more.
+        let full = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        full.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        full.listen(0).unwrap();
+        let silent = full.local_addr().unwrap().as_socket().unwrap();
+        let mut filling = Vec::new();
+        while let Ok(Ok(stream)) = tokio::time::timeout(Duration::from_millis(300), dial(silent)).await {
+            filling.push(stream);
+            if filling.len() > 64 {
+                eprintln!("skipped: this kernel takes connections without end");
+                return;
+            }
+        }
+        let app = StdListener::bind("127.0.0.1:0").unwrap();
+        let there = app.local_addr().unwrap();
+        let stream = first_of(&[silent, there], Instant::now() + Duration::from_secs(2)).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), there);
     }
 
     #[test]

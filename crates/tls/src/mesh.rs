@@ -1,6 +1,7 @@
 //! Our end of the mesh: the credentials in force, and how connections are accepted and dialled with them.
 
-use std::net::SocketAddr;
+use std::fmt;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -160,13 +161,14 @@ pub struct Target {
 }
 
 impl Target {
-    /// The given service of a datacenter, in the default namespace, at an address.
-    pub fn new(address: SocketAddr, datacenter: &str, service: &str) -> Target {
-        let key = format!("{address}/{}/{}", datacenter.to_ascii_lowercase(), service.to_ascii_lowercase());
+    /// The given service of a datacenter, in the default namespace, at an address or a name that stands for some.
+    pub fn new(place: impl fmt::Display, datacenter: &str, service: &str) -> Target {
+        let key = format!("{place}/{}/{}", datacenter.to_ascii_lowercase(), service.to_ascii_lowercase());
         let hash = digest::digest(&digest::SHA256, key.as_bytes());
         let text: String = hash.as_ref()[..16].iter().map(|byte| format!("{byte:02x}")).collect();
-        let name =
-            ServerName::try_from(format!("t{text}")).unwrap_or_else(|_| ServerName::IpAddress(address.ip().into()));
+        // Letters and digits are always a name.
+        let name = ServerName::try_from(format!("t{text}"))
+            .unwrap_or_else(|_| ServerName::IpAddress(Ipv4Addr::UNSPECIFIED.into()));
         Target { datacenter: datacenter.to_owned(), service: service.to_owned(), name }
     }
 

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use fake::{Agent, Echo, Files, LIMIT, Pair, Running, db_entry, echoes, eventually, has_openssl, instance, web_entry};
 use forge::Authority;
+use lictor_proxy::control::Candidate;
 use lictor_proxy::{Config, Heritage, Mode, Phase, Proxy, Wish};
 use lictor_task::Scope;
 use lictor_tls::{Bundle, KeyExchange, Leaf, Mesh, Peer, Reuse, Session, Target};
@@ -470,6 +471,64 @@ async fn what_does_not_end_within_the_grace_period_is_reset() {
     let (_wish, wishes) = watch::channel(Wish::Stop(Duration::from_millis(50)));
     tokio::time::timeout(LIMIT, proxy.run(wishes)).await.unwrap();
     assert!(live.read_u8().await.is_err());
+}
+
+#[tokio::test]
+async fn a_stop_that_comes_later_and_ends_sooner_counts() {
+    let mut pair = Pair::start().await;
+    let mut live = pair.connect().await;
+    assert!(echoes(&mut live).await);
+    let upstream = pair.web.upstream().await;
+    let proxy: Proxy = pair.web.proxy.take().unwrap();
+    let (wish, wishes) = watch::channel(Wish::Stop(10 * LIMIT));
+    let running = Scope::new("test").spawn("proxy", proxy.run(wishes));
+    eventually("the end of accepting", async || TcpStream::connect(upstream).await.is_err()).await;
+    // One that ends later changes nothing.
+    wish.send_replace(Wish::Stop(20 * LIMIT));
+    assert!(echoes(&mut live).await);
+    assert!(!running.is_finished());
+    wish.send_replace(Wish::Stop(Duration::from_millis(50)));
+    tokio::time::timeout(LIMIT, running).await.unwrap().unwrap();
+    assert!(live.read_u8().await.is_err());
+}
+
+#[tokio::test]
+async fn listeners_instances_and_applications_may_be_places_with_names() {
+    let authority = Authority::new("root");
+    let app = Echo::start("127.0.0.1:0").await;
+    let mut entry = db_entry(app.address, json!({}));
+    entry["Address"] = json!("localhost");
+    entry["Proxy"]["LocalServiceAddress"] = json!("localhost");
+    let db = Running::start(&Agent::new(&authority, &authority.leaf("db"), entry));
+    let public = db.public().await;
+    assert!(public.is_ipv4(), "{public}");
+    let agent = Agent::new(&authority, &authority.leaf("web"), web_entry(json!({})));
+    // The other's name is not there, now or ever: it keeps nobody from the first.
+    let named = |id: &str, host: &str| Candidate { host: host.into(), ..instance(id, public) };
+    agent.set_instances(vec![named("db1", "localhost"), named("db2", "no-such-host.invalid")]);
+    let web = Running::start(&agent);
+    let pair = Pair { authority, app, web, db };
+    for _ in 0..10 {
+        assert!(pair.works().await);
+    }
+}
+
+#[tokio::test]
+async fn a_listener_whose_name_is_not_there_is_told_and_the_others_are_open() {
+    let authority = Authority::new("root");
+    let mut entry = web_entry(json!({}));
+    let upstreams = entry["Proxy"]["Upstreams"].as_array_mut().unwrap();
+    let mut other = upstreams[0].clone();
+    other["DestinationName"] = json!("cache");
+    other["LocalBindAddress"] = json!("no-such-host.invalid");
+    upstreams.push(other);
+    let web = Running::start(&Agent::new(&authority, &authority.leaf("web"), entry));
+    web.upstream().await;
+    let mut status = web.proxy().status();
+    let told = status.wait_for(|status| {
+        status.problems.iter().any(|problem| problem.contains("cannot listen on no-such-host.invalid"))
+    });
+    tokio::time::timeout(LIMIT, told).await.unwrap().unwrap();
 }
 
 /// What `openssl s_client` says when it is sent away or let in; the answer of the application is at its end.
