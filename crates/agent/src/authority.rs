@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lictor_ca::limit::{Admission, Limiter, MAX_WAIT};
+use lictor_ca::limit::{Admission, Limiter};
 use lictor_ca::provider::{Change, Provider, Rotation, Settings, Spelling};
 use lictor_ca::rotate::{self, CrossSigning};
 use lictor_ca::seal::Seal;
@@ -196,14 +196,15 @@ impl Authority {
     }
 
     /// Makes a key and a certificate for a service of this datacenter.
-    pub(crate) async fn issue_leaf(&self, service: &str) -> Result<Issued, Error> {
+    /// `patience` is how long it may wait for its turn.
+    pub(crate) async fn issue_leaf(&self, service: &str, patience: Duration) -> Result<Issued, Error> {
         if service.is_empty() || service.contains('/') {
             return Err(Error::Refused("SPIFFE ID is not in the expected format".into()));
         }
         let signer = self.signer().await?;
         let identity = ServiceIdentity::new(&signer.trust_domain, &self.inner.datacenter, ServiceName::from(service));
         let request = new_key_and_csr(&identity).map_err(refused)?;
-        let issued = self.sign(&signer, &request.csr_pem).await?;
+        let issued = self.sign(&signer, &request.csr_pem, patience).await?;
         let now = clock::unix_seconds();
         let renew_in = renew::moment(issued.validity, now, fastrand::f64()).saturating_sub(now);
         Ok(Issued {
@@ -229,11 +230,11 @@ impl Authority {
     }
 
     /// Signs a request, within the limits of the settings.
-    async fn sign(&self, signer: &Signer, csr_pem: &str) -> Result<IssuedCert, Error> {
+    async fn sign(&self, signer: &Signer, csr_pem: &str, patience: Duration) -> Result<IssuedCert, Error> {
         let csr = Csr::from_pem(csr_pem.as_bytes()).map_err(refused)?;
         csr.in_trust_domain(&signer.trust_domain).map_err(refused)?;
         csr.in_datacenter(&self.inner.datacenter).map_err(refused)?;
-        let _turn = self.inner.turn().await?;
+        let _turn = self.inner.turn(patience).await?;
         let intermediates = signer.roots.active().map(|root| root.intermediates_pem.as_slice()).unwrap_or_default();
         signer
             .authority
@@ -380,17 +381,17 @@ impl Inner {
     }
 
     /// A turn to sign, or the refusal that clients know.
-    async fn turn(&self) -> Result<Turn<'_>, Error> {
-        let patience = Instant::now() + MAX_WAIT;
+    async fn turn(&self, patience: Duration) -> Result<Turn<'_>, Error> {
+        let until = Instant::now() + patience;
         loop {
-            let admission = self.limiter.lock().admit(self.epoch.elapsed());
+            let admission = self.limiter.lock().admit(self.epoch.elapsed(), patience);
             match admission {
                 Admission::Granted(wait) => {
                     let turn = Turn { limiter: &self.limiter };
                     tokio::time::sleep(wait).await;
                     return Ok(turn);
                 }
-                Admission::Busy if Instant::now() < patience => tokio::time::sleep(TURN_PAUSE).await,
+                Admission::Busy if Instant::now() < until => tokio::time::sleep(TURN_PAUSE).await,
                 Admission::Busy | Admission::Refused => {
                     return Err(Error::RateLimited("Rate limit reached, try again later".into()));
                 }

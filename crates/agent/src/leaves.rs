@@ -10,6 +10,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
+use lictor_ca::limit::{MAX_WAIT, MAX_WAIT_TO_RENEW};
 use lictor_model::acl::Caller;
 use lictor_model::revision::Revision;
 use lictor_model::root::IssuedLeaf;
@@ -75,8 +76,8 @@ fn make_room(slots: &mut BTreeMap<Key, Slot>) {
 #[derive(Default)]
 pub(crate) struct Leaves {
     slots: Mutex<BTreeMap<Key, Slot>>,
-    /// One issue at a time per key: callers that arrive together share it.
-    issuing: tokio::sync::Mutex<()>,
+    /// Those that are being issued: callers that arrive together for one share it, and wait for no other.
+    issuing: Mutex<BTreeMap<Key, Arc<tokio::sync::Mutex<()>>>>,
     changed: Notify,
     authorized: AskedBefore,
 }
@@ -119,13 +120,32 @@ impl Leaves {
         slot.leaf.borrow().clone()
     }
 
-    fn last_revision(&self) -> Revision {
-        let slots = self.slots.lock();
-        slots
-            .values()
-            .filter_map(|slot| slot.leaf.borrow().as_ref().map(|leaf| leaf.revision))
-            .max()
-            .unwrap_or_default()
+    /// Where callers for one leaf queue.
+    fn issuing(&self, key: &Key) -> Issuing<'_> {
+        let lock = Arc::clone(self.issuing.lock().entry(key.clone()).or_default());
+        Issuing { leaves: self, key: key.clone(), lock }
+    }
+}
+
+fn last_revision(slots: &BTreeMap<Key, Slot>) -> Revision {
+    let revisions = slots.values().filter_map(|slot| slot.leaf.borrow().as_ref().map(|leaf| leaf.revision));
+    revisions.max().unwrap_or_default()
+}
+
+/// A place in the queue for one leaf; the last one to leave it takes the queue away.
+struct Issuing<'a> {
+    leaves: &'a Leaves,
+    key: Key,
+    lock: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Drop for Issuing<'_> {
+    fn drop(&mut self) {
+        let mut all = self.leaves.issuing.lock();
+        // The map's and ours: nobody else can get one meanwhile.
+        if Arc::strong_count(&self.lock) == 2 {
+            all.remove(&self.key);
+        }
     }
 }
 
@@ -135,11 +155,12 @@ impl Inner {
         if let Some(leaf) = self.leaves.read(&key) {
             return Ok((leaf, true));
         }
-        let _turn = self.leaves.issuing.lock().await;
+        let issuing = self.leaves.issuing(&key);
+        let _turn = issuing.lock.lock().await;
         if let Some(leaf) = self.leaves.read(&key) {
             return Ok((leaf, true));
         }
-        Ok((self.issue(&key).await?, false))
+        Ok((self.issue(&key, MAX_WAIT).await?, false))
     }
 
     pub(crate) async fn leaf_after(
@@ -163,16 +184,16 @@ impl Inner {
         Ok(outcome.ok().flatten().unwrap_or(leaf))
     }
 
-    async fn issue(&self, key: &Key) -> Result<Arc<IssuedLeaf>, Error> {
+    async fn issue(&self, key: &Key, patience: Duration) -> Result<Arc<IssuedLeaf>, Error> {
         let authority = self.authority()?;
-        let mut issued = authority.issue_leaf(&key.service).await?;
+        let mut issued = authority.issue_leaf(&key.service, patience).await?;
+        let mut slots = self.leaves.slots.lock();
         // Readers compare revisions, over restarts of the agent as well: microseconds keep growing and still fit
         // the integers that every JSON reader can hold.
         let now = u64::try_from(clock::unix_nanos() / 1000).unwrap_or_default();
-        issued.leaf.revision = Revision(now.max(self.leaves.last_revision().0 + 1));
+        issued.leaf.revision = Revision(now.max(last_revision(&slots).0 + 1));
         let leaf = Arc::new(issued.leaf);
         let renewal = issued.renew_after;
-        let mut slots = self.leaves.slots.lock();
         if !slots.contains_key(key) {
             make_room(&mut slots);
         }
@@ -236,8 +257,9 @@ impl Inner {
                 .collect()
         };
         for key in due {
-            let _turn = self.leaves.issuing.lock().await;
-            if let Err(error) = self.issue(&key).await {
+            let issuing = self.leaves.issuing(&key);
+            let _turn = issuing.lock.lock().await;
+            if let Err(error) = self.issue(&key, MAX_WAIT_TO_RENEW).await {
                 tracing::error!(
                     "agent: cannot renew the leaf certificate of {:?}, the old one stays in use: {}",
                     key.service,
@@ -271,6 +293,20 @@ mod tests {
         // A number per target: what is kept of one cannot grow with it.
         let kept: HashSet<u64> = asked.seen.lock().clone();
         assert!(!kept.is_empty());
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_one_leaf_waits_for_no_other_and_leaves_nothing_behind() {
+        let leaves = Leaves::default();
+        let key = |service: &str| Key { token: String::new(), service: service.into() };
+        let one = leaves.issuing(&key("db"));
+        let turn = one.lock.lock().await;
+        assert!(leaves.issuing(&key("db")).lock.try_lock().is_err(), "callers for one leaf share it");
+        assert!(leaves.issuing(&key("web")).lock.try_lock().is_ok());
+        drop(turn);
+        assert!(leaves.issuing(&key("db")).lock.try_lock().is_ok());
+        drop(one);
+        assert!(leaves.issuing.lock().is_empty());
     }
 
     #[tokio::test(start_paused = true)]

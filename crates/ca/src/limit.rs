@@ -17,15 +17,18 @@ pub enum Limit {
 /// other. The original has a burst of one.
 const BURST: f64 = 0.1;
 
-/// What a request may wait for its turn before it is refused.
+/// What a request of a client may wait for its turn before it is refused.
 pub const MAX_WAIT: Duration = Duration::from_millis(500);
+
+/// What a renewal may wait, which nobody waits for: longer, so that clients who ask without end do not keep it from its turn.
+pub const MAX_WAIT_TO_RENEW: Duration = Duration::from_secs(5);
 
 /// Whether a request is signed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
     /// After this time, which may be zero; the turn is taken. With a limit at once, [`Limiter::release`] gives it back.
     Granted(Duration),
-    /// As many as allowed are being signed; worth asking again until [`MAX_WAIT`] is over.
+    /// As many as allowed are being signed; worth asking again until the wait is over.
     Busy,
     /// Not now: `Rate limit reached, try again later`.
     Refused,
@@ -54,8 +57,9 @@ impl Limiter {
         }
     }
 
-    /// Asks for a turn; `now` is the distance from any fixed moment of a clock that never goes back.
-    pub fn admit(&mut self, now: Duration) -> Admission {
+    /// Asks for a turn that comes within `patience`; `now` is the distance from any fixed moment of a clock that never goes
+    /// back.
+    pub fn admit(&mut self, now: Duration, patience: Duration) -> Admission {
         match self.limit {
             Limit::None => Admission::Granted(Duration::ZERO),
             Limit::PerSecond(rate) => {
@@ -65,7 +69,7 @@ impl Limiter {
                     .map_or(Duration::ZERO, |burst| burst.saturating_sub(interval));
                 let turn = self.next.max(now);
                 let wait = turn.saturating_sub(now + early);
-                if wait > MAX_WAIT {
+                if wait > patience {
                     return Admission::Refused;
                 }
                 self.next = turn.saturating_add(interval);
@@ -96,53 +100,62 @@ mod tests {
     #[test]
     fn of_five_at_once_one_is_signed_at_one_per_second() {
         let mut limiter = Limiter::new(Limit::PerSecond(1.0));
-        let admissions: Vec<_> = (0..5).map(|request| limiter.admit(ms(request))).collect();
+        let admissions: Vec<_> = (0..5).map(|request| limiter.admit(ms(request), MAX_WAIT)).collect();
         assert_eq!(admissions[0], Admission::Granted(Duration::ZERO));
         assert_eq!(admissions[1..], [Admission::Refused; 4]);
-        assert_eq!(limiter.admit(ms(499)), Admission::Refused);
-        assert_eq!(limiter.admit(ms(600)), Admission::Granted(ms(400)));
-        assert_eq!(limiter.admit(ms(1000)), Admission::Refused, "the next turn is at two seconds");
+        assert_eq!(limiter.admit(ms(499), MAX_WAIT), Admission::Refused);
+        assert_eq!(limiter.admit(ms(600), MAX_WAIT), Admission::Granted(ms(400)));
+        assert_eq!(limiter.admit(ms(1000), MAX_WAIT), Admission::Refused, "the next turn is at two seconds");
     }
 
     #[test]
     fn a_refused_request_takes_no_turn() {
         let mut limiter = Limiter::new(Limit::PerSecond(50.0));
-        let admissions: Vec<_> = (0..100).map(|_| limiter.admit(ms(0))).collect();
+        let admissions: Vec<_> = (0..100).map(|_| limiter.admit(ms(0), MAX_WAIT)).collect();
         let at_once = admissions.iter().filter(|one| **one == Admission::Granted(Duration::ZERO)).count();
         assert_eq!(at_once, 5, "a tenth of a second's");
         let granted = admissions.iter().filter(|one| **one != Admission::Refused).count();
         assert_eq!(granted, 30, "and those whose turn comes within half a second");
-        assert_eq!(limiter.admit(ms(20)), Admission::Granted(ms(500)));
+        assert_eq!(limiter.admit(ms(20), MAX_WAIT), Admission::Granted(ms(500)));
     }
 
     #[test]
     fn a_rate_is_kept_over_a_long_time() {
         let mut limiter = Limiter::new(Limit::PerSecond(10.0));
-        let granted = (0..10_000).filter(|at| limiter.admit(ms(*at)) != Admission::Refused).count();
+        let granted = (0..10_000).filter(|at| limiter.admit(ms(*at), MAX_WAIT) != Admission::Refused).count();
         assert!((100..=106).contains(&granted), "{granted}");
     }
 
     #[test]
     fn so_many_run_at_once_and_no_more() {
         let mut limiter = Limiter::new(Limit::Concurrent(2));
-        assert_eq!(limiter.admit(ms(0)), Admission::Granted(Duration::ZERO));
-        assert_eq!(limiter.admit(ms(0)), Admission::Granted(Duration::ZERO));
-        assert_eq!(limiter.admit(ms(0)), Admission::Busy);
+        assert_eq!(limiter.admit(ms(0), MAX_WAIT), Admission::Granted(Duration::ZERO));
+        assert_eq!(limiter.admit(ms(0), MAX_WAIT), Admission::Granted(Duration::ZERO));
+        assert_eq!(limiter.admit(ms(0), MAX_WAIT), Admission::Busy);
         limiter.release();
-        assert_eq!(limiter.admit(ms(0)), Admission::Granted(Duration::ZERO));
+        assert_eq!(limiter.admit(ms(0), MAX_WAIT), Admission::Granted(Duration::ZERO));
     }
 
     #[test]
     fn a_new_limit_holds_from_the_next_request_on() {
         let mut limiter = Limiter::new(Limit::PerSecond(0.001));
-        assert_eq!(limiter.admit(ms(0)), Admission::Granted(Duration::ZERO));
-        assert_eq!(limiter.admit(ms(0)), Admission::Refused);
+        assert_eq!(limiter.admit(ms(0), MAX_WAIT), Admission::Granted(Duration::ZERO));
+        assert_eq!(limiter.admit(ms(0), MAX_WAIT), Admission::Refused);
         limiter.set(Limit::PerSecond(0.001));
-        assert_eq!(limiter.admit(ms(0)), Admission::Refused, "the same limit changes nothing");
+        assert_eq!(limiter.admit(ms(0), MAX_WAIT), Admission::Refused, "the same limit changes nothing");
         limiter.set(Limit::None);
-        assert_eq!(limiter.admit(ms(0)), Admission::Granted(Duration::ZERO));
+        assert_eq!(limiter.admit(ms(0), MAX_WAIT), Admission::Granted(Duration::ZERO));
         limiter.set(Limit::PerSecond(f64::MIN_POSITIVE));
-        assert_eq!(limiter.admit(ms(0)), Admission::Granted(Duration::ZERO));
-        assert_eq!(limiter.admit(Duration::from_secs(1 << 40)), Admission::Refused);
+        assert_eq!(limiter.admit(ms(0), MAX_WAIT), Admission::Granted(Duration::ZERO));
+        assert_eq!(limiter.admit(Duration::from_secs(1 << 40), MAX_WAIT), Admission::Refused);
+    }
+
+    #[test]
+    fn a_renewal_gets_its_turn_however_many_requests_come() {
+        let mut limiter = Limiter::new(Limit::PerSecond(10.0));
+        while limiter.admit(ms(0), MAX_WAIT) != Admission::Refused {}
+        let Admission::Granted(wait) = limiter.admit(ms(0), MAX_WAIT_TO_RENEW) else { panic!("it is refused") };
+        assert!(wait > MAX_WAIT && wait <= MAX_WAIT_TO_RENEW, "{wait:?}");
+        assert_eq!(limiter.admit(ms(100), MAX_WAIT), Admission::Refused, "its turn is its own");
     }
 }
