@@ -29,6 +29,7 @@ mod query;
 mod respond;
 mod routes;
 mod sniff;
+mod streams;
 
 #[cfg(any(test, fuzzing))]
 #[allow(missing_docs, clippy::unwrap_used, reason = "no part of what is shipped")]

@@ -12,8 +12,7 @@ use std::time::Duration;
 use http::header::{CONNECTION, HeaderName, HeaderValue};
 use http::{Request, Version};
 use hyper::body::Incoming;
-use hyper::rt::Executor;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use lictor_agent::Agent;
@@ -43,6 +42,7 @@ use crate::pages;
 use crate::query;
 use crate::respond::{self, Common, Response};
 use crate::routes::{Access, Handler, Route};
+use crate::streams;
 
 /// How long open requests may take to end when the agent stops.
 const GRACE: Duration = Duration::from_secs(1);
@@ -51,8 +51,6 @@ const GRACE: Duration = Duration::from_secs(1);
 pub(crate) const HEAD_LIMIT: Duration = Duration::from_secs(120);
 /// Largest head of a request.
 const HEAD_SIZE: usize = 1024 * 1024;
-/// The same for HTTP/2, where it is held for each of many streams.
-const HTTP2_HEAD_SIZE: u32 = 128 * 1024;
 /// A TLS handshake takes a few round trips.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// A client over the network that has not taken anything of its answer for so long is given up. One on this machine's
@@ -391,7 +389,7 @@ impl Serve {
             .title_case_headers(true)
             .pipeline_flush(true)
             .serve_connection(TokioIo::new(stream), service);
-        finish(connection, &server.stop, |connection| connection.graceful_shutdown()).await;
+        finish(connection, server.stop.requested(), |connection| connection.graceful_shutdown()).await;
     }
 
     async fn secure<S>(self, stream: S, acceptor: Arc<Acceptor>, peer: Peer)
@@ -415,38 +413,27 @@ impl Serve {
         if !stream.is_http2() {
             return self.whole(stream, peer).await;
         }
-        let server = Arc::clone(&self.server);
-        let service = service_fn(move |request| respond(Arc::clone(&server), request, peer, None));
-        let connection = http2::Builder::new(InScope(self.scope))
-            .timer(TokioTimer::new())
-            .keep_alive_interval(KEEPALIVE)
-            .max_header_list_size(HTTP2_HEAD_SIZE)
-            .serve_connection(TokioIo::new(stream), service);
-        finish(connection, &stop, |connection| connection.graceful_shutdown()).await;
+        let server = self.server;
+        let answer = |request| {
+            let server = Arc::clone(&server);
+            async move { server.respond(request, peer, None).await }
+        };
+        streams::serve(stream, self.scope, &stop, UNREAD_LIMIT, answer).await;
     }
 }
 
-/// Streams of HTTP/2 are tasks of their own, and belong where connections do.
-#[derive(Clone)]
-struct InScope(Scope);
-
-impl<F> Executor<F> for InScope
-where
-    F: Future + Send + 'static,
-    F::Output: Send,
-{
-    fn execute(&self, stream: F) {
-        self.0.spawn("stream", stream);
-    }
-}
-
-/// Serves until the connection ends, or until the agent stops and open requests had their time.
-async fn finish<C>(connection: C, stop: &Stop, end: impl FnOnce(Pin<&mut C>))
+/// Serves until the connection ends, or until it is to be over and open requests had their time.
+pub(crate) async fn finish<C>(connection: C, over: impl Future<Output = ()>, end: impl FnOnce(Pin<&mut C>))
 where
     C: Future<Output = hyper::Result<()>>,
 {
     let mut connection = std::pin::pin!(connection);
-    let ended = match stop.or_stopped(connection.as_mut()).await {
+    let ended = tokio::select! {
+        biased;
+        ended = connection.as_mut() => Some(ended),
+        () = over => None,
+    };
+    let ended = match ended {
         Some(ended) => ended,
         None => {
             end(connection.as_mut());
