@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::header::{
     ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_ENCODING, COOKIE, HOST, HeaderName, HeaderValue,
-    LOCATION, USER_AGENT,
+    LOCATION, PROXY_AUTHORIZATION, USER_AGENT, WWW_AUTHENTICATE,
 };
 use http::{Method, Request, StatusCode, Uri};
 use http_body_util::Full;
@@ -20,7 +20,15 @@ use crate::trust::Trust;
 use crate::{Outcome, connection, dial, limit, percent};
 
 /// Headers of a definition that are for the server that it names, and for no other that a redirect leads to.
-const FOR_THE_FIRST: [HeaderName; 3] = [AUTHORIZATION, COOKIE, HOST];
+const FOR_THE_FIRST: [HeaderName; 7] = [
+    AUTHORIZATION,
+    PROXY_AUTHORIZATION,
+    WWW_AUTHENTICATE,
+    COOKIE,
+    HeaderName::from_static("cookie2"),
+    HeaderName::from_static("x-consul-token"),
+    HOST,
+];
 
 /// Redirects followed, as the original's client does.
 const MAX_REDIRECTS: usize = 10;
@@ -189,12 +197,50 @@ async fn answered(response: http::Response<hyper::body::Incoming>, asked: Asked)
     Answered { status, location, body }
 }
 
-/// Where a redirect leads: an absolute URL, or a path of the same server.
+/// Where a redirect leads: an absolute URL, another server by the same scheme, or a path of the same server.
 fn next_url(from: &str, location: &str) -> String {
-    if location.contains("://") {
+    // A query may have a URL in it.
+    let is_absolute = location.find("://").is_some_and(|at| !location[..at].contains(['/', '?', '#']));
+    if is_absolute {
         return location.to_owned();
     }
     let origin_end = from.find("://").map_or(0, |at| at + 3);
+    if location.starts_with("//") {
+        return format!("{}{location}", &from[..origin_end.saturating_sub(2)]);
+    }
     let origin = from[origin_end..].find('/').map_or(from, |at| &from[..origin_end + at]);
     if location.starts_with('/') { format!("{origin}{location}") } else { format!("{origin}/{location}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_redirect_leads_where_it_says() {
+        for (location, leads_to) in [
+            ("http://b/x", "http://b/x"),
+            ("https://a:1/x", "https://a:1/x"),
+            ("//b:2/x", "http://b:2/x"),
+            ("/x", "http://user@a:1/x"),
+            ("/login?next=http://b/", "http://user@a:1/login?next=http://b/"),
+            ("x", "http://user@a:1/x"),
+        ] {
+            assert_eq!(next_url("http://user@a:1/from?a=b", location), leads_to);
+        }
+    }
+
+    #[test]
+    fn the_first_server_is_known_by_scheme_host_and_port() {
+        let spec = CheckSpec { http: "https://user:sesame@Host:1/x".into(), ..CheckSpec::default() };
+        let http = Http::new(&spec, &Trust::default());
+        for (place, is_first) in [
+            ("https://host:1/y", true),
+            ("http://host:1/x", false),
+            ("https://host:2/x", false),
+            ("https://host.other:1/x", false),
+        ] {
+            assert_eq!(http.is_first(&place.parse().unwrap()), is_first, "{place}");
+        }
+    }
 }

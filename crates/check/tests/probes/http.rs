@@ -122,12 +122,14 @@ async fn the_user_of_a_url_is_authorised_as_the_original_does() {
 async fn what_a_definition_says_to_its_server_is_not_said_to_one_that_a_redirect_leads_to() {
     let (other, server) = serve_one(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec()).await;
     let answer = format!("HTTP/1.1 302 Found\r\nLocation: http://{other}/there\r\nContent-Length: 0\r\n\r\n");
-    let header = ["authorization", "cookie", "host", "x-team"].map(|name| (name.to_owned(), vec!["sesame".to_owned()]));
-    let spec = CheckSpec { header: header.into(), ..CheckSpec::default() };
+    let names =
+        ["Authorization", "Proxy-Authorization", "Www-Authenticate", "Cookie", "Cookie2", "X-Consul-Token", "Host"];
+    let header = names.iter().chain(&["X-Team"]).map(|name| (name.to_ascii_lowercase(), vec!["sesame".to_owned()]));
+    let spec = CheckSpec { header: header.collect(), ..CheckSpec::default() };
     let (first, outcome) = exchange_at("user:sesame@", answer.into_bytes(), spec).await;
     let second = server.await.unwrap();
     assert_eq!(outcome.status, Status::Passing, "{}", outcome.output);
-    for name in ["Authorization", "Cookie", "Host", "X-Team"] {
+    for name in names.iter().chain(&["X-Team"]) {
         assert!(first.contains(&format!("\r\n{name}: sesame\r\n")), "{first}");
     }
     assert!(second.starts_with("GET /there ") && second.contains(&format!("\r\nHost: {other}\r\n")), "{second}");
