@@ -71,6 +71,8 @@ pub(crate) struct Inner {
     pub(crate) sync_nudge: Notify,
     /// Everything is to be compared with the catalog, soon.
     pub(crate) full_sync_nudge: Notify,
+    /// A push has failed: the next full sync is to be soon.
+    pub(crate) retry_nudge: Notify,
     pub(crate) alias_nudge: Notify,
     pub(crate) proxies_nudge: Notify,
     /// Processes declared to the supervisor.
@@ -143,6 +145,7 @@ impl Agent {
             pushes: watch::channel(BTreeSet::new()).0,
             sync_nudge: Notify::new(),
             full_sync_nudge: Notify::new(),
+            retry_nudge: Notify::new(),
             alias_nudge: Notify::new(),
             proxies_nudge: Notify::new(),
             declared: tokio::sync::Mutex::default(),

@@ -235,6 +235,7 @@ impl Inner {
             }
             Err(error) => {
                 tracing::error!("agent: failed to sync {kind} {id:?}: {}", crate::error::chain(error));
+                self.retry_nudge.notify_one();
                 false
             }
         }
@@ -420,13 +421,13 @@ impl Inner {
         let mut next_full = Instant::now();
         loop {
             if Instant::now() >= next_full {
-                let interval = if self.full_sync().await { FULL_SYNC_INTERVAL } else { RETRY_INTERVAL };
-                next_full = Instant::now() + interval + interval.mul_f64(fastrand::f64());
+                next_full = after(if self.full_sync().await { FULL_SYNC_INTERVAL } else { RETRY_INTERVAL });
             }
             let due = self.push_due_outputs().await.map_or(next_full, |due| due.min(next_full));
             tokio::select! {
                 () = self.sync_nudge.notified() => {}
                 () = self.full_sync_nudge.notified() => next_full = Instant::now(),
+                () = self.retry_nudge.notified() => next_full = next_full.min(after(RETRY_INTERVAL)),
                 () = tokio::time::sleep_until(due) => {}
                 () = self.stop.requested() => return,
             }
@@ -460,6 +461,11 @@ impl Inner {
 pub(crate) const CONSUL_SERVICE: &str = "consul";
 /// The check by which a node counts as alive.
 pub(crate) const SERF_HEALTH: &str = "serfHealth";
+
+/// An interval from now or up to twice that, so that many agents do not do it in step.
+fn after(interval: Duration) -> Instant {
+    Instant::now() + interval + interval.mul_f64(fastrand::f64())
+}
 
 fn capitalised(word: &str) -> String {
     let mut letters = word.chars();
