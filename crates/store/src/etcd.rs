@@ -411,15 +411,23 @@ impl Shared {
         let stop = self.scope.stop_signal();
         let mut wanted = self.wanted.subscribe();
         while let Some(Ok(())) = stop.or_stopped(wanted.changed()).await {
-            let goal = *wanted.borrow_and_update();
             let mut known = self.known.subscribe();
-            if timeout(NUDGE, known.wait_for(|known| *known >= goal)).await.is_ok() {
-                continue;
-            }
-            match stop.or_stopped(touch(&self.client, &self.layout)).await {
-                Some(Ok(revision)) => self.delivered(revision),
-                Some(Err(error)) => tracing::debug!("store: {error}"),
-                None => return,
+            loop {
+                let goal = *wanted.borrow_and_update();
+                if timeout(NUDGE, known.wait_for(|known| *known >= goal)).await.is_ok() {
+                    break;
+                }
+                match stop.or_stopped(touch(&self.client, &self.layout)).await {
+                    Some(Ok(revision)) => self.delivered(revision),
+                    Some(Err(error)) => {
+                        tracing::debug!("store: {error}");
+                        // Whoever waits goes on waiting, and nothing else may come to help.
+                        if stop.or_stopped(sleep(PROBE)).await.is_none() {
+                            return;
+                        }
+                    }
+                    None => return,
+                }
             }
         }
     }
@@ -440,6 +448,8 @@ impl Shared {
                     "store: etcd went back from revision {known} to {revision} (restored from a backup?): reading \
                      everything again"
                 );
+                // What was wanted lies in a history that is no more: later wishes count again.
+                self.wanted.send_replace(revision);
                 self.known.send_replace(revision);
                 self.rewinds.send_modify(|rewinds| *rewinds += 1);
             }
