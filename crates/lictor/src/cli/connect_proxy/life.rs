@@ -12,7 +12,7 @@ use lictor_proxy::{
     AgentClient, Calm, Config, End, Flags, Heritage, Metrics, Mode as ProxyMode, Proxy, Report, Reporter, Sockets,
     Status, Wish,
 };
-use lictor_task::Scope;
+use lictor_task::{Backoff, Scope};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -42,7 +42,8 @@ const LOOK: Duration = Duration::from_millis(250);
 /// How long it is looked for another agent after the last time that one did not answer: longer than the watches pause, and
 /// than an agent takes from its first answer until it hears its proxies.
 const ALERT: Duration = Duration::from_secs(15);
-/// How soon a supervisor that was too busy to hear something is told again.
+/// How soon a supervisor that has not heard something is told again; doubles up to [`LOOK`]. It may have been too busy, or it
+/// is away, and then as soon as another one is there it is seen by its socket.
 const RETRY: Duration = Duration::from_millis(20);
 
 pub(super) fn run(wanted: Wanted, level: LogLevel) -> ExitCode {
@@ -183,6 +184,7 @@ async fn keep_house(mut said: Said, mut still: Still) {
     let mut listener = notifier.listener();
     let mut reminder = Instant::now() + REMINDER;
     let mut alert_until = Instant::now();
+    let mut retry = Backoff::new(RETRY, LOOK);
     loop {
         // What happens after this ends the rest that may follow.
         still.calm.begin();
@@ -194,6 +196,9 @@ async fn keep_house(mut said: Said, mut still: Still) {
         // Before it says that it is ready: whoever takes that for a sign has the sockets by then.
         let sockets = said.sockets.borrow_and_update().clone();
         let all_told = tell_sockets(&notifier, &mut told.1, &sockets);
+        if all_told {
+            retry.reset();
+        }
         // A start, for one, goes on after it has said that it is ready.
         let is_news = said.status.has_changed().unwrap_or_default();
         let status = said.status.borrow_and_update().clone();
@@ -220,7 +225,7 @@ async fn keep_house(mut said: Said, mut still: Still) {
             alert_until = now + ALERT;
         }
         let pause = match (all_told, has_worked || is_news || now < alert_until) {
-            (false, _) => Some(RETRY),
+            (false, _) => Some(retry.next_delay()),
             (true, true) => Some(LOOK),
             (true, false) => None,
         };
