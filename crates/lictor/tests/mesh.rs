@@ -192,6 +192,26 @@ fn proxies_without_work_do_not_wake_up() {
     exchange(&mut connect(entry).unwrap()).unwrap();
 }
 
+#[test]
+fn proxies_without_their_agent_look_for_it_a_few_times_a_second_and_go_on() {
+    // Longer than until the next reminder, which nobody hears. Watches and sessions wake a proxy a few times, too.
+    const WINDOW: Duration = Duration::from_secs(20);
+    let (mut house, entry) = mesh(echo().port());
+    let proxies = house.proxies();
+    house.kill_agent();
+    let before: Vec<u64> = proxies.iter().map(|(_, pid)| wakings(*pid)).collect();
+    thread::sleep(WINDOW);
+    for ((id, pid), before) in proxies.iter().zip(before) {
+        let woke = wakings(*pid) - before;
+        assert!(woke < 30 * WINDOW.as_secs(), "{id} woke {woke} times in {WINDOW:?}");
+    }
+    exchange(&mut connect(entry).unwrap()).unwrap();
+    house.start_agent();
+    house.wait_healthy("db");
+    exchange(&mut connect(entry).unwrap()).unwrap();
+    assert_eq!(house.proxies(), proxies, "an agent that comes back finds them");
+}
+
 /// How often the threads of a process have gone to sleep.
 fn wakings(pid: u32) -> u64 {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();

@@ -478,6 +478,24 @@ async fn other_users_of_the_same_etcd_do_not_hold_up_who_waits_for_a_revision() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_a_revision_is_helped_again_when_help_has_failed() {
+    let Some(cluster) = tokio::task::block_in_place(|| Cluster::start(1)) else { return };
+    let cable = Cable::lay(port(&cluster.endpoints()[0]));
+    let behind = EtcdSettings { endpoints: vec![format!("http://127.0.0.1:{}", cable.port)], ..settings(&cluster, "") };
+    let store = Store::open_etcd(&behind, Revision::ZERO).await.unwrap();
+    let start = put(&store, "k", "1").await;
+    let mut watch = store.watch(b"", start).await.unwrap();
+    tokio::task::block_in_place(|| cluster.ctl(&["put", "theirs", "x"]));
+    let current = store.current().await.unwrap();
+    cable.cut();
+    // Longer than a request is tried.
+    tokio::time::sleep(super::client::PATIENCE + super::client::ANSWER).await;
+    cable.mend();
+    let change = soon(watch.next()).await.unwrap().unwrap();
+    assert!(change.revision >= current && change.events.is_empty(), "{change:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn revisions_of_a_store_that_came_from_elsewhere_go_on_growing() {
     let Some(cluster) = tokio::task::block_in_place(|| Cluster::start(1)) else { return };
     let store = Store::open_etcd(&settings(&cluster, "moved"), Revision(70_000)).await.unwrap();
