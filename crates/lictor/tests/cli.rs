@@ -279,6 +279,17 @@ fn an_agent_behind_https_is_asked_with_certificates_of_our_own_making() {
     assert!(ask(&certificate).out.contains("\nn1 "), "{}", ask(&certificate).err);
     assert_eq!(ask(&certificate[..1]).code, Some(1), "the agent wants to know who asks");
     assert_eq!(ask(&certificate[1..]).code, Some(1), "nobody vouches for the agent");
+
+    // A server that shows the certificate of the CA itself, as a self-signed one often is.
+    house.end_agent(Signal::TERM);
+    house.reconfigure(|config| {
+        config["cert_file"] = config["ca_file"].clone();
+        config["key_file"] = file("consul-agent-ca-key.pem").into();
+    });
+    house.start_agent();
+    house.wait_ready();
+    let refused = ask(&certificate);
+    assert!(refused.code == Some(1) && refused.err.contains("basicConstraints=critical,CA:FALSE"), "{}", refused.err);
 }
 
 #[test]

@@ -210,6 +210,11 @@ impl std::fmt::Display for Failed {
 // Without a source: the words say it all.
 impl std::error::Error for Failed {}
 
+/// What to do about a server that shows a certificate of a CA, as `openssl req -x509` makes when nothing else is asked of it.
+const CA_AS_SERVER: &str = ": the agent's certificate is that of a CA, which may sign others and not be shown by a server; make \
+                            one with `lictor tls cert create -server`, or a self-signed one with `openssl req -x509 … -addext \
+                            basicConstraints=critical,CA:FALSE`";
+
 /// An error with what was asked, where the text does not say so by itself.
 pub(crate) fn explained(client: &Client, asked: &str, error: Error) -> anyhow::Error {
     let words = match &error {
@@ -221,7 +226,9 @@ pub(crate) fn explained(client: &Client, asked: &str, error: Error) -> anyhow::E
             };
             // What the kernel refused is the connection; anything else (a name, a certificate) says what it is.
             let call = if source.raw_os_error().is_some() { "connect: " } else { "" };
-            format!("{asked}: {place}: {call}{}", cause(source))
+            let why = cause(source);
+            let remedy = if why.contains("CaUsedAsEndEntity") { CA_AS_SERVER } else { "" };
+            format!("{asked}: {place}: {call}{why}{remedy}")
         }
         Error::Transport(_) | Error::Timeout(_) => format!("{asked}: {}", lictor_agent::error::chain(&error)),
         _ => lictor_agent::error::chain(&error),
