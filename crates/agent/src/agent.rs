@@ -861,6 +861,8 @@ impl Inner {
         }
         self.write_files(&effects);
         self.push(&effects).await;
+        // Last: of a check that looks at something new nothing is kept before the catalog has it as it begins.
+        self.keep_known(&effects);
     }
 
     /// Brings the files up to date. Without a data directory this does nothing; with one it is a few short writes,

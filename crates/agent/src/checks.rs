@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::agent::Inner;
+use crate::kept::first_runs;
 use crate::record::CheckStateRecord;
 use crate::registry::{CheckEntry, Effects, Registry};
 
@@ -48,6 +49,8 @@ impl Inner {
     pub(crate) fn start_checks(&self, effects: &Effects) {
         let reloadable = self.reloadable.load();
         let mut registry = self.registry.lock();
+        let soon = effects.start_checks.iter().filter(|id| registry.checks.get(*id).is_some_and(|entry| entry.soon));
+        let first_runs = first_runs(soon.count());
         for id in &effects.start_checks {
             let is_proxy_check =
                 registry.checks.get(id).is_some_and(|entry| registry.proxies.contains_key(&entry.check.service_id));
@@ -71,6 +74,7 @@ impl Inner {
                     // A generated proxy is ready within milliseconds; its first regular check may be ten seconds away.
                     let pace = if is_proxy_check { Pace::Eager } else { Pace::Regular };
                     let config = lictor_check::Config {
+                        first_within: entry.soon.then_some(first_runs),
                         pace,
                         discard_output: reloadable.discard_check_output,
                         ..self.config.checks.clone()
@@ -126,6 +130,7 @@ impl Inner {
     /// The same under the lock that the entry stands for.
     pub(crate) fn set_state_of(&self, entry: &mut CheckEntry, status: Status, output: String) {
         let output = if self.reloadable.load().discard_check_output { String::new() } else { output };
+        entry.soon = false;
         note_critical(entry, status);
         if entry.check.status == status && entry.check.output == output {
             return;
@@ -382,6 +387,7 @@ mod tests {
             synced: false,
             output_due: None,
             critical_since: None,
+            soon: false,
             running,
         };
         let waiting = entry(Some(Running::Runner(handle)));
@@ -420,6 +426,7 @@ mod tests {
             synced: false,
             output_due: None,
             critical_since: None,
+            soon: false,
             running: None,
         };
         let mut registry = Registry::default();

@@ -19,6 +19,7 @@ pub mod doubts;
 pub mod error;
 pub mod events;
 pub mod explain;
+pub mod kept;
 pub mod kv;
 pub mod leaves;
 pub mod liveness;

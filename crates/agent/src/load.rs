@@ -10,6 +10,7 @@ use lictor_model::service::{Definition, Service};
 use crate::agent::Inner;
 use crate::checks::note_critical;
 use crate::config::Reloadable;
+use crate::kept::{keep_states, looks_at};
 use crate::persist::Found;
 use crate::record::{CheckRecord, CheckStateRecord, ProxyRecord, ServiceRecord};
 use crate::registry::{Effects, Origin, Registry};
@@ -19,7 +20,16 @@ use crate::{Config, Error, validate};
 impl Inner {
     /// Loads the definitions of files first, then what the API had registered before; a file's definition wins.
     pub(crate) fn load(&self) -> Result<Effects, Error> {
-        let Found { services, checks, states, proxies } = self.files.load();
+        let Found { services, checks, states, proxies, mut known } = self.files.load();
+        let of_api = checks.iter().map(|record| record.clone().into_parts());
+        for (check, spec, _) in of_api {
+            // Of a check that was of the API and is of a file since, that of the file is the later one.
+            known.entry(check.id).or_insert_with(|| looks_at(&spec));
+        }
+        let reader = self.cluster.reader(&Caller::management(""));
+        let rows =
+            reader.node(self.config.node_name.as_str()).value.map(|contents| contents.checks).unwrap_or_default();
+        let rows = rows.iter().map(|row| (row.check.id.clone(), row.check.clone())).collect();
         let reloadable = self.reloadable.load_full();
         let mut registry = self.registry.lock();
         let mut proxies: BTreeMap<ServiceId, ProxyRecord> = proxies
@@ -49,6 +59,7 @@ impl Inner {
         self.restore_services(&mut registry, services, &mut proxies, &mut effects);
         self.restore_checks(&mut registry, checks, &reloadable, &mut effects);
         restore_states(&mut registry, states);
+        keep_states(&mut registry, &known, &rows, reloadable.discard_check_output);
         registry.known_ports.clear();
         registry.known_proofs.clear();
         Ok(effects)
@@ -129,7 +140,7 @@ impl Inner {
             if !check.service_id.is_empty() && service.is_none() {
                 continue;
             }
-            // Whatever it was before: nothing unhealthy comes back as healthy. Maintenance stays critical anyway.
+            // Where it is not known what it was, nothing unhealthy comes back as healthy. Maintenance stays critical anyway.
             let spec = CheckSpec { status: Some(Status::Critical), ..spec };
             registry.put_check(&self.config, service.as_ref(), spec, &Origin::Api, &token, effects);
         }

@@ -1,10 +1,11 @@
 //! Registrations on disk: one small file each below the data directory, in the layout the original uses.
 //!
 //! `services/`, `checks/` and `proxies/` hold one JSON file per object, named by the MD5 of its id; `checks/state/`
-//! holds the last report of each TTL check. Files are written to a temporary name, synced and renamed, mode 0600 in
+//! holds the last report of each TTL check, `checks-of-files.json` what the checks of configuration files look at. Files are written to a temporary name, synced and renamed, mode 0600 in
 //! directories of mode 0700. A file that cannot be read is set aside with a warning: one bad file must not cost the
 //! others.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Write};
@@ -18,6 +19,7 @@ use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::kept::Known;
 use crate::record::{CheckRecord, CheckStateRecord, ProxyRecord, ServiceRecord};
 use crate::tokens::Tokens;
 
@@ -28,6 +30,9 @@ pub struct Files {
     /// One for some of the ids each. Taken before the registry is locked, never after.
     turns: Arc<[Mutex<()>; TURNS]>,
 }
+
+/// What the checks of configuration files look at.
+const KNOWN: &str = "checks-of-files.json";
 
 /// So many files can be written at once.
 const TURNS: usize = 64;
@@ -63,6 +68,8 @@ pub struct Found {
     pub states: Vec<CheckStateRecord>,
     /// Managed proxies.
     pub proxies: Vec<ProxyRecord>,
+    /// What the checks of configuration files looked at.
+    pub known: Known,
 }
 
 impl Files {
@@ -83,7 +90,27 @@ impl Files {
             checks: self.read_all(Kind::Checks),
             states: self.read_all(Kind::CheckStates),
             proxies: self.read_all(Kind::Proxies),
+            known: self.read_known(),
         }
+    }
+
+    /// Remembers what the checks of configuration files look at; `record` is asked when it is this one's turn to write.
+    pub fn keep_known(&self, record: impl FnOnce() -> Known) -> io::Result<()> {
+        let Some(path) = self.known_path() else { return Ok(()) };
+        let _turn = self.turn(KNOWN);
+        let known: BTreeMap<String, String> =
+            record().into_iter().map(|(id, digest)| (id.to_string(), digest)).collect();
+        write_private(&path, &known)
+    }
+
+    fn read_known(&self) -> Known {
+        let Some(path) = self.known_path().filter(|path| path.exists()) else { return Known::new() };
+        let known: Option<BTreeMap<String, String>> = read_one(&path);
+        known.unwrap_or_default().into_iter().map(|(id, digest)| (id.into(), digest)).collect()
+    }
+
+    fn known_path(&self) -> Option<PathBuf> {
+        self.root.as_ref().map(|root| root.join(KNOWN))
     }
 
     /// Makes the file of a service what `record` says, which is asked when it is this one's turn to write: of changes that

@@ -65,6 +65,8 @@ pub struct CheckEntry {
     pub output_due: Option<Instant>,
     /// Since when it has been critical without a break.
     pub critical_since: Option<Instant>,
+    /// Whether it has not run since the agent started and was there before: what it says is to be looked at soon.
+    pub soon: bool,
     /// What runs it.
     pub running: Option<Running>,
 }
@@ -254,25 +256,35 @@ impl Registry {
     pub fn shadow(&self) -> Registry {
         Registry {
             services: self.services.clone(),
-            checks: self
-                .checks
-                .iter()
-                .map(|(id, entry)| {
-                    let CheckEntry { check, spec, token, origin, synced, output_due, critical_since, running: _ } =
-                        entry;
-                    let copy = CheckEntry {
-                        check: check.clone(),
-                        spec: spec.clone(),
-                        token: token.clone(),
-                        origin: origin.clone(),
-                        synced: *synced,
-                        output_due: *output_due,
-                        critical_since: *critical_since,
-                        running: None,
-                    };
-                    (id.clone(), copy)
-                })
-                .collect(),
+            checks:
+                self.checks
+                    .iter()
+                    .map(|(id, entry)| {
+                        let CheckEntry {
+                            check,
+                            spec,
+                            token,
+                            origin,
+                            synced,
+                            output_due,
+                            critical_since,
+                            soon,
+                            running: _,
+                        } = entry;
+                        let copy = CheckEntry {
+                            check: check.clone(),
+                            spec: spec.clone(),
+                            token: token.clone(),
+                            origin: origin.clone(),
+                            synced: *synced,
+                            output_due: *output_due,
+                            critical_since: *critical_since,
+                            soon: *soon,
+                            running: None,
+                        };
+                        (id.clone(), copy)
+                    })
+                    .collect(),
             proxies: self.proxies.clone(),
             gone: self.gone.clone(),
             marks: self.marks,
@@ -409,6 +421,7 @@ impl Registry {
                 effects.start_checks.insert(id.clone());
                 effects.push_checks.insert(id.clone());
                 CheckEntry {
+                    soon: before.as_ref().is_some_and(|entry| entry.soon),
                     critical_since: before.and_then(|entry| entry.critical_since),
                     check,
                     spec,

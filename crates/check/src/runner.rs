@@ -23,6 +23,9 @@ const EAGER_PERIOD: Duration = Duration::from_secs(10);
 /// How checks are run.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// A first run that happens within this time, or the interval if that is shorter, and whose result counts whatever it is;
+    /// `pace` follows. For what has a state from before that is to be looked at.
+    pub first_within: Option<Duration>,
     /// When the first runs happen.
     pub pace: Pace,
     /// Whether outputs are replaced by nothing.
@@ -47,6 +50,7 @@ pub enum Pace {
 impl Default for Config {
     fn default() -> Config {
         Config {
+            first_within: None,
             pace: Pace::Regular,
             discard_output: false,
             trust: Trust::default(),
@@ -89,23 +93,45 @@ impl Runner {
             }
             let interval = limit::interval(&spec);
             let nudged = Arc::clone(&nudge);
+            let first = First { within: config.first_within.map(|within| within.min(interval)), pace: config.pace };
             scope.spawn("probe", async move {
-                stop.or_stopped(repeat(probe, interval, config.pace, nudged, on_result)).await;
+                stop.or_stopped(repeat(probe, interval, first, nudged, on_result)).await;
             });
         }
         Handle { scope, nudge, reports }
     }
 }
 
+/// How a check begins.
+struct First {
+    within: Option<Duration>,
+    pace: Pace,
+}
+
 async fn repeat<F: Future<Output = ()>>(
     probe: Arc<Probe>,
     interval: Duration,
-    pace: Pace,
+    first: First,
     nudge: Arc<Notify>,
     on_result: impl Fn(Outcome) -> F,
 ) {
-    let mut wait = match pace {
+    // Boxed, so that the thousands of checks that wait are small.
+    let next = async |wait: Duration| {
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = nudge.notified() => {}
+        }
+        Box::pin(probe.run()).await
+    };
+    let mut is_there = false;
+    if let Some(within) = first.within {
+        let outcome = next(within.mul_f64(fastrand::f64())).await;
+        is_there = outcome.status == Status::Passing;
+        on_result(outcome).await;
+    }
+    let mut wait = match first.pace {
         Pace::Regular => interval.mul_f64(fastrand::f64()),
+        Pace::Eager if is_there => interval,
         Pace::Eager => {
             if let Some(success) = first_success(&probe, &nudge, EAGER_INTERVAL).await {
                 on_result(success).await;
@@ -116,12 +142,7 @@ async fn repeat<F: Future<Output = ()>>(
         }
     };
     loop {
-        tokio::select! {
-            () = tokio::time::sleep(wait) => {}
-            () = nudge.notified() => {}
-        }
-        // Boxed, so that the thousands of checks that wait are small.
-        let outcome = Box::pin(probe.run()).await;
+        let outcome = next(wait).await;
         on_result(outcome).await;
         wait = interval;
     }

@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{LICTOR, Load, connect, echo, echo_once, exchange, mesh, two_services, wait_path};
+use common::{Checked, LICTOR, Load, connect, echo, echo_once, exchange, mesh, two_services, wait_path};
 use lictor_testkit::house::{is_running, send};
 use lictor_testkit::wait::Stalls;
 use lictor_testkit::{House, eventually, until};
@@ -35,6 +35,48 @@ fn killing_the_agent_under_load_fails_no_request() {
     let (id, pid) = proxies[0].clone();
     send(pid, Signal::KILL);
     until("the adopted proxy is replaced", || house.proxies().iter().any(|(of, new)| *of == id && *new != pid));
+}
+
+#[test]
+fn killing_the_agent_leaves_checks_as_they_were_until_they_have_run() {
+    let mut checked = Checked::start(|config| House::build(LICTOR, config));
+    checked.outlives_its_agent();
+    let states = |checked: &Checked| {
+        let all = checked.house.get("/v1/agent/checks").json();
+        ["node", "service:db", "service:db-sidecar-proxy:1", "service:db-sidecar-proxy:2", "service:web-proxy"]
+            .map(|id| all[id]["Status"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(states(&checked), ["passing"; 5]);
+
+    // What broke while nobody looked is found soon, not an interval later.
+    checked.house.kill_agent();
+    checked.breaks(true);
+    let stalls = Stalls::watch();
+    checked.house.start_agent();
+    checked.house.wait_ready();
+    let begin = Instant::now();
+    until("the node is critical", || states(&checked)[0] == "critical");
+    until("what mirrors it is, too", || states(&checked)[3] == "critical");
+    let (took, stall) = (begin.elapsed(), stalls.longest());
+    assert!(took < Duration::from_secs(4) + 5 * stall, "after {took:?}, longest stall {stall:?}");
+    checked.breaks(false);
+    checked.house.kill_agent();
+    checked.house.start_agent();
+    checked.house.wait_ready();
+    until("all are well again", || checked.failing().is_empty());
+
+    // A reload changes nothing of what it does not change.
+    checked.house.put("/v1/agent/reload", serde_json::Value::Null);
+    assert_eq!(states(&checked), ["passing"; 5]);
+
+    // A check that looks at something else begins anew.
+    checked.house.kill_agent();
+    checked.house.reconfigure(|config| config["checks"][0]["args"] = json!(["/bin/sleep", "600"]));
+    checked.house.start_agent();
+    checked.house.wait_ready();
+    assert_eq!(states(&checked)[0], "critical");
+    assert_eq!(checked.house.get("/v1/agent/checks").json()["node"]["Output"], "");
+    assert_eq!(states(&checked)[1], "passing");
 }
 
 #[test]

@@ -18,7 +18,7 @@ mod register;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Load, echo, two_services, wait_path};
+use common::{Checked, Load, echo, two_services, wait_path};
 use house::{Cluster, LICTOR, healthy, insist, server, write_seal_key};
 use lictor_testkit::{Etcd, House, until};
 use serde_json::json;
@@ -185,6 +185,18 @@ fn the_mesh_goes_on_while_etcd_or_a_server_is_away() {
     }
     let (sent, failures) = load.stop();
     assert!(failures.is_empty(), "{} of {sent} failed: {failures:?}", failures.len());
+}
+
+#[test]
+fn killing_the_only_server_leaves_checks_as_they_were_until_they_have_run() {
+    let Some(etcd) = Etcd::start(1) else { return };
+    let mut checked = Checked::start(|mut config| {
+        config.as_object_mut().unwrap().extend(server(&etcd, 0).as_object().unwrap().clone());
+        let house = House::build(LICTOR, config);
+        write_seal_key(&house);
+        house
+    });
+    checked.outlives_its_agent();
 }
 
 #[test]

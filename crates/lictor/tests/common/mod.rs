@@ -3,15 +3,17 @@
 #![allow(unreachable_pub, reason = "a module of test files")]
 #![allow(clippy::print_stderr, reason = "what a failed run can be repeated from")]
 
+use std::fs;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use lictor_testkit::{House, ports};
+use lictor_testkit::{House, Program, ports, until};
 use serde_json::{Value, json};
 
 /// The binary under test.
@@ -66,7 +68,87 @@ pub fn mesh(db_port: u16) -> (House, u16) {
 /// Waits until bytes come back from an echo application behind the mesh.
 pub fn wait_path(house: &House, entry: u16) {
     house.wait_healthy("db");
-    lictor_testkit::until("bytes come through both proxies", || echo_once(entry).is_ok());
+    until("bytes come through both proxies", || echo_once(entry).is_ok());
+}
+
+/// How often the checks of [`Checked`] run.
+const CHECKED_INTERVAL: &str = "10s";
+
+/// A mesh that only checks keep in use: the node is checked by a script and `db` by TCP, and `db` has a sidecar that was
+/// started by hand, with its own checks.
+pub struct Checked {
+    /// What holds it.
+    pub house: House,
+    /// The upstream to `db`.
+    pub entry: u16,
+    _sidecar: Program,
+}
+
+impl Checked {
+    /// Its definitions are added to what `build` makes.
+    pub fn start(build: impl FnOnce(Value) -> House) -> Checked {
+        let db = echo();
+        let (mut config, entry) = two_services(db.port());
+        let check = json!({"tcp": db.to_string(), "interval": CHECKED_INTERVAL});
+        config["services"][0] =
+            json!({"name": "db", "port": db.port(), "check": check, "connect": {"sidecar_service": {}}});
+        config["enable_script_checks"] = true.into();
+        let mut house = build(config);
+        let line = format!("echo run >> {0}/runs; test ! -e {0}/broken || exit 2", house.folder().display());
+        let check =
+            json!({"id": "node", "name": "node", "args": ["/bin/sh", "-c", line], "interval": CHECKED_INTERVAL});
+        house.reconfigure(|config| config["checks"] = json!([check]));
+        house.start_agent();
+        house.wait_ready();
+        let mut command = Command::new(LICTOR);
+        command.args(["connect", "proxy", "-sidecar-for", "db"]);
+        let sidecar = Program::start(command.args(["-http-addr", &format!("127.0.0.1:{}", house.http_port)]));
+        let checked = Checked { house, entry, _sidecar: sidecar };
+        until("all checks have run and pass", || checked.failing().is_empty());
+        until("bytes come through both proxies", || echo_once(entry).is_ok());
+        checked
+    }
+
+    /// How often the script was run.
+    pub fn runs(&self) -> usize {
+        fs::read_to_string(self.house.folder().join("runs")).unwrap_or_default().lines().count()
+    }
+
+    /// Checks of this node that do not pass, as the agent and as the catalog have them.
+    pub fn failing(&self) -> Vec<Value> {
+        let local = self.house.get("/v1/agent/checks").json();
+        let local: Vec<Value> = local.as_object().unwrap().values().cloned().collect();
+        let node = local[0]["Node"].as_str().unwrap();
+        let stored = self.house.get(&format!("/v1/health/node/{node}")).json();
+        let all = local.iter().chain(stored.as_array().unwrap());
+        all.filter(|check| check["Status"] != "passing").cloned().collect()
+    }
+
+    /// Kills the agent and starts it again, three times, under load: no request may fail.
+    pub fn outlives_its_agent(&mut self) {
+        let load = Load::start(self.entry, 6, 2);
+        load.wait_for(200);
+        for _ in 0..3 {
+            self.house.kill_agent();
+            let runs = self.runs();
+            thread::sleep(Duration::from_secs(1));
+            load.wait_for(200);
+            self.house.start_agent();
+            self.house.wait_ready();
+            assert_eq!(self.failing(), Vec::<Value>::new(), "{}", self.house.log());
+            until("the script has run again", || self.runs() > runs);
+            load.wait_for(200);
+            assert_eq!(load.failures(), 0, "{}", self.house.log());
+        }
+        let (sent, failures) = load.stop();
+        assert!(failures.is_empty(), "{} of {sent} requests failed: {:?}", failures.len(), &failures[0]);
+    }
+
+    /// The node becomes unhealthy, or healthy again.
+    pub fn breaks(&self, broken: bool) {
+        let file = self.house.folder().join("broken");
+        if broken { fs::write(file, "") } else { fs::remove_file(file) }.unwrap();
+    }
 }
 
 /// Sends a few bytes on a new connection and expects them back.
@@ -184,7 +266,7 @@ impl Load {
     /// Waits for so many more requests: the load is really there.
     pub fn wait_for(&self, more: u64) {
         let goal = self.sent.load(Ordering::Relaxed) + more;
-        lictor_testkit::until("requests are sent", || self.sent.load(Ordering::Relaxed) >= goal);
+        until("requests are sent", || self.sent.load(Ordering::Relaxed) >= goal);
     }
 
     /// How many requests were sent and came to an end so far.
@@ -265,7 +347,7 @@ pub fn root_key() -> Option<String> {
 pub fn rotate(house: &House, key: &str) {
     let before = house.get("/v1/connect/ca/roots").json()["ActiveRootID"].clone();
     house.put("/v1/connect/ca/configuration", json!({"Provider": "consul", "Config": {"PrivateKey": key}}));
-    lictor_testkit::until("there is a new root", || house.get("/v1/connect/ca/roots").json()["ActiveRootID"] != before);
+    until("there is a new root", || house.get("/v1/connect/ca/roots").json()["ActiveRootID"] != before);
 }
 
 /// A small generator, so that a failed run can be repeated from its seed.
