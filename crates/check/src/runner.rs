@@ -204,6 +204,24 @@ mod tests {
     use super::*;
 
     #[tokio::test]
+    async fn a_first_run_that_is_due_soon_counts_whatever_the_interval_and_the_pace_are() {
+        let reserved = tokio::net::TcpSocket::new_v4().unwrap();
+        reserved.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        for pace in [Pace::Regular, Pace::Eager] {
+            let tcp = reserved.local_addr().unwrap().to_string();
+            let spec = CheckSpec { tcp, interval: Duration::from_secs(3600), ..CheckSpec::default() };
+            let config = Config { first_within: Some(Duration::from_millis(50)), pace, ..Config::default() };
+            let (sender, mut results) = tokio::sync::mpsc::unbounded_channel();
+            let _handle = Runner::start(spec, config, move |outcome| {
+                let _ = sender.send(outcome.status);
+                std::future::ready(())
+            });
+            let first = tokio::time::timeout(EAGER_PERIOD / 2, results.recv()).await.unwrap();
+            assert_eq!(first, Some(Status::Critical), "{pace:?}");
+        }
+    }
+
+    #[tokio::test]
     async fn what_is_eager_also_runs_when_asked() {
         // A port that is taken and refuses connections.
         let reserved = tokio::net::TcpSocket::new_v4().unwrap();
