@@ -124,7 +124,7 @@ fn an_agent_that_is_not_root_runs_its_proxies_without_being_allowed_to() {
             return skipped("there is no setpriv, by which root could be somebody else");
         };
         let binary = house.folder().join("lictor");
-        fs::copy(LICTOR, &binary).unwrap();
+        lictor_testkit::program::copy(LICTOR, &binary);
         fs::create_dir(house.data_dir()).unwrap();
         for path in [house.data_dir(), binary.clone()] {
             std::os::unix::fs::chown(path, Some(65534), Some(65534)).unwrap();

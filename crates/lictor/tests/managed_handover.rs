@@ -314,7 +314,7 @@ fn a_new_version_that_does_not_work_is_given_up_and_the_old_one_goes_on() {
     let (config, entry) = two_services(echo().port());
     let mut house = House::build(LICTOR, config);
     let binary = house.folder().join("lictor");
-    fs::copy(LICTOR, &binary).unwrap();
+    lictor_testkit::program::copy(LICTOR, &binary);
     house.use_binary(&binary);
     house.start_agent();
     house.wait_ready();

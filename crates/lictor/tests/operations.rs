@@ -473,7 +473,7 @@ fn open_to_other_users(config: Value) -> House {
     let mut house = House::build(LICTOR, config);
     fs::set_permissions(house.folder(), fs::Permissions::from_mode(0o755)).unwrap();
     let binary = house.folder().join("lictor");
-    fs::copy(LICTOR, &binary).unwrap();
+    lictor_testkit::program::copy(LICTOR, &binary);
     house.use_binary(&binary);
     house
 }

@@ -213,7 +213,7 @@ fn an_agent_from_another_path_with_another_environment_restarts_no_proxy() {
     for (folder, value) in [("elsewhere", "else"), ("another place", "again else")] {
         let binary = house.folder().join(folder).join("lictor");
         fs::create_dir(binary.parent().unwrap()).unwrap();
-        fs::copy(LICTOR, &binary).unwrap();
+        lictor_testkit::program::copy(LICTOR, &binary);
         house.end_agent(Signal::TERM);
         house.use_binary(&binary);
         house.start_agent_with(&[("SOMETHING", value), ("PATH", "/usr/sbin:/sbin:/usr/bin:/bin"), ("HOME", "/")]);

@@ -28,6 +28,17 @@ pub fn client(name: &str) -> Option<PathBuf> {
     None
 }
 
+/// Copies a program, by a process of its own: a descriptor of ours through which it is written would be inherited by whatever
+/// another thread starts at that moment, and no program can be started while somebody may write it.
+///
+/// # Panics
+/// When it cannot be copied.
+pub fn copy(from: impl AsRef<Path>, to: impl AsRef<Path>) {
+    let (from, to) = (from.as_ref(), to.as_ref());
+    let status = Command::new("cp").args([from, to]).status().unwrap_or_else(|error| panic!("cp: {error}"));
+    assert!(status.success(), "cannot copy {} to {}", from.display(), to.display());
+}
+
 /// A running program; killed when dropped.
 pub struct Program(Child);
 
