@@ -48,6 +48,7 @@ fn programs_and_urls_are_called_at_the_start_and_at_each_change() {
     let (url, calls) = hook();
     let mut house = House::build(LICTOR, json!({}));
     let seen = house.folder().join("seen");
+    let nobody = format!("127.0.0.1:{}", lictor_testkit::ports::one());
     let line = format!("read line; echo \"$CONSUL_INDEX $line\" >> {}", seen.display());
     house.reconfigure(|config| {
         config["watches"] = json!([
@@ -55,6 +56,8 @@ fn programs_and_urls_are_called_at_the_start_and_at_each_change() {
             {"type": "service", "service": "db", "passingonly": true, "handler_type": "http",
                 "http_handler_config": {"path": url, "method": "PUT", "header": {"X-Reason": ["a", "b"]}}},
             {"type": "nodes", "handler": "exit 3"},
+            {"type": "services", "handler_type": "http",
+                "http_handler_config": {"path": format!("http://{nobody}/gone?key=hidden")}},
         ]);
     });
     house.start_agent();
@@ -71,6 +74,12 @@ fn programs_and_urls_are_called_at_the_start_and_at_each_change() {
     until("a handler that fails is in the log", || {
         house.log().contains("watch handler (type: nodes): \"exit 3\" failed")
     });
+    // With its path, without what a query may hide, and with the address once.
+    let refused = format!("POST /gone: cannot connect to http://{nobody}: ");
+    until("so is one that nobody answers", || house.log().contains(&refused));
+    let log = house.log();
+    let line = log.lines().find(|line| line.contains(&refused)).unwrap();
+    assert!(line.matches(&nobody).count() == 1 && !line.contains("hidden"), "{line}");
 
     house.request("PUT", "/v1/kv/color", b"blue");
     until("the program is told the value", || {
