@@ -338,7 +338,11 @@ async fn exchange(client: Session, mut server: Session, salt: u8) -> (Option<Ses
     let mut answer = Vec::new();
     near_app.read_to_end(&mut answer).await.unwrap();
     assert!(answer == [!salt; 70_000]);
-    (out.await.unwrap().unwrap(), back.await.unwrap().unwrap())
+    let (mut near, far) = (out.await.unwrap().unwrap(), back.await.unwrap().unwrap());
+    if let Some(near) = &mut near {
+        assert!(near.done().await);
+    }
+    (near, far)
 }
 
 #[tokio::test]
@@ -486,6 +490,7 @@ async fn pumps_that_change_event_loops_lose_no_byte_and_keep_their_sessions() {
         assert_eq!(out.moved(), (out_len as u64, back_len as u64));
         assert_eq!(back.moved(), (back_len as u64, out_len as u64));
         (client, server) = (out.into_session().unwrap(), back.into_session().unwrap());
+        assert!(client.done().await);
     }
     let (near, far) = exchange(client, server, 9).await;
     assert!(near.is_some() && far.is_some());

@@ -750,7 +750,8 @@ async fn echo_over(session: Session) -> Option<Session> {
     assert!(echoes(&mut near).await);
     near.shutdown().await.unwrap();
     assert_eq!(read_all(&mut near).await.unwrap(), b"");
-    pumping.await.unwrap().unwrap()
+    let mut session = pumping.await.unwrap().unwrap()?;
+    session.done().await.then_some(session)
 }
 
 #[tokio::test]
