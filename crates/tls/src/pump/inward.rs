@@ -136,25 +136,10 @@ impl Inward {
         wishes: &mut Wishes,
     ) -> Poll<Result<Opening, Broken>> {
         self.phase = Phase::Flowing;
-        let outcome = loop {
-            self.take_up_carry();
-            self.open_records(secrets, wishes);
-            if let Some(broken) = self.failure.take() {
-                break Poll::Ready(Err(broken));
-            }
-            if self.order.done && !self.order.retired {
-                break Poll::Ready(Ok(Opening::Opened));
-            }
-            if self.order.done || self.phase != Phase::Flowing {
-                break Poll::Ready(Ok(Opening::Closed));
-            }
-            match self.read(context, peer) {
-                Poll::Ready(Ok(0)) => break Poll::Ready(Ok(Opening::Closed)),
-                Poll::Ready(Ok(_)) => {}
-                Poll::Ready(Err(error)) => break Poll::Ready(Err(Broken::Io { side: Side::Peer, error })),
-                Poll::Pending => break Poll::Pending,
-            }
-        };
+        let outcome = self.poll_word(context, peer, secrets, wishes, |inward| {
+            let said = if inward.order.retired { Opening::Closed } else { Opening::Opened };
+            inward.order.done.then_some(said)
+        });
         self.give_back();
         self.phase = Phase::Over;
         outcome
@@ -176,15 +161,33 @@ impl Inward {
         if self.phase == Phase::Over {
             self.phase = Phase::Flowing;
         }
+        let outcome =
+            self.poll_word(context, peer, secrets, wishes, |inward| inward.began().then_some(Opening::Opened));
+        match outcome {
+            Poll::Ready(Ok(Opening::Opened)) => self.set_aside(),
+            Poll::Pending => self.give_back(),
+            _ => {}
+        }
+        outcome
+    }
+
+    /// Reads on between two connections until the peer has said what is waited for, or ends the session.
+    fn poll_word<S: Socket>(
+        &mut self,
+        context: &mut Context<'_>,
+        peer: &S,
+        secrets: &mut Secrets,
+        wishes: &mut Wishes,
+        said: impl Fn(&Inward) -> Option<Opening>,
+    ) -> Poll<Result<Opening, Broken>> {
         loop {
             self.take_up_carry();
             self.open_records(secrets, wishes);
             if let Some(broken) = self.failure.take() {
                 return Poll::Ready(Err(broken));
             }
-            if self.began() {
-                self.set_aside();
-                return Poll::Ready(Ok(Opening::Opened));
+            if let Some(opening) = said(self) {
+                return Poll::Ready(Ok(opening));
             }
             if self.phase != Phase::Flowing {
                 return Poll::Ready(Ok(Opening::Closed));
@@ -193,10 +196,7 @@ impl Inward {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Ok(Opening::Closed)),
                 Poll::Ready(Ok(_)) => {}
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(Broken::Io { side: Side::Peer, error })),
-                Poll::Pending => {
-                    self.give_back();
-                    return Poll::Pending;
-                }
+                Poll::Pending => return Poll::Pending,
             }
         }
     }
