@@ -100,6 +100,12 @@ impl Files {
         let _turn = self.turn(KNOWN);
         let known: BTreeMap<String, String> =
             record().into_iter().map(|(id, digest)| (id.to_string(), digest)).collect();
+        // Most starts and reloads change nothing, and a write waits for the disk.
+        if fs::read(&path)
+            .is_ok_and(|text| serde_json::from_slice(&text).is_ok_and(|before: BTreeMap<_, _>| before == known))
+        {
+            return Ok(());
+        }
         write_private(&path, &known)
     }
 

@@ -418,7 +418,18 @@ impl Shared {
                     break;
                 }
                 match stop.or_stopped(touch(&self.client, &self.layout)).await {
-                    Some(Ok(revision)) => self.delivered(revision),
+                    Some(Ok(revision)) => {
+                        // A write is behind all that is stored: what was wanted beyond it is in a history that is no more
+                        // (a restored backup), and no number of writes would be right to get there.
+                        self.wanted.send_if_modified(|wanted| {
+                            let is_lost = *wanted == goal && revision < goal;
+                            if is_lost {
+                                *wanted = revision;
+                            }
+                            is_lost
+                        });
+                        self.delivered(revision);
+                    }
                     Some(Err(error)) => {
                         tracing::debug!("store: {error}");
                         // Whoever waits goes on waiting, and nothing else may come to help.

@@ -191,15 +191,11 @@ impl Inner {
             .flat_map(|(id, report)| Listening::of(id, report.listening.iter().map(String::as_str)).collect::<Vec<_>>())
             .collect();
         let registry = self.registry.lock();
-        let upstreams_of = |entry: &crate::registry::ProxyEntry| {
-            crate::managed::view(&self.config, &entry.definition).map(|view| view.upstreams).unwrap_or_default()
-        };
-        let denied = registry
-            .proxies
-            .get(&process.id)
-            .map(upstreams_of)
-            .unwrap_or_default()
+        let view = registry.proxies.get(&process.id);
+        let view = view.and_then(|entry| crate::managed::view(&self.config, &entry.definition).ok());
+        let denied = view
             .iter()
+            .flat_map(|view| &view.upstreams)
             .filter(|upstream| upstream.destination_type != "prepared_query")
             .map(|upstream| upstream.destination_name.as_str())
             .filter(|name| caller.may(Access::Read, Resource::Intention, name))
@@ -208,11 +204,7 @@ impl Inner {
                 (!decision.is_allowed()).then(|| (name.to_owned(), decision.reason))
             })
             .collect();
-        let script = registry
-            .proxies
-            .get(&process.id)
-            .and_then(|entry| crate::managed::view(&self.config, &entry.definition).ok())
-            .is_some_and(|view| view.exec_mode == crate::managed::ExecMode::Script.as_str());
+        let script = view.is_some_and(|view| view.exec_mode == crate::managed::ExecMode::Script.as_str());
         let failing = registry
             .checks_of(&process.service_id)
             .filter(|entry| entry.check.status == Status::Critical)
