@@ -416,7 +416,11 @@ fn on_an_old_kernel_proxies_say_once_what_is_not_in_force_and_carry_traffic() {
         let error = Command::new(LICTOR).args(arguments.lines()).env_remove(ON_OLD_KERNEL).exec();
         panic!("{error}");
     }
-    let (config, entry) = two_services(echo().port());
+    let (mut config, entry) = two_services(echo().port());
+    let custom = json!({"name": "custom", "port": 1, "connect": {"proxy": {
+        "command": ["/bin/sleep", "1000"], "config": {"disable_tcp_check": true}}}});
+    config["services"].as_array_mut().unwrap().push(custom);
+    config["connect"]["proxy_defaults"] = json!({"command_system_calls": "proxy"});
     let mut house = House::build(LICTOR, config);
     let wrapper = house.folder().join("on-an-old-kernel");
     let own = std::env::current_exe().unwrap();
@@ -451,6 +455,14 @@ fn on_an_old_kernel_proxies_say_once_what_is_not_in_force_and_carry_traffic() {
         let status = fs::read_to_string(format!("/proc/{}/status", house.proxy_pid(id))).unwrap();
         assert!(status.contains("CapEff:\t0000000000000000") && status.contains("NoNewPrivs:\t1"), "{status}");
     }
+    let log = house.log();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("system calls")).collect();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    let wanted = "[WARN] supervisor: custom-proxy: it is kept from gaining privileges: no sudo, nothing that is setuid; not from \
+                  system calls that administer the machine: the kernel takes no filter (Function not implemented";
+    assert!(lines[0].contains(wanted), "{lines:?}");
+    let status = fs::read_to_string(format!("/proc/{}/status", house.proxy_pid("custom-proxy"))).unwrap();
+    assert!(status.contains("NoNewPrivs:\t1"), "{status}");
     let load = Load::start(entry, 2, 2);
     load.wait_for(200);
     let (sent, failures) = load.stop();
@@ -784,6 +796,7 @@ fn a_custom_command_has_the_privileges_and_capabilities_that_are_configured() {
         assert!(text.contains(wanted), "{wanted} is not in {text}");
     };
     said("NoNewPrivs:\t1");
+    said("Seccomp:\t2");
     said("core=0");
     for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
         said(&format!("{set}:\t0000000000000000"));
@@ -801,4 +814,138 @@ fn a_custom_command_has_the_privileges_and_capabilities_that_are_configured() {
     done(&house, "restart web-proxy");
     assert_ne!(house.proxy_pid("web-proxy"), before, "such a change waits for the next start of the proxy");
     said("NoNewPrivs:\t0");
+    said("Seccomp:\t0");
+}
+
+/// A program that a custom command may be: how it is started in `folder` so that it passes what comes to `port` on to `app`.
+fn forwarder(kind: &str, program: &Path, folder: &Path, port: u16, app: u16) -> Vec<String> {
+    let here = folder.display();
+    let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+    let program = program.to_str().unwrap();
+    match kind {
+        "nginx" => {
+            // With a master and workers that become somebody else where they can.
+            let text = format!(
+                "daemon off; pid {here}/pid; error_log {here}/error.log;\nevents {{}}\nhttp {{ access_log off;\n\
+                 client_body_temp_path {here}/t1; proxy_temp_path {here}/t2; fastcgi_temp_path {here}/t3;\n\
+                 uwsgi_temp_path {here}/t4; scgi_temp_path {here}/t5;\n\
+                 server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass http://127.0.0.1:{app}; }} }} }}\n"
+            );
+            fs::write(folder.join("nginx.conf"), text).unwrap();
+            words(&[program, "-e", &format!("{here}/error.log"), "-c", &format!("{here}/nginx.conf")])
+        }
+        "haproxy" => {
+            // A master that starts a worker, as packages have it.
+            let text = format!(
+                "defaults\n mode tcp\n timeout connect 2s\n timeout client 9s\n timeout server 9s\n\
+                 listen all\n bind 127.0.0.1:{port}\n server app 127.0.0.1:{app}\n"
+            );
+            fs::write(folder.join("haproxy.cfg"), text).unwrap();
+            words(&[program, "-W", "-db", "-f", &format!("{here}/haproxy.cfg")])
+        }
+        _ => {
+            // A thread for each connection, and what it cannot do, it says.
+            let script = format!(
+                "import os, socket, threading, subprocess\n\
+                 refused = lambda call: 'refused' if subprocess.call(call, stderr=subprocess.DEVNULL) else 'done'\n\
+                 print('personality', refused(['setarch', '-R', 'true']), flush=True)\n\
+                 print('namespace', refused(['unshare', '--user', 'true']), flush=True)\n\
+                 try: socket.socket(38, socket.SOCK_SEQPACKET); print('crypto socket', flush=True)\n\
+                 except OSError as error: print('socket', error.errno, flush=True)\n\
+                 def pump(source, sink):\n\
+                 \x20while data := source.recv(65536): sink.sendall(data)\n\
+                 \x20sink.shutdown(socket.SHUT_WR)\n\
+                 listener = socket.create_server(('127.0.0.1', {port}))\n\
+                 while True:\n\
+                 \x20one, _ = listener.accept()\n\
+                 \x20two = socket.create_connection(('127.0.0.1', {app}))\n\
+                 \x20for pair in ((one, two), (two, one)): threading.Thread(target=pump, args=pair, daemon=True).start()\n"
+            );
+            words(&[program, "-c", &script])
+        }
+    }
+}
+
+/// All processes of the session that `leader` leads.
+fn session(leader: u32) -> Vec<u32> {
+    let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let of = |pid: &u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.rsplit_once(')')?.1.split_whitespace().nth(3)?.parse::<u32>().ok()
+    };
+    pids.filter(|pid| of(pid) == Some(leader)).collect()
+}
+
+/// Ends these sessions when it goes: programs that show another environment than they were given are not found by it.
+struct Sessions(Vec<u32>);
+
+impl Drop for Sessions {
+    fn drop(&mut self) {
+        for pid in self.0.iter().flat_map(|leader| session(*leader)) {
+            lictor_testkit::house::send(pid, rustix::process::Signal::KILL);
+        }
+    }
+}
+
+#[test]
+fn real_proxies_work_with_the_system_calls_that_a_proxy_needs() {
+    use lictor_testkit::{http, ports, program::find};
+    let app = common::serve("127.0.0.1:0", |mut connection| {
+        use std::io::Write;
+        let mut head = String::new();
+        let mut lines = BufReader::new(connection.try_clone().unwrap());
+        while !head.ends_with("\r\n\r\n") && lines.read_line(&mut head).is_ok_and(|read| read > 0) {}
+        let _ = connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello");
+    });
+    let found: Vec<_> = ["nginx", "haproxy", "python3"]
+        .into_iter()
+        .filter_map(|kind| Some((kind, find(kind)?, ports::one())))
+        .collect();
+    // Behind the agent, which would start them again.
+    let mut sessions = Sessions(Vec::new());
+    let mut house = House::build(LICTOR, json!({}));
+    let mut services = Vec::new();
+    for (kind, program, port) in &found {
+        let folder = house.folder().join(kind);
+        fs::create_dir(&folder).unwrap();
+        let command = forwarder(kind, program, &folder, *port, app.port());
+        let proxy = json!({"command": command, "config": {"bind_address": "127.0.0.1", "bind_port": port}});
+        services.push(json!({"name": kind, "port": app.port(), "connect": {"proxy": proxy}}));
+    }
+    house.reconfigure(|config| {
+        config["services"] = services.into();
+        config["connect"]["proxy_defaults"] = json!({"command_system_calls": "proxy"});
+    });
+    house.start_agent();
+    house.wait_ready();
+    for (kind, ..) in &found {
+        let pid = || ps(&house, &format!("{kind}-proxy"))["PID"].as_u64().filter(|pid| *pid > 0);
+        sessions.0.push(u32::try_from(eventually("it is started", pid)).unwrap());
+    }
+    for ((kind, _, port), leader) in found.iter().zip(&sessions.0) {
+        until(&format!("an answer through {kind}\n{}", house.log()), || {
+            let answer = http::request(*port, "GET", "/", &[], b"", std::time::Duration::from_secs(10));
+            answer.is_ok_and(|answer| answer.status == 200 && answer.text() == "hello")
+        });
+        let id = format!("{kind}-proxy");
+        // With all that it started.
+        let pids = session(*leader);
+        assert!(pids.len() > usize::from(*kind != "python3"), "{kind}: {pids:?}");
+        for pid in pids {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            assert!(status.is_empty() || status.contains("Seccomp:\t2"), "{kind}: {status}");
+        }
+        assert!(
+            house.log().contains(&format!("supervisor: {id}: it is kept from gaining privileges")),
+            "{}",
+            house.log()
+        );
+        assert_eq!(ps(&house, &id)["Restarts"], 0);
+    }
+    if found.iter().any(|(kind, ..)| *kind == "python3") {
+        let said = done(&house, "logs -n 1000 python3-proxy");
+        for line in ["personality refused", "namespace refused", &format!("socket {}", libc::EAFNOSUPPORT)] {
+            assert!(said.contains(line), "{line} is not in {said}");
+        }
+    }
 }

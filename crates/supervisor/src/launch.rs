@@ -25,10 +25,11 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
+use crate::calls::Filter;
 use crate::error::Error;
 use crate::identity::Stat;
 use crate::kept;
-use crate::spec::{Gain, Limits, Privileges, Spec, Standing, User};
+use crate::spec::{Calls, Gain, Limits, Privileges, Spec, Standing, User};
 
 /// What becomes of the child when the supervisor's process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,11 +100,11 @@ pub(crate) fn launch(
         Gain::AsOurUser => user.is_some() && !gains_privileges(spec),
         Gain::Never => true,
     };
-    if no_new_privileges {
-        tracing::info!("supervisor: {}: it is kept from gaining privileges: no sudo, nothing that is setuid", spec.id);
-    }
-    let Privileges { capabilities, .. } = spec.privileges;
-    let cage = Cage { user, limits: spec.limits, capabilities, no_new_privileges };
+    let Privileges { capabilities, calls, .. } = spec.privileges;
+    let filters_calls = no_new_privileges && calls == Calls::OfServers;
+    let filter = filters_calls.then(Filter::new).flatten();
+    let has_filter = filter.is_some();
+    let cage = Cage { user, limits: spec.limits, capabilities, no_new_privileges, filter };
     before_exec(
         &mut command,
         Gate { pid_writer, gate_reader, our_pidfd, sockets, bond, standing: spec.standing, cage },
@@ -126,12 +127,21 @@ pub(crate) fn launch(
     thread.map_err(failed)?;
     let spawned = || outcome.recv().unwrap_or_else(|_| Err(io::Error::other("the starting thread failed")));
 
-    let mut pid = [0u8; 4];
-    if pid_reader.read_exact(&mut pid).is_err() {
+    let mut report = [0u8; Report::LENGTH];
+    if pid_reader.read_exact(&mut report).is_err() {
         let cause = spawned().err().unwrap_or_else(|| io::Error::other("the child did not report its pid"));
         return Err(failed(cause));
     }
-    let prepared = prepare(i32::from_ne_bytes(pid)).and_then(|(pid, start, pidfd)| {
+    let report = Report::from_bytes(report);
+    if no_new_privileges {
+        let unfiltered = match report.filter {
+            0 if has_filter || !filters_calls => None,
+            0 => Some("nobody has made a filter for this architecture".to_owned()),
+            errno => Some(format!("the kernel takes no filter ({})", io::Error::from_raw_os_error(errno))),
+        };
+        tell_of_cage(&spec.id, filters_calls, unfiltered.as_deref());
+    }
+    let prepared = prepare(report.pid).and_then(|(pid, start, pidfd)| {
         at_gate(AtGate { pid: pid.as_raw_nonzero().get(), start })?;
         Ok((pid, start, pidfd))
     });
@@ -153,6 +163,42 @@ pub(crate) fn launch(
     // The child is waited for through its pidfd; dropping std's handle does nothing to it.
     outcome.map_err(failed)?;
     Ok(Launched { pid, start, pidfd, tether: (bond == Bond::DiesWithUs).then_some(tether) })
+}
+
+/// One line for each start says what is in force of what the process may not.
+fn tell_of_cage(id: &str, filters_calls: bool, unfiltered: Option<&str>) {
+    let kept = "it is kept from gaining privileges: no sudo, nothing that is setuid";
+    match unfiltered {
+        Some(cause) => {
+            tracing::warn!("supervisor: {id}: {kept}; not from system calls that administer the machine: {cause}");
+        }
+        None if filters_calls => {
+            tracing::info!("supervisor: {id}: {kept}; and from system calls that administer the machine");
+        }
+        None => tracing::info!("supervisor: {id}: {kept}"),
+    }
+}
+
+/// What the child tells at the gate.
+struct Report {
+    pid: i32,
+    /// Why it is not behind the filter of system calls; 0 when it is, or was not to be.
+    filter: i32,
+}
+
+impl Report {
+    const LENGTH: usize = 8;
+
+    fn to_bytes(&self) -> [u8; Report::LENGTH] {
+        let number = u64::from(self.pid.cast_unsigned()) << 32 | u64::from(self.filter.cast_unsigned());
+        number.to_ne_bytes()
+    }
+
+    fn from_bytes(bytes: [u8; Report::LENGTH]) -> Report {
+        let number = u64::from_ne_bytes(bytes);
+        let half = |number: u64| u32::try_from(number & u64::from(u32::MAX)).unwrap_or_default().cast_signed();
+        Report { pid: half(number >> 32), filter: half(number) }
+    }
 }
 
 /// Takes hold of the child at the gate.
@@ -182,7 +228,14 @@ fn gains_privileges(spec: &Spec) -> bool {
     let capable = rustix::fs::getxattr(&program, "security.capability", &mut value).is_ok_and(|length| length > 0);
     if setuid || capable {
         let kind = if setuid { "setuid or setgid" } else { "a program with capabilities in its file" };
-        tracing::info!("supervisor: {}: {program:?} is {kind}, so it is not kept from gaining privileges", spec.id);
+        let calls = match spec.privileges.calls {
+            Calls::All => "",
+            Calls::OfServers => ", nor from system calls that administer the machine",
+        };
+        tracing::info!(
+            "supervisor: {}: {program:?} is {kind}, so it is not kept from gaining privileges{calls}",
+            spec.id
+        );
     }
     setuid || capable
 }
@@ -229,12 +282,13 @@ struct Cage {
     limits: Limits,
     capabilities: Option<u64>,
     no_new_privileges: bool,
+    filter: Option<Filter>,
 }
 
 impl Cage {
     /// Between `fork` and `exec`: system calls only. In the forked child there is one thread, so what is the thread's is
-    /// the process's.
-    fn enter(&self) -> io::Result<()> {
+    /// the process's. Gives the error of the kernel that takes no filter of system calls, which is no reason not to run.
+    fn enter(&self) -> io::Result<i32> {
         if let Some(files) = self.limits.open_files {
             limit_open_files(files);
         }
@@ -257,7 +311,9 @@ impl Cage {
         if self.no_new_privileges {
             rustix::thread::set_no_new_privs(true)?;
         }
-        Ok(())
+        // Last: behind it there is less that can be done.
+        let entered = self.filter.as_ref().map_or(Ok(()), Filter::enter);
+        Ok(entered.err().and_then(|error| error.raw_os_error()).unwrap_or_default())
     }
 }
 
@@ -281,13 +337,13 @@ impl Gate {
         for socket in &self.sockets {
             rustix::io::fcntl_setfd(socket, rustix::io::FdFlags::empty())?;
         }
-        self.cage.enter()?;
+        let filter = self.cage.enter()?;
         // Behind the change of user, which the kernel takes as a reason to forget it.
         if self.bond == Bond::DiesWithUs {
             rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
         }
         let pid = rustix::process::getpid().as_raw_nonzero().get();
-        rustix::io::write(&self.pid_writer, &pid.to_ne_bytes())?;
+        rustix::io::write(&self.pid_writer, &Report { pid, filter }.to_bytes())?;
         let mut polled = [poll_in(&self.gate_reader), poll_in(&self.our_pidfd)];
         while let Err(error) = rustix::event::poll(&mut polled, None) {
             if error != rustix::io::Errno::INTR {

@@ -10,6 +10,7 @@
 //! `retired` for how it is replaced without losing a connection, and `session` for how it ends.
 
 mod adopt;
+mod calls;
 mod error;
 mod group;
 mod identity;
@@ -32,7 +33,7 @@ pub use machine::Policy;
 pub use output::Logs;
 pub use record::file_name;
 pub use session::Exit;
-pub use spec::{Draw, Gain, Limits, Privileges, Replacement, Spec, Standing, StopSignal, User};
+pub use spec::{Calls, Draw, Gain, Limits, Privileges, Replacement, Spec, Standing, StopSignal, User};
 pub use status::{Draining, Handover, LastExit, State, Status};
 pub use supervisor::{Config, Farewell, Gate, Lifetime, Supervisor};
 pub use usage::Usage;

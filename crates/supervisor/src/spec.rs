@@ -114,6 +114,8 @@ pub struct Privileges {
     /// The capabilities that it, and what it starts, has and can ever have, as bits: of the supervisor's those that are
     /// among them. Without it the kernel's rules decide: a process of root has all, one of another user the ambient ones.
     pub capabilities: Option<u64>,
+    /// Which system calls it may make.
+    pub calls: Calls,
 }
 
 /// Whether a process may come to privileges by starting programs: setuid ones, and ones with capabilities in their file.
@@ -126,6 +128,17 @@ pub enum Gain {
     AsOurUser,
     /// It may not.
     Never,
+}
+
+/// Which system calls a process, with all that it starts, may make.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Calls {
+    /// Those that the kernel lets it make.
+    #[default]
+    All,
+    /// Not those that no server makes, which mostly administer the machine. Only who cannot gain privileges can be kept
+    /// from them, so that one that may has all.
+    OfServers,
 }
 
 /// What sets a process apart from the session of the supervisor, so that the end of that one does not reach it and it can be
@@ -281,7 +294,10 @@ mod tests {
             Spec { drawn: Some(Arc::new(BTreeMap::new)), ..spec() },
             Spec { stdout: Some("/log".into()), ..spec() },
             Spec { limits: Limits { open_files: Some(7), memory: Some(1), cpu_weight: Some(2) }, ..spec() },
-            Spec { privileges: Privileges { gain: Gain::Never, capabilities: Some(0) }, ..spec() },
+            Spec {
+                privileges: Privileges { gain: Gain::Never, capabilities: Some(0), calls: Calls::OfServers },
+                ..spec()
+            },
             Spec { policy: Policy { free_attempts: 9, ..Policy::default() }, ..spec() },
         ];
         for other in same {

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lictor_supervisor::{
-    Config, Error, Exit, Farewell, Gain, Gate, Lifetime, Limits, Policy, Privileges, Spec, Standing, State, Status,
-    Supervisor, User,
+    Calls, Config, Error, Exit, Farewell, Gain, Gate, Lifetime, Limits, Policy, Privileges, Spec, Standing, State,
+    Status, Supervisor, User,
 };
 use lictor_task::Scope;
 use rustix::process::{Pid, Signal};
@@ -692,7 +692,7 @@ async fn a_program_starts_with_nothing_that_it_was_not_given_and_can_come_to_no_
     rustix::io::fcntl_setfd(&leaked, rustix::io::FdFlags::empty()).unwrap();
     let script = "cat /proc/self/status; echo core=$(ulimit -c); echo umask=$(umask); \
                   echo session=$(cut -d' ' -f6 /proc/$$/stat) own=$$; echo end; exec sleep 1000";
-    let none = Privileges { gain: Gain::Never, capabilities: Some(0) };
+    let none = Privileges { gain: Gain::Never, capabilities: Some(0), calls: Calls::All };
     supervisor.want(Spec { privileges: none, ..home.script("p", script) });
     let said = home.wait_for_file("logs/p-stdout.log", |text| text.contains("end\n")).await;
     let zero = "0000000000000000";
@@ -740,7 +740,7 @@ async fn who_runs_as_another_user_gains_no_privileges_unless_its_program_is_ther
     let copy = open_directory.path().join("as-owner");
     fs::copy("/bin/sleep", &copy).unwrap();
     fs::set_permissions(&copy, fs::Permissions::from_mode(0o4755)).unwrap();
-    let privileges = Privileges { gain: Gain::AsOurUser, capabilities: None };
+    let privileges = Privileges { gain: Gain::AsOurUser, capabilities: None, calls: Calls::All };
     let plain = Path::new("/bin/sleep");
     for (id, user, program, wanted) in [
         ("ours", None, plain, "0"),
@@ -761,7 +761,7 @@ async fn a_program_of_another_user_keeps_the_capability_that_it_was_given_and_no
     let Some(user) = another_user() else { return };
     let home = Home::new();
     let supervisor = home.open(Lifetime::Ephemeral);
-    let privileges = Privileges { gain: Gain::Never, capabilities: Some(1 << 10) };
+    let privileges = Privileges { gain: Gain::Never, capabilities: Some(1 << 10), calls: Calls::All };
     let script = "cat /proc/self/status; echo end; exec sleep 1000";
     supervisor.want(Spec { user: Some(user), privileges, ..home.script("p", script) });
     let said = home.wait_for_file("logs/p-stdout.log", |text| text.contains("end\n")).await;
@@ -769,6 +769,39 @@ async fn a_program_of_another_user_keeps_the_capability_that_it_was_given_and_no
         assert_eq!(field(&said, name), "0000000000000400", "{name}: {said}");
     }
     assert!(field(&said, "Uid").starts_with("65533\t65533"), "{said}");
+    supervisor.shutdown(Farewell::StopAll).await;
+}
+
+#[tokio::test]
+async fn a_program_of_a_server_cannot_administer_the_machine_nor_can_what_it_starts() {
+    let home = Home::new();
+    let supervisor = home.open(Lifetime::Ephemeral);
+    let is_root = rustix::process::geteuid().is_root();
+    // Who may do these things otherwise: everybody the first, root the rest.
+    let script = "setarch -R true && echo memory=open; unshare --uts true && echo uts=new; \
+                  folder=$(mktemp -d); mount -t tmpfs none $folder && umount $folder && echo mount=can; rmdir $folder; \
+                  grep Seccomp: /proc/self/status; (sleep 0.01 & wait) && echo children=can; echo end; exec sleep 1000";
+    let spec = |id: &str, gain, calls| {
+        let privileges = Privileges { gain, calls, ..Privileges::default() };
+        Spec { privileges, ..home.script(id, &format!("exec 2>&1; {script}")) }
+    };
+    // Whoever may gain privileges cannot be kept from system calls: a setuid program would run with a part of them.
+    for (id, gain, calls, mode) in [
+        ("all", Gain::Never, Calls::All, "0"),
+        ("gains", Gain::Allowed, Calls::OfServers, "0"),
+        ("server", Gain::Never, Calls::OfServers, "2"),
+    ] {
+        supervisor.want(spec(id, gain, calls));
+        let said = home.wait_for_file(&format!("logs/{id}-stdout.log"), |text| text.contains("end\n")).await;
+        assert_eq!(field(&said, "Seccomp"), mode, "{id}: {said}");
+        assert!(said.contains("children=can"), "{id}: {said}");
+        let may = mode == "0";
+        assert_eq!(said.contains("memory=open"), may, "{id}: {said}");
+        for of_root in ["uts=new", "mount=can"].iter().filter(|_| is_root) {
+            assert_eq!(said.contains(of_root), may, "{id}: {said}");
+        }
+        assert!(may || said.matches("not permitted").count() >= 2, "{said}");
+    }
     supervisor.shutdown(Farewell::StopAll).await;
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use lictor_agent::config::SameNode;
 use lictor_model::Opaque;
 use lictor_model::service::ProxyLimits;
-use lictor_supervisor::{Gain, Limits, Privileges};
+use lictor_supervisor::{Calls, Gain, Limits, Privileges};
 use serde_json::Value;
 
 use super::Check;
@@ -307,7 +307,8 @@ const CAPABILITIES: [&str; 41] = [
 fn command_privileges(check: &mut Check<'_>) -> Privileges {
     const GAIN: &str = "connect.proxy_defaults.command_new_privileges";
     const CAPABLE: &str = "connect.proxy_defaults.command_capabilities";
-    let gain = match check.settings.text(GAIN) {
+    const CALLS: &str = "connect.proxy_defaults.command_system_calls";
+    let wanted = match check.settings.text(GAIN) {
         "" | "auto" => Gain::AsOurUser,
         "no" => Gain::Never,
         "yes" => Gain::Allowed,
@@ -335,7 +336,26 @@ fn command_privileges(check: &mut Check<'_>) -> Privileges {
             Some(bits)
         }
     };
-    Privileges { gain, capabilities }
+    let (gain, calls) = match (check.settings.text(CALLS), wanted) {
+        ("" | "auto", gain) => (gain, Calls::OfServers),
+        ("all", gain) => (gain, Calls::All),
+        // A setuid program with a part of its system calls could be made to go wrong with its privileges, so that the kernel
+        // lets nobody but root do that to others.
+        ("proxy", Gain::Allowed) => {
+            let text = format!(
+                "{CALLS} = \"proxy\" goes only with programs that cannot gain privileges, and {GAIN} is \"yes\""
+            );
+            check.refuse(Stage::Rules, CALLS, text, format!("leave {GAIN} out, or write {CALLS} = \"all\""));
+            (Gain::Never, Calls::OfServers)
+        }
+        ("proxy", Gain::AsOurUser | Gain::Never) => (Gain::Never, Calls::OfServers),
+        (other, gain) => {
+            let text = format!("{CALLS}: {other:?} is none of \"auto\", \"all\" and \"proxy\"");
+            check.refuse(Stage::Rules, CALLS, text, "write \"auto\", or leave it out");
+            (gain, Calls::OfServers)
+        }
+    };
+    Privileges { gain, capabilities, calls }
 }
 
 fn proxy_logs(check: &mut Check<'_>) -> ProxyLogs {

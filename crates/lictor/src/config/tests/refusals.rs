@@ -191,6 +191,33 @@ fn an_unknown_exec_mode_is_refused_before_the_start() {
 }
 
 #[test]
+fn system_calls_of_commands_are_limited_only_where_they_cannot_gain_privileges() {
+    use lictor_supervisor::{Calls, Gain, Privileges};
+    let with = |defaults: &str| format!("connect {{ enabled = true proxy_defaults {{ {defaults} }} }}");
+    let said = |defaults: &str| {
+        let Privileges { gain, calls, .. } = dev_hcl(&with(defaults)).config.mesh.proxy_defaults.command_privileges;
+        (gain, calls)
+    };
+    assert_eq!(said(""), (Gain::AsOurUser, Calls::OfServers));
+    assert_eq!(said("command_new_privileges = \"no\""), (Gain::Never, Calls::OfServers));
+    assert_eq!(said("command_new_privileges = \"yes\""), (Gain::Allowed, Calls::OfServers));
+    assert_eq!(said("command_system_calls = \"proxy\""), (Gain::Never, Calls::OfServers));
+    assert_eq!(said("command_system_calls = \"all\""), (Gain::AsOurUser, Calls::All));
+
+    let errors = problems(&with("command_system_calls = \"proxy\" command_new_privileges = \"yes\""));
+    assert_eq!(
+        errors.headline(),
+        "connect.proxy_defaults.command_system_calls = \"proxy\" goes only with programs that cannot gain privileges, and \
+         connect.proxy_defaults.command_new_privileges is \"yes\""
+    );
+    let errors = problems(&with("command_system_calls = \"some\""));
+    assert_eq!(
+        errors.headline(),
+        "connect.proxy_defaults.command_system_calls: \"some\" is none of \"auto\", \"all\" and \"proxy\""
+    );
+}
+
+#[test]
 fn proxies_of_one_node_meet_with_tls_or_directly() {
     let errors = problems("connect { enabled = true same_node = \"fast\" }");
     assert_eq!(errors.headline(), "connect.same_node: \"fast\" is neither \"mtls\" nor \"direct\"");
