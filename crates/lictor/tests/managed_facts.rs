@@ -268,7 +268,7 @@ fn another_command_is_another_process_with_the_same_port_which_restarts_of_the_a
             {"name": "web", "port": 1, "connect": {"proxy": command("1000")}}]}),
     );
     let token = |house: &House| variable(house.proxy_pid("web-proxy"), "CONNECT_PROXY_TOKEN").unwrap();
-    let (pid, port) = (house.proxy_pid("web-proxy"), port_of(&house, "web-proxy"));
+    let (pid, port, former) = (house.proxy_pid("web-proxy"), port_of(&house, "web-proxy"), token(&house));
     // The lowest free port is another one now, so that it would not be the same by chance.
     house.reconfigure(|config| {
         config["services"] = json!([{"name": "web", "port": 1, "connect": {"proxy": command("1001")}}])
@@ -281,6 +281,7 @@ fn another_command_is_another_process_with_the_same_port_which_restarts_of_the_a
     until("it is that program", || arguments(pid).get(1).is_some_and(|word| word == "1001"));
     assert_eq!(port_of(&house, "web-proxy"), port);
     let secret = token(&house);
+    assert_ne!(secret, former, "each start has its own");
     for signal in [Signal::TERM, Signal::KILL] {
         house.end_agent(signal);
         house.start_agent();
