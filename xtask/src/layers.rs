@@ -15,7 +15,7 @@ const ARROWS: [(&str, &[&str]); 16] = [
     ("store", &["task"]),
     ("tls", &["model"]),
     ("ca", &["model"]),
-    ("api", &["model", "notation", "tls"]),
+    ("api", &["model", "task", "notation", "tls"]),
     ("check", &["model", "task", "tls"]),
     ("supervisor", &["task"]),
     ("state", &["model", "task", "notation", "store"]),

@@ -16,8 +16,9 @@ use http_body_util::Full;
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use lictor_task::descriptors::{self, BytesOnly};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpStream, UnixSocket};
 
 use super::Error;
 use super::address::{Address, Scheme};
@@ -148,7 +149,12 @@ async fn drive<F: Future>(
 
 async fn dial(config: &Config) -> io::Result<Pin<Box<dyn Stream>>> {
     match &config.address {
-        Address::Unix(path) => Ok(Box::pin(UnixStream::connect(path).await?)),
+        Address::Unix(path) => {
+            let socket = UnixSocket::new_stream()?;
+            // Before it is connected: whoever listens there, it has only bytes for us.
+            let refused = descriptors::refuse(&socket)?;
+            Ok(Box::pin(BytesOnly::new(socket.connect(path).await?, refused)))
+        }
         Address::Tcp { scheme, host, port } => {
             let stream = TcpStream::connect((host.as_str(), *port)).await?;
             stream.set_nodelay(true)?;

@@ -266,6 +266,40 @@ async fn an_answer_without_end_is_read_as_it_arrives() {
 }
 
 #[tokio::test]
+async fn whoever_listens_at_a_unix_socket_can_send_no_descriptor() {
+    use std::mem::MaybeUninit;
+    use std::os::fd::AsFd;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("agent.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let served = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut stream = BufReader::new(stream);
+        request(&mut stream).await.unwrap();
+        let stream = stream.into_inner();
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = rustix::net::SendAncillaryBuffer::new(&mut space);
+        let descriptors = [file.as_fd()];
+        control.push(rustix::net::SendAncillaryMessage::ScmRights(&descriptors));
+        let answer = std::io::IoSlice::new(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}");
+        let flags = rustix::net::SendFlags::empty();
+        let sent = rustix::net::sendmsg(stream.as_fd(), &[answer], &mut control, flags);
+        if sent.is_err() {
+            let mut nothing = rustix::net::SendAncillaryBuffer::default();
+            rustix::net::sendmsg(stream.as_fd(), &[answer], &mut nothing, flags).unwrap();
+        }
+        sent
+    });
+    let client = Client::new(Config { address: Address::Unix(path), ..Config::default() });
+    let answer = client.read::<serde_json::Value>(Request::get("/v1/agent/self")).await.unwrap();
+    assert_eq!(answer.value, serde_json::json!({}));
+    let can_refuse = lictor_task::descriptors::refuse(tokio::net::UnixSocket::new_stream().unwrap()).unwrap();
+    // Older kernels do not say it: there the client reads with room for them.
+    assert_eq!(served.await.unwrap().is_err(), can_refuse);
+}
+
+#[tokio::test]
 async fn an_agent_is_reached_over_a_unix_socket() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("agent.sock");
