@@ -180,13 +180,9 @@ impl Agent {
     /// in its way. The application is connected to for that.
     pub async fn why(&self, caller: &Caller, id: &str) -> Result<(ManagedProcess, Vec<Cause>), Error> {
         let process = self.managed_process(caller, id)?;
-        let app = match process.pid {
-            Some(_) => self.inner.application(&process.id).await,
-            None => None,
-        };
-        let apps = match process.pid {
-            Some(_) => self.inner.missing_apps(caller, &process).await,
-            None => Vec::new(),
+        let (app, apps) = match process.pid {
+            Some(_) => tokio::join!(self.inner.application(&process.id), self.inner.missing_apps(caller, &process)),
+            None => (None, Vec::new()),
         };
         let facts = why::Facts { app, apps, ..self.inner.facts(caller, &process) };
         let causes = why::causes(&process, &facts, clock::unix_nanos() / 1_000_000);

@@ -3,7 +3,7 @@
 //! `causes` is pure; `Inner::facts` and `Inner::application` ask the catalog, the intentions and the application for what the
 //! process itself cannot know.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use lictor_model::health::{Check, Status};
 use lictor_model::name::ServiceId;
 use lictor_state::reader::{Filter, Side};
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::agent::Inner;
@@ -19,6 +20,9 @@ use crate::operate::ManagedProcess;
 
 /// How long an application may take to be connected to.
 const APPLICATION_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How many applications are connected to at a time.
+const MOST_ASKED: usize = 64;
 
 /// The one namespace there is.
 const DEFAULT: &str = "default";
@@ -260,48 +264,69 @@ impl Inner {
                 .map(|upstream| upstream.destination_name)
                 .collect()
         };
-        let mut missing = Vec::new();
+        // Where the applications of all instances should be, of those services that have no others.
+        let mut wanted: Vec<(String, Vec<String>)> = Vec::new();
         for name in names {
             let instances = reader.instances(&name, Side::Connect, &Filter::default()).value;
             let local = |instance: &lictor_state::reader::Instance| {
-                let id = &instance.service.service.id;
                 let here = instance.node.node.name == self.config.node_name;
-                (here && self.registry.lock().proxies.contains_key(id)).then(|| id.clone())
+                here.then(|| self.application_address(&instance.service.service.id)).flatten()
             };
-            let Some(local) = instances.iter().map(local).collect::<Option<Vec<ServiceId>>>() else { continue };
-            let mut first = None;
-            let mut all_missing = true;
-            for id in local {
-                match self.application(&id).await {
-                    Some(gone) => first = first.or(Some(gone)),
-                    None => all_missing = false,
-                }
-            }
-            if let Some((address, error)) = first.filter(|_| all_missing) {
-                missing.push(MissingApp { service: name, address, error });
+            if let Some(addresses) = instances.iter().map(local).collect::<Option<Vec<String>>>() {
+                wanted.push((name, addresses));
             }
         }
-        missing
+        let addresses = wanted.iter().flat_map(|(_, addresses)| addresses).cloned().collect();
+        let gone = unreachable(addresses).await;
+        let missing = wanted.into_iter().filter_map(|(service, addresses)| {
+            let errors: Option<Vec<&String>> = addresses.iter().map(|address| gone.get(address)).collect();
+            let (address, error) = addresses.first().zip(errors?.first().copied())?;
+            Some(MissingApp { service, address: address.clone(), error: error.clone() })
+        });
+        missing.collect()
     }
 
     /// Where the application of a proxy should be, when a connection to it fails now; and why.
     pub(crate) async fn application(&self, proxy: &ServiceId) -> Option<(String, String)> {
-        let address = {
-            let registry = self.registry.lock();
-            let (config, ..) = registry.proxy_config(&self.config, proxy.as_str())?;
-            config.config.get("local_service_address")?.as_str()?.to_owned()
-        };
-        // A service without a port only dials.
-        if address.ends_with(":0") {
-            return None;
-        }
-        let error = match timeout(APPLICATION_PATIENCE, TcpStream::connect(address.as_str())).await {
-            Ok(Ok(_)) => return None,
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "no answer".to_owned(),
-        };
+        let address = self.application_address(proxy)?;
+        let error = connects(&address).await.err()?;
         Some((address, error))
     }
+
+    /// Where the application of a managed proxy of this agent should be. A service without a port only dials.
+    fn application_address(&self, proxy: &ServiceId) -> Option<String> {
+        let registry = self.registry.lock();
+        let (config, ..) = registry.proxy_config(&self.config, proxy.as_str())?;
+        let address = config.config.get("local_service_address")?.as_str()?;
+        (!address.ends_with(":0")).then(|| address.to_owned())
+    }
+}
+
+/// Connects once; says why not.
+async fn connects(address: &str) -> Result<(), String> {
+    match timeout(APPLICATION_PATIENCE, TcpStream::connect(address)).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("no answer".to_owned()),
+    }
+}
+
+/// Those of the addresses to which no connection can be made now, with the reason. They are asked side by side: one that does
+/// not answer takes its time.
+async fn unreachable(addresses: BTreeSet<String>) -> BTreeMap<String, String> {
+    let (mut asked, mut answers) = (JoinSet::new(), Vec::new());
+    for address in addresses {
+        if asked.len() >= MOST_ASKED {
+            answers.extend(asked.join_next().await);
+        }
+        asked.spawn(async move {
+            let error = connects(&address).await.err()?;
+            Some((address, error))
+        });
+    }
+    answers.extend(asked.join_all().await.into_iter().map(Ok));
+    // None of them panics.
+    answers.into_iter().flatten().flatten().collect()
 }
 
 /// What a check says; the reason of a maintenance stands in its notes.
@@ -492,7 +517,11 @@ fn exit_remedy(reason: &str, id: &str) -> String {
         ("Resource temporarily unavailable", "too many processes: raise the limit (ulimit -u, TasksMax, pids.max)"),
         ("Too many open files", "the agent is out of descriptors: raise its limit (ulimit -n, LimitNOFILE)"),
         ("SIGKILL", "somebody killed it, or the kernel did for lack of memory: dmesg tells"),
-        ("SIGSYS", "it made a system call that its sandbox forbids: connect.proxy_defaults.sandbox"),
+        (
+            "SIGSYS",
+            "it made a system call that its sandbox forbids: connect.proxy_defaults.sandbox, or command_system_calls where it is \
+             a custom command, as a program of 32 bits does",
+        ),
     ];
     known
         .iter()
@@ -944,5 +973,35 @@ mod tests {
     fn times_are_said_as_people_say_them() {
         let said: Vec<String> = [-5, 300, 61_000, 600_000, 7_200_000, 400_000_000].map(age).into();
         assert_eq!(said, ["0 ms", "300 ms", "61 s", "10 min", "2 h", "4 days"]);
+    }
+
+    #[tokio::test]
+    async fn applications_that_do_not_answer_are_asked_side_by_side() {
+        // Somebody who listens and never accepts, and whose queue is full.
+        let mut silent = Vec::new();
+        for _ in 0..5 {
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+            let listener = socket.listen(0).unwrap();
+            let address = listener.local_addr().unwrap();
+            let mut queue = Vec::new();
+            while let Ok(connection) = timeout(APPLICATION_PATIENCE / 5, TcpStream::connect(address)).await {
+                queue.push(connection.unwrap());
+            }
+            silent.push((address.to_string(), listener, queue));
+        }
+        let there = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let here = there.local_addr().unwrap().to_string();
+        let nowhere = "127.0.0.1:1".to_owned();
+        let all = silent.iter().map(|(address, ..)| address).chain([&here, &nowhere]);
+        let begin = std::time::Instant::now();
+        let gone = unreachable(all.cloned().collect()).await;
+        let took = begin.elapsed();
+        assert!(took < 3 * APPLICATION_PATIENCE, "{took:?}");
+        assert!(silent.iter().all(|(address, ..)| gone[address] == "no answer"), "{gone:?}");
+        assert!(gone[&nowhere].contains("refused") && !gone.contains_key(&here), "{gone:?}");
+        // More than are asked at a time, and one after the other all of them.
+        let many: BTreeSet<String> = (1..=255).map(|last| format!("127.0.0.{last}:1")).collect();
+        assert_eq!(unreachable(many.clone()).await.into_keys().collect::<BTreeSet<_>>(), many);
     }
 }
