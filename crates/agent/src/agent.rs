@@ -565,7 +565,7 @@ impl Agent {
     /// the cache.
     pub async fn leaf(&self, caller: &Caller, token: &str, service: &str) -> Result<(Arc<IssuedLeaf>, bool), Error> {
         self.inner.may_have_leaf(caller, service)?;
-        self.inner.leaf(token, service).await
+        self.inner.leaf(caller, token, service).await
     }
 
     /// Waits until the leaf of a service is newer than `seen`, and gives it. Cancel safe.
@@ -577,7 +577,7 @@ impl Agent {
         seen: Revision,
     ) -> Result<Arc<IssuedLeaf>, Error> {
         self.inner.may_have_leaf(caller, service)?;
-        self.inner.leaf_after(token, service, seen).await
+        self.inner.leaf_after(caller, token, service, seen).await
     }
 
     /// Whether the holder of a certificate may connect to a service. The second value tells whether the answer came

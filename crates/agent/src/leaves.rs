@@ -10,7 +10,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
-use lictor_ca::limit::{MAX_WAIT, MAX_WAIT_TO_RENEW};
+use lictor_ca::limit::{MAX_WAIT, MAX_WAIT_OF_OWN};
 use lictor_model::acl::Caller;
 use lictor_model::revision::Revision;
 use lictor_model::root::IssuedLeaf;
@@ -150,7 +150,12 @@ impl Drop for Issuing<'_> {
 }
 
 impl Inner {
-    pub(crate) async fn leaf(&self, token: &str, service: &str) -> Result<(Arc<IssuedLeaf>, bool), Error> {
+    pub(crate) async fn leaf(
+        &self,
+        caller: &Caller,
+        token: &str,
+        service: &str,
+    ) -> Result<(Arc<IssuedLeaf>, bool), Error> {
         let key = Key { token: token.to_owned(), service: service.to_owned() };
         if let Some(leaf) = self.leaves.read(&key) {
             return Ok((leaf, true));
@@ -160,16 +165,18 @@ impl Inner {
         if let Some(leaf) = self.leaves.read(&key) {
             return Ok((leaf, true));
         }
-        Ok((self.issue(&key, MAX_WAIT).await?, false))
+        let patience = if caller.as_proxy().is_some() { MAX_WAIT_OF_OWN } else { MAX_WAIT };
+        Ok((self.issue(&key, patience).await?, false))
     }
 
     pub(crate) async fn leaf_after(
         &self,
+        caller: &Caller,
         token: &str,
         service: &str,
         seen: Revision,
     ) -> Result<Arc<IssuedLeaf>, Error> {
-        let (leaf, _) = self.leaf(token, service).await?;
+        let (leaf, _) = self.leaf(caller, token, service).await?;
         if leaf.revision > seen {
             return Ok(leaf);
         }
@@ -259,7 +266,7 @@ impl Inner {
         for key in due {
             let issuing = self.leaves.issuing(&key);
             let _turn = issuing.lock.lock().await;
-            if let Err(error) = self.issue(&key, MAX_WAIT_TO_RENEW).await {
+            if let Err(error) = self.issue(&key, MAX_WAIT_OF_OWN).await {
                 tracing::error!(
                     "agent: cannot renew the leaf certificate of {:?}, the old one stays in use: {}",
                     key.service,

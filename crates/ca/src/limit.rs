@@ -20,8 +20,10 @@ const BURST: f64 = 0.1;
 /// What a request of a client may wait for its turn before it is refused.
 pub const MAX_WAIT: Duration = Duration::from_millis(500);
 
-/// What a renewal may wait, which nobody waits for: longer, so that clients who ask without end do not keep it from its turn.
-pub const MAX_WAIT_TO_RENEW: Duration = Duration::from_secs(5);
+/// What a request of the agent's own may wait: a renewal, and the first one of a proxy that it has started itself. Longer, so
+/// that clients who ask without end do not keep them from their turn, and that more proxies than fit into [`MAX_WAIT`], started
+/// together, are served one after the other: each would only ask again, and those that ask sooner would pass the others.
+pub const MAX_WAIT_OF_OWN: Duration = Duration::from_secs(20);
 
 /// Whether a request is signed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,11 +153,24 @@ mod tests {
     }
 
     #[test]
+    fn hundreds_of_proxies_that_are_started_together_each_get_their_turn() {
+        let mut limiter = Limiter::new(Limit::PerSecond(50.0));
+        let waits: Vec<_> = (0..1000)
+            .map(|_| match limiter.admit(ms(0), MAX_WAIT_OF_OWN) {
+                Admission::Granted(wait) => wait,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert!(waits.is_sorted() && waits[4] == ms(0) && waits[5] == ms(20) && waits[999] == ms(19_900), "{waits:?}");
+        assert_eq!(limiter.admit(ms(0), MAX_WAIT), Admission::Refused, "a stranger does not wait that long");
+    }
+
+    #[test]
     fn a_renewal_gets_its_turn_however_many_requests_come() {
         let mut limiter = Limiter::new(Limit::PerSecond(10.0));
         while limiter.admit(ms(0), MAX_WAIT) != Admission::Refused {}
-        let Admission::Granted(wait) = limiter.admit(ms(0), MAX_WAIT_TO_RENEW) else { panic!("it is refused") };
-        assert!(wait > MAX_WAIT && wait <= MAX_WAIT_TO_RENEW, "{wait:?}");
+        let Admission::Granted(wait) = limiter.admit(ms(0), MAX_WAIT_OF_OWN) else { panic!("it is refused") };
+        assert!(wait > MAX_WAIT && wait <= MAX_WAIT_OF_OWN, "{wait:?}");
         assert_eq!(limiter.admit(ms(100), MAX_WAIT), Admission::Refused, "its turn is its own");
     }
 }
