@@ -9,7 +9,6 @@ use lictor_tls::pump::{Broken, Side};
 use lictor_tls::{Peer, Pump, Session};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
-use tokio::time::timeout;
 
 use crate::authorize::Policy;
 use crate::balance::{Engaged, Instance};
@@ -17,7 +16,6 @@ use crate::bulk::{Pace, Seat};
 use crate::inbound::Inbound;
 use crate::metrics::Flow;
 use crate::outcome::{Carried, Traffic};
-use crate::pool::IDLE;
 use crate::shared::Shared;
 use crate::track::{Direction, Place};
 use crate::worker::Desk;
@@ -235,17 +233,7 @@ impl Passage {
             (session, Some(After::Wait { inbound, from }), Some(counted)) => {
                 return Some(inbound.wait(desk, session, from, counted));
             }
-            (session, Some(After::Keep { instance, losses }), _) if session.is_done() => {
-                desk.pool.put(&instance, session, losses);
-            }
-            (mut session, Some(After::Keep { instance, losses }), _) => {
-                return Some(Box::pin(async move {
-                    match timeout(IDLE, session.done()).await {
-                        Ok(true) => desk.pool.put(&instance, session, losses),
-                        _ => session.close_now(),
-                    }
-                }));
-            }
+            (session, Some(After::Keep { instance, losses }), _) => desk.pool.put(&instance, session, losses),
             (session, ..) => session.close_now(),
         }
         None

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lictor_tls::{Session, Target};
+use lictor_tls::{Credentials, Session, Target};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -16,8 +16,11 @@ use crate::shared::Shared;
 const MOST_OF_TARGET: usize = 32;
 /// Sessions that one worker keeps altogether; about 3 KB each, here and at the other end.
 const MOST: usize = 256;
+/// Sessions that a connection in need of one looks at, of those that may be ready by now: the last ones, for where
+/// applications do not read to the end there are many that never will be.
+const MOST_ASKED: usize = 64;
 /// How long a session waits. Shorter than the other end's patience, so that it is mostly this end that parts.
-pub(crate) const IDLE: Duration = Duration::from_secs(20);
+const IDLE: Duration = Duration::from_secs(20);
 /// How often waiting sessions are looked after: while there are any, which is seconds after the last connection.
 pub(crate) const SWEEP: Duration = Duration::from_millis(250);
 
@@ -31,7 +34,11 @@ pub(crate) struct Pool {
 #[derive(Default)]
 struct Sessions {
     by_target: HashMap<Target, Vec<Waiting>>,
+    /// How many those are.
     count: usize,
+    /// Those whose last connection has not yet reached its application there. As many as there are: to end one could take
+    /// away bytes of that connection.
+    unheard: Vec<(Arc<Instance>, Waiting)>,
 }
 
 struct Waiting {
@@ -54,6 +61,9 @@ impl Pool {
         let losses = instance.losses();
         let mut waiting = self.waiting.lock();
         loop {
+            if waiting.by_target.get(&instance.target).is_none_or(Vec::is_empty) {
+                waiting.hear(&credentials, Some(&instance.target));
+            }
             let Waiting { mut session, losses: before, .. } = waiting.by_target.get_mut(&instance.target)?.pop()?;
             waiting.count -= 1;
             if before == losses && session.is_of(&credentials) && session.is_quiet() {
@@ -65,24 +75,19 @@ impl Pool {
 
     /// Keeps a session whose connection has ended, unless there are enough. `losses` is what [`Instance::losses`] was
     /// before it was made.
-    pub(crate) fn put(&self, instance: &Instance, session: Session, losses: u32) {
-        let current = self.shared.mesh.credentials();
-        if losses != instance.losses() || current.is_none_or(|current| !session.is_of(&current)) {
-            return session.close_now();
-        }
-        let target = &instance.target;
+    pub(crate) fn put(&self, instance: &Arc<Instance>, session: Session, losses: u32) {
+        let waits = Waiting { session, losses, since: Instant::now() };
         let mut waiting = self.waiting.lock();
-        let Sessions { by_target, count } = &mut *waiting;
-        if !by_target.contains_key(target) {
-            by_target.insert(target.clone(), Vec::new());
+        let rests = waiting.is_empty();
+        if waits.session.is_done() {
+            match self.shared.mesh.credentials() {
+                Some(credentials) => waiting.keep(instance, waits, &credentials),
+                None => waits.session.close_now(),
+            }
+        } else {
+            waiting.unheard.push((Arc::clone(instance), waits));
         }
-        let Some(of_target) = by_target.get_mut(target) else { return };
-        if *count >= MOST || of_target.len() >= MOST_OF_TARGET {
-            return session.close_now();
-        }
-        of_target.push(Waiting { session, losses, since: Instant::now() });
-        *count += 1;
-        if *count == 1 {
+        if rests && !waiting.is_empty() {
             self.filled.notify_one();
         }
     }
@@ -90,7 +95,7 @@ impl Pool {
     /// Looks after the sessions for ever; rests while there are none.
     pub(crate) async fn tend(&self) {
         loop {
-            if self.waiting.lock().count == 0 {
+            if self.waiting.lock().is_empty() {
                 self.filled.notified().await;
             }
             tokio::time::sleep(SWEEP).await;
@@ -104,6 +109,12 @@ impl Pool {
         let now = Instant::now();
         let credentials = self.shared.mesh.credentials();
         let mut waiting = self.waiting.lock();
+        if let Some(credentials) = &credentials {
+            waiting.hear(credentials, None);
+        }
+        for (_, gone) in waiting.unheard.extract_if(.., |(_, one)| now.saturating_duration_since(one.since) >= IDLE) {
+            gone.session.close_now();
+        }
         let mut count = 0;
         waiting.by_target.retain(|_, of_target| {
             let stay = |one: &mut Waiting| {
@@ -118,8 +129,56 @@ impl Pool {
             !of_target.is_empty()
         });
         waiting.count = count;
-        if count == 0 {
+        if waiting.is_empty() {
             waiting.by_target.shrink_to_fit();
+            waiting.unheard.shrink_to_fit();
         }
+    }
+}
+
+impl Sessions {
+    fn is_empty(&self) -> bool {
+        self.count == 0 && self.unheard.is_empty()
+    }
+
+    /// Looks whether the connections of some have reached their application meanwhile, and keeps those: of one target, for
+    /// who needs one now, or of all.
+    fn hear(&mut self, credentials: &Arc<Credentials>, of: Option<&Target>) {
+        let most = if of.is_some() { MOST_ASKED } else { usize::MAX };
+        let mut asked = 0;
+        for at in (0..self.unheard.len()).rev() {
+            let (instance, one) = &mut self.unheard[at];
+            if of.is_some_and(|target| *target != instance.target) {
+                continue;
+            }
+            asked += 1;
+            if let Some(is_done) = one.session.has_heard() {
+                let (instance, one) = self.unheard.swap_remove(at);
+                match is_done {
+                    true => self.keep(&instance, one, credentials),
+                    false => one.session.close_now(),
+                }
+            }
+            if asked >= most {
+                break;
+            }
+        }
+    }
+
+    /// Keeps one that can carry the next connection, unless there are enough.
+    fn keep(&mut self, instance: &Instance, waits: Waiting, credentials: &Arc<Credentials>) {
+        if waits.losses != instance.losses() || !waits.session.is_of(credentials) {
+            return waits.session.close_now();
+        }
+        let target = &instance.target;
+        if !self.by_target.contains_key(target) {
+            self.by_target.insert(target.clone(), Vec::new());
+        }
+        let Some(of_target) = self.by_target.get_mut(target) else { return };
+        if self.count >= MOST || of_target.len() >= MOST_OF_TARGET {
+            return waits.session.close_now();
+        }
+        of_target.push(waits);
+        self.count += 1;
     }
 }

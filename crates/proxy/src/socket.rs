@@ -97,11 +97,17 @@ pub(crate) async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
 /// Options of every socket: small writes go at once, and a peer that vanished is noticed.
 fn prepare(socket: &SockRef<'_>, address: SocketAddr) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE))?;
-    if address.ip().is_loopback() {
+    if stays_here(address) {
         calm(socket);
+        // Nobody vanishes without this kernel knowing it.
+        return Ok(());
     }
-    Ok(())
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE))
+}
+
+/// Whether whoever is connected from or to this address is on this machine for certain.
+pub(crate) fn stays_here(address: SocketAddr) -> bool {
+    address.ip().is_loopback()
 }
 
 /// Congestion control for connections that stay on this machine. Algorithms that pace their sending, as BBR does, wait
@@ -116,7 +122,7 @@ fn calm(socket: &SockRef<'_>) {
     }
 }
 
-/// The same for a connection that was accepted on all addresses and comes from this machine.
+/// The same for a connection that was accepted on more than loopback and comes from this machine.
 pub(crate) fn accepted(stream: &TcpStream, from: SocketAddr) {
     let local = from.ip().to_canonical().is_loopback() || stream.local_addr().is_ok_and(|to| to.ip() == from.ip());
     if local {

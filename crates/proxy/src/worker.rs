@@ -209,8 +209,10 @@ async fn work(index: usize, mut commands: mpsc::UnboundedReceiver<Command>, shar
                         let stop = listening.stop_signal();
                         let desk = Arc::clone(&desk);
                         let calm = Arc::clone(&shared.calm);
+                        // What it accepts has its options.
+                        let stays_here = socket::stays_here(opening.address);
                         listening.spawn("accept", async move {
-                            stop.or_stopped(accept(listener, desk, opening.serve, &calm)).await;
+                            stop.or_stopped(accept(listener, stays_here, desk, opening.serve, &calm)).await;
                         });
                     }
                     Err(error) => tracing::error!("cannot listen on {}: {error}", opening.address),
@@ -232,11 +234,13 @@ async fn work(index: usize, mut commands: mpsc::UnboundedReceiver<Command>, shar
     desk.bulk.end();
 }
 
-async fn accept(listener: TcpListener, desk: Arc<Desk>, serve: Arc<dyn Serve>, calm: &Calm) {
+async fn accept(listener: TcpListener, stays_here: bool, desk: Arc<Desk>, serve: Arc<dyn Serve>, calm: &Calm) {
     loop {
         match listener.accept().await {
             Ok((stream, from)) => {
-                socket::accepted(&stream, from);
+                if !stays_here {
+                    socket::accepted(&stream, from);
+                }
                 // Also of one that will not count, as a health check's.
                 calm.disturb();
                 desk.scope.spawn("handshake", Arc::clone(&serve).serve(Arc::clone(&desk), stream, from));

@@ -4,6 +4,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::net::{RecvFlags, recv};
@@ -106,9 +107,13 @@ impl Session {
         self.line.is_done()
     }
 
-    /// Waits until it has; whether it did. Cancel safe.
-    pub async fn done(&mut self) -> bool {
-        matches!(poll_fn(|context| self.line.poll_done(context)).await, Ok(Opening::Opened))
+    /// Whether it has said so by now: `None` when not yet, `false` when it never will. Does not wait, and nobody is told when
+    /// it changes.
+    pub fn has_heard(&mut self) -> Option<bool> {
+        match self.line.poll_done(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(outcome) => Some(matches!(outcome, Ok(Opening::Opened))),
+            Poll::Pending => None,
+        }
     }
 
     /// Waits until the peer opens a connection; only for a session that carries many and that we accepted. Cancel safe.

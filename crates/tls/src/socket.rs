@@ -18,6 +18,10 @@ pub trait Socket {
     /// Writes from the slices in turn; may take less than all.
     fn poll_write(&self, context: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>>;
 
+    /// Whether the other side is known to have ended its direction, with nothing of it left to be read. Asked after a read
+    /// that found less than it had room for; costs nothing unless something has happened since.
+    fn sees_end(&self, context: &mut Context<'_>) -> bool;
+
     /// Ends our direction after what was written.
     fn end(&self) -> io::Result<()>;
 
@@ -48,6 +52,12 @@ impl Socket for TcpStream {
             |stream, context| stream.poll_write_ready(context),
             || Ok(write(self, slices)?),
         )
+    }
+
+    fn sees_end(&self, context: &mut Context<'_>) -> bool {
+        let mut byte = [0; 1];
+        self.poll_read_ready(context).is_ready()
+            && matches!(recv(self, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT), Ok((0, _)))
     }
 
     fn end(&self) -> io::Result<()> {

@@ -120,6 +120,11 @@ impl Socket for Fake {
         Poll::Ready(Ok(count))
     }
 
+    fn sees_end(&self, _context: &mut Context<'_>) -> bool {
+        let end = self.0.borrow();
+        !end.failing && end.incoming_ended && end.incoming.is_empty()
+    }
+
     fn end(&self) -> io::Result<()> {
         self.0.borrow_mut().ended = true;
         Ok(())

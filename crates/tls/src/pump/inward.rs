@@ -137,8 +137,8 @@ impl Inward {
     ) -> Poll<Result<Opening, Broken>> {
         self.phase = Phase::Flowing;
         let outcome = self.poll_word(context, peer, secrets, wishes, |inward| {
-            let said = if inward.order.retired { Opening::Closed } else { Opening::Opened };
-            inward.order.done.then_some(said)
+            let is_over = inward.order.retired || inward.phase != Phase::Flowing;
+            inward.order.done.then_some(if is_over { Opening::Closed } else { Opening::Opened })
         });
         self.give_back();
         self.phase = Phase::Over;

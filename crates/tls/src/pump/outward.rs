@@ -59,6 +59,8 @@ pub(super) struct Outward {
     /// Flags of the next frame.
     flags: u8,
     renew_keys: bool,
+    /// The application had a turn to say something before the small records at the head are sent without data.
+    has_waited: bool,
     /// `close_notify` and FIN are sent: nothing may follow.
     closed: bool,
     pub(super) failure: Option<Broken>,
@@ -79,6 +81,7 @@ impl Outward {
             room: 1,
             phase: Phase::Flowing,
             renew_keys: false,
+            has_waited: false,
             closed: false,
             failure: None,
             moved: 0,
@@ -90,6 +93,7 @@ impl Outward {
         self.phase = Phase::Flowing;
         self.flags |= flags;
         self.room = 1;
+        self.has_waited = false;
         self.moved = 0;
     }
 
@@ -155,7 +159,7 @@ impl Outward {
                 _ if self.failure.is_some() => return self.fail(),
                 Phase::Flowing if self.renew_keys || self.sealer.is_worn() => self.update_keys(secrets)?,
                 Phase::Flowing if left == 0 => return Ok(Step::Spent),
-                Phase::Flowing => match self.read(context, app) {
+                Phase::Flowing => match self.read(context, app, inward) {
                     Poll::Ready(Ok(0)) => self.phase = Phase::Ending,
                     Poll::Ready(Ok(count)) => left = left.saturating_sub(count),
                     Poll::Ready(Err(Reading::Failed(error))) => {
@@ -164,25 +168,26 @@ impl Outward {
                     Poll::Ready(Err(Reading::Unsealable(bad))) => return Err(Broken::Protocol(bad.0)),
                     Poll::Pending => {
                         self.buffer = None;
-                        if self.flags & frame::OPEN != 0 {
-                            // An application that listens first: the other side must dial all the same.
-                            self.seal_frame()?;
-                            continue;
-                        }
-                        if self.head.is_empty() || self.urgency == Urgency::Lazy {
+                        let opens = self.flags & frame::OPEN != 0;
+                        if !opens && (self.head.is_empty() || self.urgency == Urgency::Lazy) {
                             return Ok(Step::Idle);
                         }
-                        self.urgency = Urgency::Now;
+                        // Most applications that connect speak at once, and one record is half the work of two.
+                        if !std::mem::replace(&mut self.has_waited, true) {
+                            return Ok(Step::Spent);
+                        }
+                        // An application that listens first: the other side must dial all the same.
+                        if opens {
+                            self.seal_frame()?;
+                        } else {
+                            self.urgency = Urgency::Now;
+                        }
                     }
                 },
                 Phase::Ending if self.framing == Framing::Frames && !inward.gone => {
-                    self.flags |= frame::END;
-                    self.phase = Phase::Parting;
-                    if self.answers && inward.is_delivered() {
-                        self.flags |= frame::DONE;
-                    } else if self.answers {
-                        self.phase = Phase::Ended;
-                    }
+                    let (flags, phase) = self.parting(inward);
+                    self.flags |= flags;
+                    self.phase = phase;
                     self.seal_frame()?;
                 }
                 Phase::Ended if inward.is_delivered() && !inward.gone => {
@@ -264,6 +269,15 @@ impl Outward {
         self.seal_small(|sealer, head| sealer.append(content::APPLICATION_DATA, &[flags], head))
     }
 
+    /// Flags of the frame that ends the direction, and what is to be done behind it.
+    fn parting(&self, inward: &Inward) -> (u8, Phase) {
+        match (self.answers, inward.is_delivered()) {
+            (true, true) => (frame::END | frame::DONE, Phase::Parting),
+            (true, false) => (frame::END, Phase::Ended),
+            (false, _) => (frame::END, Phase::Parting),
+        }
+    }
+
     /// Announces new keys under the old ones and changes to them. TLS 1.2 has no such thing: when its key is worn out
     /// the connection ends, which takes some 270 GB.
     fn update_keys(&mut self, secrets: &mut Secrets) -> Result<(), Broken> {
@@ -275,9 +289,10 @@ impl Outward {
 
     fn write<S: Socket>(&mut self, context: &mut Context<'_>, peer: &S) -> Poll<std::io::Result<()>> {
         let records = self.buffer.as_ref().map_or(&[][..], |buffer| &buffer[self.unsent.clone()]);
-        let written = match self.head.is_empty() {
-            true => peer.poll_write(context, &[IoSlice::new(records)]),
-            false => peer.poll_write(context, &[IoSlice::new(&self.head), IoSlice::new(records)]),
+        let written = match (self.head.is_empty(), records.is_empty()) {
+            (true, _) => peer.poll_write(context, &[IoSlice::new(records)]),
+            (false, true) => peer.poll_write(context, &[IoSlice::new(&self.head)]),
+            (false, false) => peer.poll_write(context, &[IoSlice::new(&self.head), IoSlice::new(records)]),
         };
         let mut count = match written {
             Poll::Ready(Ok(count)) => count,
@@ -297,12 +312,14 @@ impl Outward {
         Poll::Ready(Ok(()))
     }
 
-    /// Reads what the application has sent, up to the room, and seals it.
-    fn read<S: Socket>(&mut self, context: &mut Context<'_>, app: &S) -> Poll<Result<usize, Reading>> {
+    /// Reads what the application has sent, up to the room, and seals it. With the last of it goes the end of the direction,
+    /// if that is known already and is a frame.
+    fn read<S: Socket>(&mut self, context: &mut Context<'_>, app: &S, inward: &Inward) -> Poll<Result<usize, Reading>> {
         let framing = self.framing.overhead();
         let (prefix, suffix) = (self.sealer.prefix() + framing, self.sealer.suffix());
         let most = MAX_PAYLOAD - framing;
         let stride = prefix + most + suffix;
+        let parting = self.parting(inward);
         let buffer = self.buffer.get_or_insert_with(Buffer::borrow);
         let mut records = buffer.chunks_exact_mut(stride);
         let mut slices: [IoSliceMut<'_>; RECORDS] = std::array::from_fn(|_| {
@@ -313,6 +330,10 @@ impl Outward {
             Poll::Ready(Err(error)) => return Poll::Ready(Err(Reading::Failed(error))),
             Poll::Pending => return Poll::Pending,
         };
+        let mut last = 0;
+        if framing > 0 && count > 0 && count < self.room * most && !inward.gone && app.sees_end(context) {
+            (last, self.phase) = parting;
+        }
         self.room = next_room(self.room, count, most);
         let (full, rest) = (count / most, count % most);
         let mut end = 0;
@@ -324,6 +345,9 @@ impl Outward {
             let start = index * stride;
             end = start + prefix + payload + suffix;
             if framing > 0 {
+                if (index + 1) * most >= count {
+                    self.flags |= last;
+                }
                 buffer[start + prefix - framing] = std::mem::take(&mut self.flags);
             }
             let sealed = self.sealer.seal(content::APPLICATION_DATA, &mut buffer[start..end]);

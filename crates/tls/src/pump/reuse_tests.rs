@@ -123,6 +123,56 @@ fn no_connection_follows_before_the_far_application_has_all_of_the_one_before() 
     assert!(matches!(near.line.poll_done(&mut context), Poll::Ready(Ok(Opening::Opened))) && near.line.is_done());
 }
 
+/// Lengths of the records in these bytes.
+fn records(mut bytes: &[u8]) -> Vec<usize> {
+    let mut lengths = Vec::new();
+    while let Some(len) = crate::record::record_len(bytes) {
+        lengths.push(len);
+        bytes = &bytes[len..];
+    }
+    assert!(bytes.is_empty(), "a part of a record");
+    lengths
+}
+
+/// Whether a pump lets others have their turn, with more to do itself.
+fn yields(pump: &mut Pump<Fake>) -> bool {
+    matches!(pump.poll_turn(&mut Context::from_waker(std::task::Waker::noop())), Poll::Ready(Turn::Yield))
+}
+
+/// Each record costs two system calls and mostly a wake-up, which is half of what a short connection costs.
+#[test]
+fn a_question_travels_with_its_opening_and_an_end_with_the_last_bytes_before_it() {
+    let mut ends = meet();
+    // With the handshake's rest out of the way.
+    assert!(ends.carry(&[]));
+    let near_app = Fake::default();
+    let mut near =
+        Pump::new(near_app.clone(), ends.near.take().unwrap(), Some(Arc::clone(&ends.about)), Arc::default());
+    ends.near_wire.take(1 << 20);
+    assert!(yields(&mut near));
+    assert!(ends.near_wire.take(1 << 20).is_empty(), "the application has its turn first");
+    near_app.feed(b"question");
+    near_app.end_incoming();
+    assert!(poll(&mut near).is_none());
+    assert_eq!(records(&ends.near_wire.take(1 << 20)).len(), 1);
+}
+
+#[test]
+fn the_opening_waits_one_turn_for_an_application_that_listens_first() {
+    let mut ends = meet();
+    assert!(ends.carry(&[]));
+    let near_app = Fake::default();
+    let mut near =
+        Pump::new(near_app.clone(), ends.near.take().unwrap(), Some(Arc::clone(&ends.about)), Arc::default());
+    ends.near_wire.take(1 << 20);
+    assert!(yields(&mut near) && ends.near_wire.take(1 << 20).is_empty());
+    assert!(poll(&mut near).is_none());
+    assert_eq!(records(&ends.near_wire.take(1 << 20)).len(), 1);
+    near_app.feed(b"question");
+    assert!(poll(&mut near).is_none());
+    assert_eq!(records(&ends.near_wire.take(1 << 20)).len(), 1);
+}
+
 #[test]
 fn a_reset_reaches_the_other_application_and_ends_the_session() {
     let mut ends = meet();

@@ -62,6 +62,11 @@ impl Socket for Plain {
         Poll::Ready(Ok(inner.taken.len() - before))
     }
 
+    fn sees_end(&self, _: &mut Context<'_>) -> bool {
+        let inner = self.0.borrow();
+        inner.ended && inner.at == inner.supply.len()
+    }
+
     fn end(&self) -> io::Result<()> {
         Ok(())
     }
