@@ -7,6 +7,7 @@ mod cli;
 mod config;
 mod limits;
 mod log;
+mod memory;
 mod notify;
 mod prepared;
 mod process;

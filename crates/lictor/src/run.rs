@@ -28,6 +28,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::{complain, print};
 use crate::log::Log;
+use crate::memory;
 use crate::notify::Notifier;
 use crate::process::{Process, Wish};
 use crate::settings::{self, Plan};
@@ -39,6 +40,8 @@ use crate::watches::Watches;
 const READY_LIMIT: Duration = Duration::from_secs(15);
 /// How long a face may take to finish answers that are under way.
 const FACE_LIMIT: Duration = Duration::from_secs(2);
+/// When an agent that serves has done what only a start needs.
+const START_IS_OVER: Duration = Duration::from_secs(2);
 
 /// Runs an agent until it is told to end; gives the exit code.
 pub(crate) async fn run(plan: Plan, log: &'static Log) -> Result<ExitCode> {
@@ -195,6 +198,12 @@ pub(crate) async fn run(plan: Plan, log: &'static Log) -> Result<ExitCode> {
         // An agent that ends meanwhile does not wait for a proxy that does not become ready.
         if stop.or_stopped(asked.proxies_serve(READY_LIMIT)).await.is_some() {
             telling.tell("READY=1");
+        }
+    });
+    let stop = scope.stop_signal();
+    scope.spawn("memory", async move {
+        if stop.or_stopped(tokio::time::sleep(START_IS_OVER)).await.is_some() {
+            memory::Program::open().let_go();
         }
     });
 

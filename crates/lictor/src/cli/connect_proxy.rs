@@ -8,7 +8,6 @@ mod heritage;
 mod life;
 mod numbers;
 mod sandbox;
-mod trim;
 
 use std::process::ExitCode;
 

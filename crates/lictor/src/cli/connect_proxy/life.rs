@@ -21,8 +21,8 @@ use super::flags::{Mode, Wanted};
 use super::heritage;
 use super::numbers::Work;
 use super::sandbox;
-use super::trim::Program;
 use crate::cli::{complain, print};
+use crate::memory::Program;
 use crate::notify::Notifier;
 use crate::{limits, log};
 

@@ -1,11 +1,11 @@
 //! Gives back memory that only a start or a burst needs: pages of the program, and free pages of the heap.
 //!
 //! The kernel maps the code around every instruction that was ever run, 64 KB at a time, and keeps it mapped: after a
-//! start an idle proxy holds some 14 MB of a program whose data path is a few hundred kilobytes. They are clean pages of
-//! a file that all proxies share, so letting go of them costs nothing but a page fault for each that is used again.
+//! start an idle proxy or agent holds some 14 MB of a program of which it goes on using little. They are clean pages of
+//! a file that all processes share, so letting go of them costs nothing but a page fault for each that is used again.
 //!
-//! Done when the proxy has become ready, and after everything that happens in the quiet: what a burst, a health check or a
-//! reminder has touched is not held until the next one.
+//! Agents do it once, when their start is over. Proxies do it when they have become ready, and after everything that happens
+//! in the quiet: what a burst, a health check or a reminder has touched is not held until the next one.
 
 use std::fs::File;
 use std::io::Read;
@@ -14,7 +14,7 @@ use std::ops::Range;
 use rustix::mm::{Advice, madvise};
 
 /// The mappings of the program and its libraries that hold nothing but what is in their files.
-pub(super) struct Program {
+pub(crate) struct Program {
     /// What the kernel says of all mappings, to be read when there is time.
     list: Option<File>,
     mappings: Vec<Range<usize>>,
@@ -22,7 +22,7 @@ pub(super) struct Program {
 
 impl Program {
     /// Only opens the list, which a sandbox hides later: reading it takes time that a start does not have.
-    pub(super) fn open() -> Program {
+    pub(crate) fn open() -> Program {
         Program { list: File::open("/proc/self/smaps").ok(), mappings: Vec::new() }
     }
 
@@ -37,7 +37,7 @@ impl Program {
     /// Lets go of their pages, and of what is free of the heap. What follows pays for a hundred page faults at most: a
     /// tenth of a millisecond.
     #[expect(unsafe_code, reason = "madvise(2) and malloc_trim(3) have no safe form")]
-    pub(super) fn let_go(&mut self) {
+    pub(crate) fn let_go(&mut self) {
         self.look_up();
         for range in &self.mappings {
             let start = std::ptr::without_provenance_mut(range.start);
