@@ -9,6 +9,7 @@ use std::net::Ipv4Addr;
 use lictor_model::health;
 use lictor_model::name::{CheckId, ServiceId};
 use lictor_supervisor::{State, Status};
+use lictor_task::clock;
 
 use crate::agent::Inner;
 use crate::operate::why::{Listening, listens_at};
@@ -18,6 +19,9 @@ const PORT_TAKEN: &str = "X_LICTOR_PORT_TAKEN";
 
 /// The field in which a proxy says where it listens.
 const LISTENING: &str = "X_LICTOR_LISTENING";
+
+/// How long a start may take before what is missing is worth a line, in milliseconds: many start together.
+const START: i64 = 10_000;
 
 /// The field in which a proxy says that it waits for nothing but its application.
 pub(crate) const AWAITS_APP: &str = "X_LICTOR_AWAITS_APP";
@@ -40,11 +44,20 @@ impl Inner {
         let Some(service) = registry.checks.get(id).map(|entry| &entry.check.service_id) else { return output };
         let Some(proxy) = registry.proxies.get(service) else { return output };
         let trouble = self.troubles.lock().get(service).cloned();
-        if let (health::Status::Critical, Some(trouble)) = (status, &trouble) {
+        if let (health::Status::Critical, Some(trouble)) = (status, &trouble)
+            && !self.has_just_started(service)
+        {
             self.warn_once(format!("agent/proxy: {service}: {trouble}"));
         }
         let lines = std::iter::once(output).chain(trouble).chain(proxy.doubts.iter().cloned());
         lines.collect::<Vec<_>>().join("\n")
+    }
+
+    /// Whether a proxy's process is so young that what it still lacks is no news.
+    fn has_just_started(&self, proxy: &ServiceId) -> bool {
+        let Some(supervisor) = self.supervisor_now() else { return false };
+        let started = supervisor.statuses().borrow().get(proxy.as_str()).and_then(|status| status.started_unix_ms);
+        started.is_some_and(|started| clock::unix_nanos() / 1_000_000 - started < START)
     }
 
     /// Gives proxies another port whose allocated one somebody else has taken meanwhile.

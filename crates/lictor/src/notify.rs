@@ -19,6 +19,28 @@ pub(crate) struct Notifier {
     path: Option<PathBuf>,
 }
 
+/// What became of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// It will be heard, or nobody has asked for any.
+    Heard,
+    /// Too many messages wait already to be heard (`net.unix.max_dgram_qlen`, often 10): worth trying again soon.
+    Busy,
+    /// Nobody listens now.
+    Nobody,
+}
+
+impl Told {
+    fn of<T>(outcome: Result<T, std::io::Error>) -> Told {
+        use std::io::ErrorKind;
+        match outcome.map_err(|error| error.kind()) {
+            Ok(_) => Told::Heard,
+            Err(ErrorKind::ConnectionRefused | ErrorKind::NotFound | ErrorKind::PermissionDenied) => Told::Nobody,
+            Err(_) => Told::Busy,
+        }
+    }
+}
+
 /// Descriptors in one message; the kernel allows no more.
 const MOST_DESCRIPTORS: usize = 253;
 
@@ -42,27 +64,59 @@ impl Notifier {
     }
 
     /// Sends assignments such as `READY=1`. A supervisor that has gone away is no reason to stop working.
-    pub(crate) fn tell(&self, assignments: &str) {
-        if let Some((socket, address)) = &self.socket {
-            let _ = socket.send_to_addr(assignments.as_bytes(), address);
+    pub(crate) fn tell(&self, assignments: &str) -> Told {
+        match &self.socket {
+            Some((socket, address)) => Told::of(socket.send_to_addr(assignments.as_bytes(), address)),
+            None => Told::Heard,
         }
     }
 
-    /// The same with descriptors; tells whether it was sent.
-    pub(crate) fn tell_with(&self, assignments: &str, descriptors: &[OwnedFd]) -> bool {
-        let (Some((socket, _)), Some(path)) = (&self.socket, &self.path) else { return true };
-        let Ok(address) = rustix::net::SocketAddrUnix::new(path) else { return true };
+    /// The same with descriptors.
+    pub(crate) fn tell_with(&self, assignments: &str, descriptors: &[OwnedFd]) -> Told {
+        let (Some((socket, _)), Some(path)) = (&self.socket, &self.path) else { return Told::Heard };
+        let Ok(address) = rustix::net::SocketAddrUnix::new(path) else { return Told::Heard };
         let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().take(MOST_DESCRIPTORS).map(AsFd::as_fd).collect();
         let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         let fits = borrowed.is_empty() || control.push(SendAncillaryMessage::ScmRights(&borrowed));
         let text = [IoSlice::new(assignments.as_bytes())];
-        fits && rustix::net::sendmsg_addr(socket, &address, &text, &mut control, SendFlags::NOSIGNAL).is_ok()
+        if !fits {
+            return Told::Busy;
+        }
+        let sent = rustix::net::sendmsg_addr(socket, &address, &text, &mut control, SendFlags::NOSIGNAL);
+        Told::of(sent.map_err(std::io::Error::from))
     }
 
     /// Tells one life of the supervisor from the next: it makes its socket anew. `None` when there is none.
     pub(crate) fn listener(&self) -> Option<(u64, i64, i64)> {
         let found = std::fs::metadata(self.path.as_ref()?).ok()?;
         Some((found.ino(), found.ctime(), found.ctime_nsec()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_that_nobody_has_room_for_is_known_to_be_lost() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let notifier = |path: &std::path::Path| {
+            let socket = UnixDatagram::unbound().unwrap();
+            socket.set_nonblocking(true).unwrap();
+            Notifier { socket: Some((socket, SocketAddr::from_pathname(path).unwrap())), path: Some(path.to_owned()) }
+        };
+        let ours = notifier(&path);
+        assert_eq!((ours.tell("A=1"), ours.tell_with("A=1", &[])), (Told::Nobody, Told::Nobody), "no socket");
+        let ear = UnixDatagram::bind(&path).unwrap();
+        let sent = (0..100_000).take_while(|_| ours.tell("A=1") == Told::Heard).count();
+        assert!((1..100_000).contains(&sent), "{sent}");
+        assert_eq!((ours.tell("A=1"), ours.tell_with("A=1", &[])), (Told::Busy, Told::Busy), "it does not read");
+        ear.recv(&mut [0; 16]).unwrap();
+        assert_eq!(ours.tell("A=1"), Told::Heard);
+        drop(ear);
+        assert_eq!(ours.tell("A=1"), Told::Nobody, "it has ended");
+        assert_eq!(Notifier { socket: None, path: None }.tell("A=1"), Told::Heard);
     }
 }

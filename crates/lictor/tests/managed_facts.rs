@@ -225,6 +225,43 @@ fn a_proxy_tells_by_its_exit_code_how_it_came_to_its_end() {
     assert_eq!(proxy.status().code(), Some(0));
 }
 
+/// The queue of the socket where processes report is short: hundreds that start together fill it, and what was turned away is
+/// said again soon, not with the next reminder.
+#[test]
+fn a_proxy_whose_word_was_turned_away_says_it_again_soon() {
+    // Longer than between two attempts, and all of them shorter than until the reminder.
+    const WINDOW: Duration = Duration::from_secs(1);
+    let house = House::start_dev(LICTOR, json!({}));
+    let path = house.folder().join("supervisor");
+    let supervisor = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    let others = std::os::unix::net::UnixDatagram::unbound().unwrap();
+    others.set_nonblocking(true).unwrap();
+    while others.send_to(b"X_OTHER=1", &path).is_ok() {}
+    let (port, app) = (ports::one(), echo().to_string());
+    let listen = format!("127.0.0.1:{port}");
+    let mut command = Command::new(LICTOR);
+    command.args(["connect", "proxy", "-service", "web", "-listen", &listen, "-service-addr", &app]);
+    command.env("CONSUL_HTTP_ADDR", format!("127.0.0.1:{}", house.http_port)).env("NOTIFY_SOCKET", &path);
+    let proxy = Running(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    until("it listens", || holds_listener(proxy.pid(), port));
+    std::thread::sleep(WINDOW);
+    // Room for one: its socket is kept, and there is none for what it says next.
+    let mut message = [0; 8192];
+    supervisor.recv(&mut message).unwrap();
+    std::thread::sleep(WINDOW);
+    let begin = Instant::now();
+    supervisor.set_read_timeout(Some(3 * WINDOW)).unwrap();
+    let mut said = Vec::new();
+    while !said.iter().any(|text: &String| text.contains("READY=1")) {
+        match supervisor.recv(&mut message) {
+            Ok(length) => said.push(String::from_utf8_lossy(&message[..length]).into_owned()),
+            Err(error) => panic!("{error} after {said:?}"),
+        }
+        assert!(begin.elapsed() < 3 * WINDOW, "{said:?}");
+    }
+    assert!(said.iter().any(|text| text.starts_with("FDSTORE=1")), "{said:?}");
+}
+
 /// 8.5: a proxy of plain flags registers itself, says that it is alive, and takes all of it back when it is interrupted.
 #[test]
 fn a_proxy_that_registers_itself_is_there_while_it_runs_and_gone_when_it_is_interrupted() {

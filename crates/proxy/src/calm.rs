@@ -27,13 +27,13 @@ impl Calm {
         self.over.notified().await;
     }
 
-    /// Whether the agent has failed to answer since this was asked last. It may come back as another process, and not with
-    /// all of it at once.
+    /// Whether the agent has begun to fail to answer, or to answer again, since this was asked last. It may come back as
+    /// another process, and not with all of it at once.
     pub fn take_alarm(&self) -> bool {
         self.alarm.swap(false, Ordering::SeqCst)
     }
 
-    /// The agent has failed to answer.
+    /// The agent has failed to answer, or answers again.
     pub(crate) fn alarm(&self) {
         self.alarm.store(true, Ordering::SeqCst);
         self.disturb();

@@ -137,12 +137,16 @@ impl Follower {
         }
         self.agent.answered(true);
         if self.agent.away.swap(false, Ordering::Relaxed) {
+            self.agent.calm.alarm();
             self.agent.back.notify_waiters();
         }
     }
 
     fn failed(&mut self, error: &ControlError) {
-        self.agent.calm.alarm();
+        // When it is away for long, nobody needs to look for it all the time: the first answer is told as well.
+        if self.backoff.failures() == 0 {
+            self.agent.calm.alarm();
+        }
         self.agent.answered(!matches!(error, ControlError::Unreached(_)));
         if matches!(error, ControlError::Failed(_) | ControlError::Unreached(_)) {
             self.agent.away.store(true, Ordering::Relaxed);

@@ -34,6 +34,9 @@ use crate::spec::sha256_hex;
 const LONGEST_PATH: usize = 107;
 /// The longest message; a status text and a few fields are far below.
 const LONGEST_MESSAGE: usize = 8192;
+/// Messages that are received in one go, and how long the next one is waited for.
+const MOST_AT_ONCE: usize = 256;
+const LINGER: rustix::event::Timespec = rustix::event::Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
 /// What is kept of a text or a field.
 const LONGEST_VALUE: usize = 1024;
 /// Fields kept per process.
@@ -191,15 +194,23 @@ impl Expected {
 
     /// What this process says of sockets no longer counts: another one has them now.
     pub(crate) fn keep_no_more_sockets(&self) {
-        if let Some(reporter) = self.registry.0.lock().get_mut(&self.pid) {
+        if let Some(reporter) = self.registry.0.lock().get_mut(&self.pid).filter(|reporter| self.is_of(reporter)) {
             reporter.kept = None;
         }
+    }
+
+    /// The number of a process that has ended may be another one's before its owner has heard of the end.
+    fn is_of(&self, reporter: &Reporter) -> bool {
+        Arc::ptr_eq(&reporter.heard, &self.heard)
     }
 }
 
 impl Drop for Expected {
     fn drop(&mut self) {
-        self.registry.0.lock().remove(&self.pid);
+        let mut reporters = self.registry.0.lock();
+        if reporters.get(&self.pid).is_some_and(|reporter| self.is_of(reporter)) {
+            reporters.remove(&self.pid);
+        }
     }
 }
 
@@ -270,13 +281,14 @@ impl Ear {
             let heard = match socket.readable().await.and_then(|()| descriptors::may_receive()) {
                 Ok(()) => {
                     let socket = Arc::clone(&socket);
-                    let receiving = descriptors::apart(move || socket.try_io(Interest::READABLE, || receive(&socket)));
+                    let registry = registry.clone();
+                    let receiving = descriptors::apart(move || hear_burst(&socket, &registry));
                     receiving.await.unwrap_or_else(|| Err(io::Error::other("no thread is left for it")))
                 }
                 Err(error) => Err(error),
             };
             match heard {
-                Ok(heard) => registry.hear(heard),
+                Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => {
                     tracing::warn!("supervisor: cannot receive readiness messages on {path:?}: {error}");
@@ -294,6 +306,29 @@ struct Heard {
     /// `None` for one that is no text or too long.
     message: Option<String>,
     sockets: Vec<OwnedFd>,
+}
+
+/// Hears what waits, and what comes soon after. The kernel keeps only a few messages (`net.unix.max_dgram_qlen`) and turns the
+/// others away, which hundreds of processes that start together have to say, while the runtime has hundreds of other things
+/// to do.
+fn hear_burst(socket: &tokio::net::UnixDatagram, registry: &Registry) -> io::Result<()> {
+    for _ in 0..MOST_AT_ONCE {
+        // Each may bring descriptors.
+        descriptors::may_receive()?;
+        match receive(socket) {
+            Ok(heard) => registry.hear(heard),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let mut polled = [rustix::event::PollFd::new(socket, rustix::event::PollFlags::IN)];
+                if !matches!(rustix::event::poll(&mut polled, Some(&LINGER)), Ok(1..)) {
+                    break;
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    // So that the runtime knows whether there is more.
+    registry.hear(socket.try_io(Interest::READABLE, || receive(socket))?);
+    Ok(())
 }
 
 fn receive(socket: &tokio::net::UnixDatagram) -> io::Result<Heard> {
@@ -397,6 +432,51 @@ mod tests {
         let mut leader = registry.expect("p", session, Said::default(), &Kept::default());
         client.send_to(b"STATUS=from a child", &path).unwrap();
         leader.said.wait_for(|said| said.status == "from a child").await.unwrap();
+    }
+
+    #[test]
+    fn the_end_of_a_process_takes_nothing_from_another_one_that_has_its_number_by_now() {
+        let (registry, pid) = (Registry::default(), i32::try_from(std::process::id()).unwrap());
+        let former = registry.expect("former", pid, Said::default(), &Kept::default());
+        let present = registry.expect("present", pid, Said::default(), &Kept::default());
+        former.keep_no_more_sockets();
+        drop(former);
+        let message = || Heard { sender: Some(pid), message: Some("READY=1".into()), sockets: Vec::new() };
+        registry.hear(message());
+        assert!(present.said.borrow().ready);
+        assert!(registry.0.lock()[&pid].kept.is_some(), "its sockets are kept");
+        drop(present);
+        assert!(registry.0.lock().is_empty());
+    }
+
+    /// More than are received in one go, and each one is heard.
+    #[tokio::test]
+    async fn hundreds_of_messages_at_once_are_all_heard() {
+        let directory = tempfile::tempdir().unwrap();
+        let ear = Ear::bind(directory.path(), user()).unwrap();
+        let (path, registry) = (ear.path().to_owned(), Registry::default());
+        let us = i32::try_from(std::process::id()).unwrap();
+        let kept = Kept::default();
+        let expected = registry.expect("p", us, Said::default(), &kept);
+        let scope = lictor_task::Scope::new("test");
+        scope.spawn("ear", ear.listen(registry.clone()));
+        // It waits wherever the kernel has no room.
+        let sending = tokio::task::spawn_blocking(move || {
+            let client = UnixDatagram::unbound().unwrap();
+            for number in 0..3 * MOST_AT_ONCE {
+                let field = format!("X_LICTOR_{}={number}", number % MOST_FIELDS);
+                client.send_to(field.as_bytes(), &path).unwrap();
+            }
+        });
+        sending.await.unwrap();
+        let whole = |said: &Said| {
+            let last = (0..MOST_FIELDS).map(|place| 3 * MOST_AT_ONCE - MOST_FIELDS + place);
+            last.into_iter().all(|number| {
+                said.fields.get(&format!("X_LICTOR_{}", number % MOST_FIELDS)) == Some(&number.to_string())
+            })
+        };
+        let mut said = expected.said.clone();
+        tokio::time::timeout(Duration::from_secs(20), said.wait_for(whole)).await.unwrap().unwrap();
     }
 
     #[test]

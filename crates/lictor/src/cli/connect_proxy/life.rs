@@ -23,7 +23,7 @@ use super::numbers::Work;
 use super::sandbox;
 use crate::cli::{complain, print};
 use crate::memory::Program;
-use crate::notify::Notifier;
+use crate::notify::{Notifier, Told};
 use crate::{limits, log};
 
 /// How long open connections may go on after a stop was asked for. Shorter than the five seconds after which the
@@ -45,6 +45,8 @@ const ALERT: Duration = Duration::from_secs(15);
 /// How soon a supervisor that has not heard something is told again; doubles up to [`LOOK`]. It may have been too busy, or it
 /// is away, and then as soon as another one is there it is seen by its socket.
 const RETRY: Duration = Duration::from_millis(20);
+/// How seldom, at the most, a supervisor is told again that has not been there for longer than [`ALERT`].
+const AWAY: Duration = Duration::from_secs(2);
 
 pub(super) fn run(wanted: Wanted, level: LogLevel) -> ExitCode {
     log::start(level, log::Keep::Nothing);
@@ -184,7 +186,7 @@ async fn keep_house(mut said: Said, mut still: Still) {
     let mut listener = notifier.listener();
     let mut reminder = Instant::now() + REMINDER;
     let mut alert_until = Instant::now();
-    let mut retry = Backoff::new(RETRY, LOOK);
+    let (mut retry, mut away) = (Backoff::new(RETRY, LOOK), Backoff::new(LOOK, AWAY));
     loop {
         // What happens after this ends the rest that may follow.
         still.calm.begin();
@@ -195,10 +197,7 @@ async fn keep_house(mut said: Said, mut still: Still) {
         }
         // Before it says that it is ready: whoever takes that for a sign has the sockets by then.
         let sockets = said.sockets.borrow_and_update().clone();
-        let all_told = tell_sockets(&notifier, &mut told.1, &sockets);
-        if all_told {
-            retry.reset();
-        }
+        let mut outcome = tell_sockets(&notifier, &mut told.1, &sockets);
         // A start, for one, goes on after it has said that it is ready.
         let is_news = said.status.has_changed().unwrap_or_default();
         let status = said.status.borrow_and_update().clone();
@@ -206,17 +205,21 @@ async fn keep_house(mut said: Said, mut still: Still) {
         was_ready |= status.is_ready();
         let report = said.reporter.report();
         // Compared before it is put into words: a proxy that has nothing to tell shall not need the code for that.
-        if all_told && told.0.as_ref().is_none_or(|told| (&told.0, &told.1) != (&status, &report)) {
+        if outcome == Told::Heard && told.0.as_ref().is_none_or(|told| (&told.0, &told.1) != (&status, &report)) {
             let ready = if was_ready { "READY=1\n" } else { "" };
             let heir = u8::from(status.heritage == Heritage::TakenOver);
             let taken = status.taken.map(|port| port.to_string()).unwrap_or_default();
             let awaits = u8::from(status.awaits_app);
-            notifier.tell(&format!(
+            outcome = notifier.tell(&format!(
                 "{ready}STATUS={status}\nX_LICTOR_TOOK_OVER={heir}\nX_LICTOR_PORT_TAKEN={taken}\n\
                  X_LICTOR_AWAITS_APP={awaits}\n{}",
                 report.assignments()
             ));
-            told.0 = Some((status, report));
+            // With many proxies that start together there is often no room for a message, this one included.
+            told.0 = (outcome == Told::Heard).then_some((status, report));
+        }
+        if outcome != Told::Busy {
+            retry.reset();
         }
         let work = Work::of(&said.metrics);
         let has_worked = still.work.send_if_modified(|before| std::mem::replace(before, work) != work);
@@ -224,10 +227,15 @@ async fn keep_house(mut said: Said, mut still: Still) {
         if still.calm.take_alarm() {
             alert_until = now + ALERT;
         }
-        let pause = match (all_told, has_worked || is_news || now < alert_until) {
-            (false, _) => Some(retry.next_delay()),
-            (true, true) => Some(LOOK),
-            (true, false) => None,
+        let is_alert = now < alert_until;
+        if outcome == Told::Heard || is_alert {
+            away.reset();
+        }
+        let pause = match outcome {
+            Told::Busy => Some(retry.next_delay()),
+            Told::Nobody if is_alert => Some(LOOK),
+            Told::Nobody => Some(away.next_delay()),
+            Told::Heard => (has_worked || is_news || is_alert).then_some(LOOK),
         };
         if was_ready && pause.is_none() {
             still.program.let_go();
@@ -253,24 +261,26 @@ async fn rest(calm: &Calm, pause: Option<Duration>, reminder: Instant) {
     }
 }
 
-/// Leaves new sockets with the supervisor and takes back those that are closed; tells whether it has heard everything.
-fn tell_sockets(notifier: &Notifier, told: &mut Sockets, present: &Sockets) -> bool {
+/// Leaves new sockets with the supervisor and takes back those that are closed; says what became of it.
+fn tell_sockets(notifier: &Notifier, told: &mut Sockets, present: &Sockets) -> Told {
     for (address, descriptors) in present {
         if !told.contains_key(address) {
-            if !notifier.tell_with(&format!("FDSTORE=1\nFDNAME={address}"), descriptors) {
-                return false;
+            let outcome = notifier.tell_with(&format!("FDSTORE=1\nFDNAME={address}"), descriptors);
+            if outcome != Told::Heard {
+                return outcome;
             }
             told.insert(*address, Arc::clone(descriptors));
         }
     }
     let gone: Vec<_> = told.keys().filter(|address| !present.contains_key(*address)).copied().collect();
     for address in gone {
-        if !notifier.tell_with(&format!("FDSTOREREMOVE=1\nFDNAME={address}"), &[]) {
-            return false;
+        let outcome = notifier.tell_with(&format!("FDSTOREREMOVE=1\nFDNAME={address}"), &[]);
+        if outcome != Told::Heard {
+            return outcome;
         }
         told.remove(&address);
     }
-    true
+    Told::Heard
 }
 
 /// The same, with patience for an agent that does not answer yet; `None` when that is over.
