@@ -739,35 +739,51 @@ fn the_page_about_compatibility_names_every_endpoint_and_promises_none_that_is_n
     assert_eq!(promised.len(), there.len(), "more is promised than is there");
 }
 
-/// How many facts of each section there are, and how many weaknesses.
-const FACTS: [(&str, usize); 13] = [
-    ("1.", 10),
-    ("2.", 7),
-    ("3.", 10),
-    ("4.", 7),
-    ("5.", 10),
-    ("6.", 6),
-    ("7.", 6),
-    ("8.", 8),
-    ("9.", 7),
-    ("10.", 6),
-    ("11.", 4),
-    ("12.", 16),
-    ("W", 52),
+/// The pages of facts, and how many facts of each section there are on each; `W` counts weaknesses.
+const FACTS: [(&str, &[(&str, usize)]); 3] = [
+    (
+        "facts.md",
+        &[
+            ("1.", 10),
+            ("2.", 7),
+            ("3.", 10),
+            ("4.", 7),
+            ("5.", 10),
+            ("6.", 6),
+            ("7.", 6),
+            ("8.", 8),
+            ("9.", 7),
+            ("10.", 6),
+            ("11.", 4),
+            ("12.", 16),
+            ("W", 52),
+        ],
+    ),
+    ("facts-configuration.md", &[("", 26)]),
+    ("facts-connect.md", &[("1.", 7), ("2.", 15), ("4.", 8), ("5.", 9), ("6.", 12), ("7.", 9)]),
 ];
 
 #[test]
-fn every_fact_about_managed_proxies_is_on_its_page_with_a_test_that_is_there() {
+fn every_fact_is_on_its_page_with_a_test_that_is_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let page = fs::read_to_string(root.join("docs/facts.md")).unwrap();
-    let rows = rows_of(&page, "| fact |");
-    let wanted: Vec<String> = FACTS
-        .iter()
-        .flat_map(|(section, count)| (1..=*count).map(move |number| format!("{section}{number}")))
+    let mut pages: Vec<String> = fs::read_dir(root.join("docs"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.starts_with("facts") && name.ends_with(".md"))
         .collect();
-    let there: Vec<&str> = rows.iter().map(|cells| cells[0]).collect();
-    assert_eq!(there, wanted, "each fact has one row, in order");
-    each_row_is_shown(&root, "docs/facts.md", &rows);
+    pages.sort_unstable_by_key(|name| name.trim_end_matches(".md").to_owned());
+    assert_eq!(pages, FACTS.map(|(name, _)| name), "each page of facts is one that is looked at");
+    for (name, sections) in FACTS {
+        let page = fs::read_to_string(root.join("docs").join(name)).unwrap();
+        let rows = rows_of(&page, "| fact |");
+        let wanted: Vec<String> = sections
+            .iter()
+            .flat_map(|(section, count)| (1..=*count).map(move |number| format!("{section}{number}")))
+            .collect();
+        let there: Vec<&str> = rows.iter().map(|cells| cells[0]).collect();
+        assert_eq!(there, wanted, "{name}: each fact has one row, in order");
+        each_row_is_shown(&root, &format!("docs/{name}"), &rows);
+    }
 }
 
 #[test]

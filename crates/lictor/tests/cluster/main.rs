@@ -159,10 +159,21 @@ fn the_mesh_goes_on_while_etcd_or_a_server_is_away() {
     wait_path(&cluster.servers[0], entry);
     let load = Load::start(entry, 2, 2);
     load.wait_for(50);
+    let id = cluster.servers[0].intend("stranger", "db", "deny");
+    let authorize = |house: &House| {
+        let uri = "spiffe://any.consul/ns/default/dc/dc1/svc/stranger";
+        let question = json!({"Target": "db", "ClientCertURI": uri, "ClientCertSerial": "04"}).to_string();
+        house.request("POST", "/v1/agent/connect/authorize", question.as_bytes())
+    };
+    until("the other server knows the intention", || authorize(&cluster.servers[1]).text().contains(&id));
     for number in 0..3 {
         cluster.etcd.kill(number);
     }
     load.wait_for(400);
+    // Whoever asks about each connection is told what is known, as from a cache.
+    let decision = authorize(&cluster.servers[1]);
+    assert!(decision.status == 200 && decision.text().contains(&id), "{}", decision.text());
+    assert_eq!((&decision.json()["Authorized"], decision.headers["x-cache"].as_str()), (&json!(false), "HIT"));
     // Reads are answered from what is known; a write says what is missing, in one line of the log.
     assert_eq!(cluster.servers[1].get("/v1/catalog/service/db").status, 200);
     until("the log says what is missing", || cluster.servers[1].log().contains("no etcd answers at"));

@@ -1,0 +1,302 @@
+//! Facts about the configuration of an agent on the real program: what docs/facts-configuration.md promises and is not
+//! shown by reading files alone.
+#![allow(clippy::unwrap_used, reason = "a test that cannot be set up shall fail")]
+
+mod common;
+
+use std::fs;
+use std::net::{TcpStream, UdpSocket};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use common::LICTOR;
+use lictor_testkit::wait::Stalls;
+use lictor_testkit::{House, http, ports, until};
+use serde_json::{Value, json};
+
+/// How long an agent may take until it answers who leads.
+const PROMISED: Duration = Duration::from_secs(3);
+
+fn lictor(words: &[&str]) -> Output {
+    Command::new(LICTOR).args(words).stdin(Stdio::null()).output().unwrap()
+}
+
+fn said(output: &Output) -> String {
+    [output.stdout.as_slice(), b"\n", output.stderr.as_slice()]
+        .iter()
+        .map(|part| String::from_utf8_lossy(part))
+        .collect()
+}
+
+/// What `validate` makes of a folder with these files: whether they are valid, and all that it says.
+fn validated(files: &[(&str, &str)]) -> (bool, String) {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        fs::write(folder.path().join(name), text).unwrap();
+    }
+    let output = lictor(&["validate", folder.path().to_str().unwrap()]);
+    let text = said(&output);
+    match output.status.code() {
+        Some(0) => assert!(text.contains("Configuration is valid!"), "{text}"),
+        code => {
+            assert_eq!(code, Some(1), "{text}");
+            assert!(text.contains("Config validation failed: "), "{text}");
+        }
+    }
+    (output.status.success(), text)
+}
+
+/// Whether a log line warns of something or tells of an error.
+fn complaints(log: &str) -> Vec<&str> {
+    log.lines().filter(|line| line.contains("[WARN]") || line.contains("[ERR]")).collect()
+}
+
+#[test]
+fn validate_accepts_and_refuses_what_the_original_does() {
+    let nulls = r#"{"segments":null,"ports":null,"acl":null,"node_meta":null,"server":null,"services":null,
+        "watches":null,"data_dir":"/tmp/x"}"#;
+    for (name, text) in [
+        ("a.json", nulls),
+        ("a.json", r#"{"ports": [], "data_dir": "/tmp/x"}"#),
+        ("a.json", r#"{"Ports": {"HTTP": 1}, "data_dir": "/tmp/x"}"#),
+        ("a.json", r#"{"ports": [{"http": 1}], "data_dir": "/tmp/x"}"#),
+        ("a.hcl", "data_dir = \"/tmp/x\" ae_interval = \"5s\" version = \"9\""),
+        ("a.hcl", "data_dir = \"/tmp/x\" node_name = \"${foo}b\" server = true ports { serf_lan = -1 server = -1 }"),
+        ("a.hcl", "data_dir = \"/tmp/x\" ports = { http = 0x1F91, } # hexadecimal"),
+    ] {
+        let (valid, said) = validated(&[(name, text)]);
+        assert!(valid, "{text}: {said}");
+    }
+    for (name, text, wanted) in [
+        ("a.hcl", "NodeName = \"x\"", "invalid config key NodeName"),
+        ("a.json", r#"{"server": true, "SERVER": false}"#, "invalid config key SERVER"),
+        ("a.hcl", "ports {}\nports {}", "ports: given twice in "),
+        ("a.hcl", "service \"web\" {}", "invalid config key service.web"),
+        ("a.json", r#"{"watches": {}}"#, "'watches': source data must be an array or slice, got map"),
+        ("a.json", r#"{"services": {}}"#, "'services': source data must be an array or slice, got map"),
+        ("a.json", r#"{"ports": {"http": "80"}}"#, "'ports.http' expected type 'int', got unconvertible type 'string'"),
+        ("a.hcl", "recursors = [\"0.0.0.0\"]", "DNS recursor address cannot be 0.0.0.0"),
+        ("a.hcl", "recursors = [\"unix://x\"]", "DNS Recursors cannot be unix sockets: unix://x"),
+        ("a.hcl", "bind_addr = \"{{ GetInterfaceIP \\\"nope0\\\" }}\"", "bind_addr cannot be empty"),
+        ("a.hcl", "advertise_addr = \"localhost\"", "invalid ip address: localhost"),
+        ("a.hcl", "bind_addr = \"unix:///x\"", "bind_addr cannot be a unix socket"),
+        ("a.hcl", "performance { raft_multiplier = 11 }", "performance.raft_multiplier cannot be 11"),
+        ("a.hcl", "raft_protocol = 9", "Protocol version"),
+        ("a.hcl", "protocol = 9", "Protocol version"),
+        ("a.hcl", "encrypt = \"!!!!\"", "encrypt has invalid key"),
+        ("a.hcl", "encrypt = \"aaaa\"", "key size must be 16, 24 or 32 bytes"),
+        ("a.hcl", "acl { default_policy = \"DENY\" }", "Unsupported default ACL policy: DENY"),
+        (
+            "a.hcl",
+            "connect { ca_provider = \"consul\" ca_config { leaf_cert_ttl = \"5m\" } }",
+            "leaf cert TTL must be greater than 1h",
+        ),
+        ("a.hcl", "connect { ca_config { leaf_cert_ttl = \"5m\" } }", "leaf cert TTL must be greater than 1h"),
+    ] {
+        let (valid, said) = validated(&[(
+            name,
+            &format!("{}{text}", if name.ends_with("hcl") { "data_dir = \"/tmp/x\"\n" } else { "" }),
+        )]);
+        assert!(!valid && said.contains(wanted), "{text}: {said}");
+        assert!(!said.contains("panicked"), "{said}");
+    }
+}
+
+#[test]
+fn the_files_of_a_client_are_refused_with_what_to_do() {
+    let store = "store { backend = \"etcd\" endpoints = [\"http://127.0.0.1:1\"] }";
+    let folder = tempfile::tempdir().unwrap();
+    let base = format!(
+        "bind_addr = \"127.0.0.1\"\ndata_dir = {:?}\nports {{ http = {} dns = -1 }}\n",
+        folder.path().join("data"),
+        ports::one()
+    );
+    let remedy = ["client agents are not in this version", "set server = true"];
+    let refused = |text: &str, flags: &[&str]| {
+        let file = folder.path().join("agent.hcl");
+        fs::write(&file, format!("{base}{text}")).unwrap();
+        let output = lictor(&[&["agent", "-config-file", file.to_str().unwrap()], flags].concat());
+        let said = said(&output);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(remedy.iter().all(|part| said.contains(part)), "{said}");
+    };
+    for (text, flags) in
+        [("server = false", &[][..]), ("", &[]), ("", &["-server=false"]), ("server = false", &["-dev"])]
+    {
+        refused(text, flags);
+        refused(&format!("{text}\n{store}"), flags);
+    }
+    // The agent is what ends; `validate` refuses what no flag can make good.
+    for text in ["server = false", &format!("server = false\n{store}")] {
+        let (valid, said) = validated(&[("a.hcl", &format!("{base}{text}"))]);
+        assert!(!valid && said.contains(remedy[0]) && said.contains("servers over one etcd"), "{said}");
+    }
+    let (valid, said) = validated(&[("a.hcl", &format!("{base}retry_join = [\"10.0.0.5\"]"))]);
+    assert!(valid && said.contains(remedy[0]), "{said}");
+}
+
+#[test]
+fn servers_that_expect_others_need_a_store_that_all_share() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("agent.hcl");
+    let text = format!(
+        "bind_addr = \"127.0.0.1\"\nserver = true\nbootstrap_expect = 3\ndata_dir = {:?}\nports {{ http = {} dns = -1 }}",
+        folder.path().join("data"),
+        ports::one()
+    );
+    fs::write(&file, &text).unwrap();
+    let output = lictor(&["agent", "-config-file", file.to_str().unwrap()]);
+    let said = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("set store.backend = etcd, or bootstrap_expect = 1"), "{said}");
+    let store = "store { backend = \"etcd\" endpoints = [\"http://127.0.0.1:1\"] }";
+    let (valid, said) = validated(&[("a.hcl", &text), ("b.hcl", store)]);
+    assert!(valid, "{said}");
+}
+
+/// The configuration that the test kit of the Go client writes.
+fn of_the_go_kit(folder: &Path) -> Value {
+    let first = ports::block(6);
+    json!({
+        "node_name": "node-40e4a748", "node_id": "40E4A748-2192-161A-0510-9BF59FE950B5",
+        "performance": {"raft_multiplier": 1}, "bootstrap": true, "server": true, "data_dir": folder.join("data"),
+        "segments": null, "disable_update_check": true, "log_level": "debug", "bind_addr": "127.0.0.1", "addresses": {},
+        "ports": {"dns": first, "http": first + 1, "https": first + 2, "serf_lan": first + 3, "serf_wan": first + 4,
+            "server": first + 5},
+        "acl_enforce_version_8": false, "acl": {"tokens": {}},
+        "connect": {"enabled": true, "ca_config": {"cluster_id": "11111111-2222-3333-4444-555555555555"},
+            "proxy": {"allow_managed_api_registration": true}},
+    })
+}
+
+#[test]
+fn the_agent_of_the_go_test_kit_leads_within_three_seconds_without_a_complaint() {
+    let mut house = House::build_as(LICTOR, |folder| (Vec::new(), of_the_go_kit(folder)));
+    let stalls = Stalls::watch();
+    let begin = Instant::now();
+    house.start_agent();
+    house.wait_ready();
+    let took = begin.elapsed();
+    assert!(took < PROMISED + 5 * stalls.longest(), "{took:?}");
+    let shown = house.get("/v1/agent/self").json();
+    assert_eq!(shown["Config"]["NodeID"], "40e4a748-2192-161a-0510-9bf59fe950b5");
+    assert_eq!(shown["DebugConfig"]["Segments"], json!([]));
+    until("there are roots", || house.get("/v1/connect/ca/roots").status == 200);
+    let roots = house.get("/v1/connect/ca/roots").json();
+    assert_eq!(roots["TrustDomain"], "11111111-2222-3333-4444-555555555555.consul");
+    assert_eq!(complaints(&house.log()), [""; 0]);
+    for phrase in ["Consul agent running!", "New leader elected", "Synced node info"] {
+        assert!(house.log().contains(phrase), "harnesses wait for {phrase:?}: {}", house.log());
+    }
+}
+
+#[test]
+fn the_agent_of_the_python_tests_has_acls_and_its_master_token() {
+    let master = "70ad9ac1-5f9c-4c17-9bf8-b3b8b7dd7d0f";
+    let mut house = House::build_as(LICTOR, |folder| {
+        let first = ports::block(4);
+        let more = folder.join("more");
+        fs::create_dir(&more).unwrap();
+        let key = r#"{"encrypt": "Oz5S8Yxt8QfbH2q7fNfQfN2RlgX3sUhYqVAb+M3tGXY="}"#;
+        fs::write(more.join("encrypt.json"), key).unwrap();
+        let config = json!({
+            "ports": {"http": first, "serf_lan": first + 1, "serf_wan": first + 2, "server": first + 3, "dns": -1, "grpc": -1},
+            "performance": {"raft_multiplier": 1}, "enable_script_checks": true, "datacenter": "dc1",
+            "primary_datacenter": "dc1", "acl": {"enabled": true, "default_policy": "deny",
+            "enable_token_persistence": true, "tokens": {"master": master, "agent": null}},
+        });
+        (vec!["-dev".into(), "-bind=127.0.0.1".into(), format!("-config-dir={}", more.display())], config)
+    });
+    house.start_agent();
+    house.wait_ready();
+    let with = |token: &str| {
+        let header = [("X-Consul-Token", token)];
+        http::request(house.http_port, "GET", "/v1/agent/self", &header, b"", Duration::from_secs(20)).unwrap()
+    };
+    let shown = with(master);
+    assert_eq!(shown.status, 200, "{}", shown.text());
+    assert_eq!(shown.json()["DebugConfig"]["ACLsEnabled"], true);
+    assert_eq!(house.get("/v1/agent/self").status, 403);
+    assert_eq!(with("8d5faa9a-1111-2222-3333-444444444444").text(), "ACL not found");
+}
+
+#[test]
+fn a_reload_changes_metadata_and_a_broken_file_changes_nothing() {
+    let house = House::start(LICTOR, json!({"node_meta": {"a": "1"}}));
+    let meta = || house.get("/v1/agent/self").json()["Meta"].clone();
+    assert_eq!(meta()["a"], "1");
+    house.reconfigure(|config| config["node_meta"]["a"] = "2".into());
+    house.put("/v1/agent/reload", Value::Null);
+    until("the new metadata is shown", || meta()["a"] == "2");
+    let file = house.folder().join("agent.json");
+    let good = fs::read_to_string(&file).unwrap();
+    fs::write(&file, good.replacen("\"a\":\"2\"", "\"a\":\"3\"", 1) + "}").unwrap();
+    let refused = house.request("PUT", "/v1/agent/reload", b"");
+    assert_eq!(refused.status, 500, "{}", refused.text());
+    assert!(refused.text().contains("agent.json"), "{}", refused.text());
+    assert_eq!(meta()["a"], "2");
+}
+
+#[test]
+fn servers_start_without_ports_for_gossip_and_servers() {
+    let house = House::start(LICTOR, json!({"ports": {"serf_lan": -1, "server": -1}}));
+    let shown = house.get("/v1/agent/self").json();
+    assert_eq!((&shown["DebugConfig"]["SerfPortLAN"], &shown["DebugConfig"]["ServerPort"]), (&json!(-1), &json!(-1)));
+}
+
+#[test]
+fn an_agent_for_development_serves_a_page_of_ones_own() {
+    let mut house = House::build_dev(LICTOR, json!({}));
+    let page = house.folder().join("page");
+    fs::create_dir(&page).unwrap();
+    fs::write(page.join("index.html"), "<title>ours</title>").unwrap();
+    house.reconfigure(|config| config["ui_dir"] = json!(page));
+    house.start_agent();
+    house.wait_ready();
+    assert_eq!(house.get("/ui/").text(), "<title>ours</title>");
+}
+
+#[test]
+fn the_environment_of_the_commands_configures_no_agent() {
+    let mut house = House::build_dev(LICTOR, json!({}));
+    house.start_agent_with(&[
+        ("CONSUL_DATACENTER", "x"),
+        ("CONSUL_HTTP_ADDR", "127.0.0.1:1"),
+        ("CONSUL_HTTP_TOKEN", "t"),
+    ]);
+    house.wait_ready();
+    let shown = house.get("/v1/agent/self").json();
+    assert_eq!(shown["Config"]["Datacenter"], "dc1");
+}
+
+#[test]
+fn each_address_of_a_template_has_its_listeners() {
+    let template = "127.0.0.1 {{ printf \"127.0.0.%d\" 2 }}";
+    let house = House::start_dev(LICTOR, json!({"client_addr": template}));
+    let shown = house.get("/v1/agent/self").json();
+    let port = house.http_port;
+    assert_eq!(
+        shown["DebugConfig"]["HTTPAddrs"],
+        json!([format!("tcp://127.0.0.1:{port}"), format!("tcp://127.0.0.2:{port}")])
+    );
+    for host in ["127.0.0.1", "127.0.0.2"] {
+        TcpStream::connect((host, house.http_port)).unwrap();
+        TcpStream::connect((host, house.dns_port)).unwrap();
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        socket.connect((host, house.dns_port)).unwrap();
+        // The SOA of the zone.
+        let question = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x06consul\x00\x00\x06\x00\x01";
+        socket.send(question).unwrap();
+        let mut answer = [0; 512];
+        let size = socket.recv(&mut answer).unwrap();
+        assert_eq!((&answer[..2], &answer[6..8]), (&question[..2], &[0, 1][..]), "{:?}", &answer[..size]);
+    }
+    // Without any address nothing listens, and that is said.
+    let mut silent = House::build_dev(LICTOR, json!({"client_addr": ""}));
+    silent.start_agent();
+    until("the agent says that nobody can ask it", || silent.log().contains("no HTTP or HTTPS listener"));
+    assert!(silent.ended().is_none());
+    silent.kill_agent();
+}
