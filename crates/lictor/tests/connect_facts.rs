@@ -167,6 +167,10 @@ fn a_leaf_that_another_token_has_is_not_given_to_who_may_not_have_it() {
         assert_eq!((refused.status, refused.text().as_str()), (403, "Permission denied"));
     }
     assert_eq!(leaf(&writer).headers["x-cache"], "HIT");
+    // Nobody of another datacenter signs here, whatever is known already.
+    let elsewhere = ask(&house, &writer, "GET", "/v1/agent/connect/ca/leaf/web?dc=dc9", "");
+    assert_eq!((elsewhere.status, elsewhere.text().as_str()), (500, "No path to datacenter"));
+    assert_eq!(ask(&house, &writer, "GET", "/v1/agent/connect/ca/leaf/web?dc=dc1", "").status, 200);
 }
 
 #[test]

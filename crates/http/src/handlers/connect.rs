@@ -56,6 +56,7 @@ pub(crate) fn set_configuration<'a>(call: &'a Call<'a>, body: RequestBody) -> Pe
 pub(crate) fn leaf<'a>(call: &'a Call<'a>, _: RequestBody) -> Pending<'a, Answered> {
     Box::pin(async move {
         let options = Options::parse(call)?;
+        call.needs_our_datacenter(call.query.get("dc"))?;
         let (mut leaf, mut cached) = call.agent().leaf(&call.caller, call.secret, call.argument).await?;
         if options.after != Revision::ZERO
             && leaf.revision <= options.after
