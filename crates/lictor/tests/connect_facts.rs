@@ -394,3 +394,37 @@ fn a_query_finds_by_tags_place_health_and_name() {
         assert_eq!((found.status, found.json()["Nodes"].clone()), (200, json!([])));
     }
 }
+
+#[test]
+fn what_is_meant_for_another_datacenter_is_neither_read_nor_changed_here() {
+    let house = House::start_dev(LICTOR, json!({}));
+    until("there are roots", || house.get("/v1/connect/ca/roots").status == 200);
+    let id = house.intend("web", "db", "allow");
+    let one = format!("/v1/connect/intentions/{id}");
+    let pair = |action: &str| json!({"SourceName": "web", "DestinationName": "db", "Action": action}).to_string();
+    let (before, settings) = (house.get(&one).json(), house.get("/v1/connect/ca/configuration").json());
+    for (method, path, body) in [
+        ("GET", one.as_str(), String::new()),
+        ("PUT", &one, pair("deny")),
+        ("DELETE", &one, String::new()),
+        (
+            "POST",
+            "/v1/connect/intentions",
+            json!({"SourceName": "a", "DestinationName": "b", "Action": "deny"}).to_string(),
+        ),
+        ("GET", "/v1/connect/intentions/check?source=web&destination=db", String::new()),
+        ("GET", "/v1/connect/ca/configuration", String::new()),
+        (
+            "PUT",
+            "/v1/connect/ca/configuration",
+            json!({"Provider": "consul", "Config": {"LeafCertTTL": "2h"}}).to_string(),
+        ),
+    ] {
+        let there = format!("{path}{}dc=dc9", if path.contains('?') { '&' } else { '?' });
+        let answer = ask(&house, "", method, &there, &body);
+        assert_eq!((answer.status, answer.text().as_str()), (500, "No path to datacenter"), "{method} {there}");
+    }
+    assert_eq!(house.get("/v1/connect/intentions").json(), json!([before]));
+    assert_eq!(house.get("/v1/connect/ca/configuration").json(), settings);
+    assert_eq!(ask(&house, "", "PUT", &format!("{one}?dc=dc1"), &pair("deny")).status, 200);
+}

@@ -35,6 +35,7 @@ fn roots(read: &Read<'_>) -> Result<Found, Failure> {
 }
 
 pub(crate) fn configuration(call: &Call<'_>) -> Answered {
+    call.needs_our_datacenter(call.query.get("dc"))?;
     let (provider, config, created, modified) = call.agent().ca_configuration(&call.caller)?;
     call.json(&shape::CaConfiguration {
         provider: provider.into(),
@@ -48,6 +49,7 @@ pub(crate) fn set_configuration<'a>(call: &'a Call<'a>, body: RequestBody) -> Pe
     Box::pin(async move {
         let settings = decode::ca_settings(&body.read().await?);
         let settings = settings.map_err(|e| Failure::invalid(format!("Request decode failed: {e}")))?;
+        call.needs_our_datacenter(call.query.get("dc"))?;
         call.agent().set_ca_configuration(&call.caller, &settings.provider, settings.config).await?;
         call.done()
     })

@@ -80,6 +80,7 @@ fn matching(read: &Read<'_>) -> Result<Found, Failure> {
 
 pub(crate) fn check<'a>(call: &'a Call<'a>, _: RequestBody) -> Pending<'a, Answered> {
     Box::pin(async move {
+        call.needs_our_datacenter(call.query.get("dc"))?;
         let answer = checked(call)?;
         if !Options::parse(call)?.is_consistent() {
             return Ok(answer);
@@ -123,6 +124,7 @@ pub(crate) fn create<'a>(call: &'a Call<'a>, body: RequestBody) -> Pending<'a, A
     Box::pin(async move {
         let intention = decode::intention(&body.read().await?)
             .map_err(|e| Failure::refused(format!("Failed to decode request body: {e}")))?;
+        call.needs_our_datacenter(call.query.get("dc"))?;
         let id = call.agent().create_intention(&call.caller, intention).await?;
         call.json(&Created { id: id.into() })
     })
@@ -134,6 +136,7 @@ pub(crate) fn update<'a>(call: &'a Call<'a>, body: RequestBody) -> Pending<'a, A
             .map_err(|e| Failure::invalid(format!("Request decode failed: {e}")))?;
         // The path says which one is meant, whatever the body says.
         intention.id = call.argument.to_owned();
+        call.needs_our_datacenter(call.query.get("dc"))?;
         call.agent().update_intention(&call.caller, intention).await?;
         call.json(&Created { id: call.argument.into() })
     })
@@ -146,6 +149,7 @@ pub(crate) fn delete<'a>(call: &'a Call<'a>, _: RequestBody) -> Pending<'a, Answ
             let text = "Intention lookup failed: failed intention lookup: index error: UUID must be 36 characters";
             return Err(Failure::refused(text));
         }
+        call.needs_our_datacenter(call.query.get("dc"))?;
         call.agent().delete_intention(&call.caller, id).await?;
         call.json(&true)
     })
