@@ -221,7 +221,7 @@ fn the_first_matching_intention_decides_and_the_default_of_the_acls_otherwise() 
     let deny = intend("*", "deny");
     let denied = format!("Matched intention: DENY default/* => default/db (ID: {deny}, Precedence: 8)");
     assert!(decided(&of("web")).0);
-    assert_eq!(decided(&of("api")), (false, denied.clone()));
+    assert_eq!(decided(&of("api")), (false, denied));
     let body = json!({"SourceName": "web", "DestinationName": "db", "Action": "deny"}).to_string();
     assert_eq!(ask(&house, &writer, "PUT", &format!("/v1/connect/intentions/{allow}"), &body).status, 200);
     assert!(!decided(&of("web")).0, "the very next question is answered by the new intention");
