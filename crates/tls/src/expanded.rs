@@ -7,8 +7,9 @@
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use aws_lc_rs::aead::{Algorithm, LessSafeKey, UnboundKey};
 use zeroize::Zeroizing;
+
+use crate::cipher::{Algorithm, Cipher};
 
 /// Most bytes of a key of any suite.
 const LONGEST: usize = 32;
@@ -18,7 +19,7 @@ const WAYS: usize = 4;
 /// Groups of such places: enough for what some sixty busy connections of a worker use.
 const SETS: usize = 32;
 
-type Set = [Option<(u64, LessSafeKey)>; WAYS];
+type Set = [Option<(u64, Cipher)>; WAYS];
 
 thread_local! {
     /// Of each set the one that was used last comes first.
@@ -29,12 +30,12 @@ thread_local! {
 pub(crate) struct Key {
     /// No other key of this process has it.
     id: u64,
-    algorithm: &'static Algorithm,
+    algorithm: Algorithm,
     bytes: Zeroizing<[u8; LONGEST]>,
 }
 
 impl Key {
-    pub(crate) fn new(algorithm: &'static Algorithm, bytes: &[u8]) -> Option<Key> {
+    pub(crate) fn new(algorithm: Algorithm, bytes: &[u8]) -> Option<Key> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let mut kept = Zeroizing::new([0; LONGEST]);
         kept.get_mut(..bytes.len())?.copy_from_slice(bytes);
@@ -43,7 +44,7 @@ impl Key {
     }
 
     /// Does something with the expanded key.
-    pub(crate) fn with<T>(&self, work: impl FnOnce(&LessSafeKey) -> T) -> Option<T> {
+    pub(crate) fn with<T>(&self, work: impl FnOnce(&Cipher) -> T) -> Option<T> {
         // The thread's keys cannot be had while it ends, and never while they are used: work knows no other key.
         let mut work = Some(work);
         let kept = KEPT.try_with(|kept| {
@@ -74,8 +75,8 @@ impl Key {
         (self.id % SETS as u64) as usize
     }
 
-    fn expand(&self) -> Option<LessSafeKey> {
-        Some(LessSafeKey::new(UnboundKey::new(self.algorithm, &self.bytes[..self.algorithm.key_len()]).ok()?))
+    fn expand(&self) -> Option<Cipher> {
+        Cipher::new(self.algorithm, &self.bytes[..self.algorithm.key_len()])
     }
 }
 
@@ -96,15 +97,12 @@ impl Drop for Key {
 
 #[cfg(test)]
 mod tests {
-    use aws_lc_rs::aead::{AES_128_GCM, Aad, CHACHA20_POLY1305, Nonce};
-
     use super::*;
 
     fn sealed(key: &Key) -> Vec<u8> {
         let mut bytes = b"record".to_vec();
-        let nonce = Nonce::assume_unique_for_key([7; 12]);
-        let tag = key.with(|key| key.seal_in_place_separate_tag(nonce, Aad::empty(), &mut bytes)).unwrap().unwrap();
-        bytes.extend_from_slice(tag.as_ref());
+        let tag = key.with(|key| key.seal([7; 12], &[], &mut bytes)).unwrap().unwrap();
+        bytes.extend_from_slice(&tag);
         bytes
     }
 
@@ -116,8 +114,8 @@ mod tests {
     fn a_key_is_the_same_whether_it_was_kept_or_not_and_on_every_thread() {
         let keys: Vec<Key> = (0..1000u16)
             .map(|n| match n % 2 {
-                0 => Key::new(&AES_128_GCM, &[n.to_le_bytes()[0]; 16]).unwrap(),
-                _ => Key::new(&CHACHA20_POLY1305, &[n.to_le_bytes()[0]; 32]).unwrap(),
+                0 => Key::new(Algorithm::Aes128Gcm, &[n.to_le_bytes()[0]; 16]).unwrap(),
+                _ => Key::new(Algorithm::ChaCha20Poly1305, &[n.to_le_bytes()[0]; 32]).unwrap(),
             })
             .collect();
         let first: Vec<Vec<u8>> = keys.iter().map(sealed).collect();
@@ -135,8 +133,8 @@ mod tests {
 
     #[test]
     fn keys_of_a_wrong_length_are_none() {
-        assert!(Key::new(&AES_128_GCM, &[0; 15]).is_none());
-        assert!(Key::new(&AES_128_GCM, &[0; 32]).is_none());
-        assert!(Key::new(&CHACHA20_POLY1305, &[0; 33]).is_none());
+        assert!(Key::new(Algorithm::Aes128Gcm, &[0; 15]).is_none());
+        assert!(Key::new(Algorithm::Aes128Gcm, &[0; 32]).is_none());
+        assert!(Key::new(Algorithm::ChaCha20Poly1305, &[0; 33]).is_none());
     }
 }

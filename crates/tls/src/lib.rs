@@ -7,6 +7,7 @@
 
 mod buffer;
 mod bundle;
+mod cipher;
 mod credentials;
 pub mod dialer;
 mod error;

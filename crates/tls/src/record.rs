@@ -7,9 +7,9 @@
 
 use std::ops::Range;
 
-use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, Nonce};
 use rustls::{ConnectionTrafficSecrets, ProtocolVersion, SupportedCipherSuite};
 
+use crate::cipher::{Algorithm, NONCE, TAG};
 use crate::expanded::Key;
 
 /// Most payload bytes of one record.
@@ -21,7 +21,6 @@ pub(crate) const MAX_RECORD: usize = HEADER + MAX_PAYLOAD + 2048;
 /// Most bytes around the payload of a record that we send.
 pub(crate) const MAX_OVERHEAD: usize = HEADER + EXPLICIT_NONCE + 1 + TAG;
 
-const TAG: usize = 16;
 const EXPLICIT_NONCE: usize = 8;
 const VERSION: [u8; 2] = [3, 3];
 
@@ -62,20 +61,20 @@ pub(crate) struct Bad(pub(crate) u8);
 /// The keys of one direction.
 struct Keys {
     key: Key,
-    iv: [u8; 12],
+    iv: [u8; NONCE],
     sequence: u64,
     form: Form,
 }
 
 impl Keys {
     fn new((sequence, secrets): (u64, ConnectionTrafficSecrets), version: ProtocolVersion) -> Option<Keys> {
-        let (algorithm, key, iv): (&'static Algorithm, _, _) = match &secrets {
-            ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (&AES_128_GCM, key, iv),
-            ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (&AES_256_GCM, key, iv),
-            ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (&CHACHA20_POLY1305, key, iv),
+        let (algorithm, key, iv) = match &secrets {
+            ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (Algorithm::Aes128Gcm, key, iv),
+            ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (Algorithm::Aes256Gcm, key, iv),
+            ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (Algorithm::ChaCha20Poly1305, key, iv),
             _ => return None,
         };
-        let form = match (version, algorithm == &CHACHA20_POLY1305) {
+        let form = match (version, algorithm == Algorithm::ChaCha20Poly1305) {
             (ProtocolVersion::TLSv1_3, _) => Form::Inner,
             (_, true) => Form::Outer,
             (_, false) => Form::Explicit,
@@ -85,7 +84,7 @@ impl Keys {
     }
 
     /// The nonce of the next record: the sequence number over the tail of the static part.
-    fn nonce(&self) -> [u8; 12] {
+    fn nonce(&self) -> [u8; NONCE] {
         let mut nonce = self.iv;
         for (byte, count) in nonce[4..].iter_mut().zip(self.sequence.to_be_bytes()) {
             *byte ^= count;
@@ -175,18 +174,17 @@ impl Sealer {
         if self.keys.form == Form::Explicit {
             record[HEADER..prefix].copy_from_slice(&nonce[4..]);
         }
-        let nonce = Nonce::assume_unique_for_key(nonce);
         let tag = if inner {
             record[end] = kind;
             let (header, rest) = record.split_at_mut(HEADER);
-            self.keys.key.with(|key| key.seal_in_place_separate_tag(nonce, Aad::from(&*header), &mut rest[..=payload]))
+            self.keys.key.with(|key| key.seal(nonce, header, &mut rest[..=payload]))
         } else {
-            let aad = Aad::from(self.keys.outer_aad(kind, payload));
-            self.keys.key.with(|key| key.seal_in_place_separate_tag(nonce, aad, &mut record[prefix..end]))
+            let aad = self.keys.outer_aad(kind, payload);
+            self.keys.key.with(|key| key.seal(nonce, &aad, &mut record[prefix..end]))
         };
-        let tag = tag.and_then(Result::ok).ok_or(Bad(alert::INTERNAL_ERROR))?;
+        let tag = tag.flatten().ok_or(Bad(alert::INTERNAL_ERROR))?;
         let start = record.len() - TAG;
-        record[start..].copy_from_slice(tag.as_ref());
+        record[start..].copy_from_slice(&tag);
         self.keys.sequence += 1;
         Ok(())
     }
@@ -258,9 +256,8 @@ impl Opener {
         if record[0] != content::APPLICATION_DATA {
             return Err(Bad(alert::UNEXPECTED_MESSAGE));
         }
-        let nonce = Nonce::assume_unique_for_key(self.keys.nonce());
         let (header, sealed) = record.split_at_mut(HEADER);
-        let opened = self.keys.key.with(|key| Some(key.open_in_place(nonce, Aad::from(&*header), sealed).ok()?.len()));
+        let opened = self.keys.key.with(|key| key.open(self.keys.nonce(), header, sealed));
         let opened = opened.flatten().ok_or(Bad(alert::BAD_RECORD_MAC))?;
         // Behind the payload: its type, then padding of zeroes.
         let opened = &sealed[..opened];
@@ -276,12 +273,9 @@ impl Opener {
             nonce[..4].copy_from_slice(&self.keys.iv[..4]);
             nonce[4..].copy_from_slice(&record[HEADER..start]);
         }
-        let aad = Aad::from(self.keys.outer_aad(kind, payload));
-        let nonce = Nonce::assume_unique_for_key(nonce);
-        let opened = self.keys.key.with(|key| key.open_in_place(nonce, aad, &mut record[start..]).is_ok());
-        if opened != Some(true) {
-            return Err(Bad(alert::BAD_RECORD_MAC));
-        }
+        let aad = self.keys.outer_aad(kind, payload);
+        let opened = self.keys.key.with(|key| key.open(nonce, &aad, &mut record[start..]));
+        opened.flatten().ok_or(Bad(alert::BAD_RECORD_MAC))?;
         Ok((kind, start..start + payload))
     }
 }

@@ -24,7 +24,7 @@ const fn row(key: &'static str, label: &'static str, unit: &'static str, better:
 
 /// The figures. Targets that are multiples of Consul 1.4.3 were made from what it did on a machine of two cores like the
 /// one of docs/performance.md, on another day.
-pub(super) const ROWS: [Row; 15] = [
+pub(super) const ROWS: [Row; 16] = [
     row("agent_idle", "resident, idle agent", "MB", Less, Figure(20.0)),
     row("register1", "registrations in memory, 1 connection", "1/s", More, Figure(3.0 * 1870.0)),
     row("register64", "registrations in memory, 64 connections", "1/s", More, NoTarget),
@@ -35,6 +35,7 @@ pub(super) const ROWS: [Row; 15] = [
     row("bare", "for comparison: answers of a program that does nothing else", "1/s", More, NoTarget),
     row("dns", "DNS answers", "1/s", More, Figure(10.0 * 10_000.0)),
     row("wake", "1,500 blocking queries, change to the last answer", "ms", Less, Figure(15.0)),
+    row("bare_wake", "for comparison: the same of a program that does nothing else", "ms", Less, NoTarget),
     row("wake_memory", "resident per blocking query", "KB", Less, Figure(4.0)),
     row("resident_100k", "resident with 100,000 instances", "MB", Less, Figure(300.0)),
     row("restart_100k", "restart with 100,000 instances", "ms", Less, Figure(1000.0)),
@@ -171,6 +172,8 @@ fn in_memory(
         note("wake", number(&report["last"], "milliseconds")?);
         await_quiet(&agent)?;
     }
+    let report = load(tool, &["wake", &port, &WATCHERS.to_string()])?;
+    note("bare_wake", number(&report, "milliseconds")?);
     Ok(())
 }
 

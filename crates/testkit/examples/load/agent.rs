@@ -2,9 +2,10 @@
 
 use std::fmt::Write as _;
 use std::io::{BufRead, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddrV4, TcpStream, UdpSocket};
-use std::sync::Arc;
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::buffer::spare_capacity;
@@ -18,6 +19,8 @@ use crate::turns::{Exchange, PATIENCE, Problem, Times, side_by_side, take_turns,
 const PER_SOURCE: usize = 20_000;
 /// Questions of one DNS client that are open at the same time.
 const OPEN_QUESTIONS: usize = 12;
+/// Bytes of the body with which a bare program wakes: about what an agent says of one instance.
+const ANSWER: usize = 700;
 
 /// The end of an answer's head and the length of its body, once the head is there. Answers in chunks are not asked for.
 fn head(answer: &[u8]) -> Result<Option<(usize, usize)>, Problem> {
@@ -254,6 +257,56 @@ pub(crate) fn watch(port: u16, count: usize, service: &str) -> Result<Value, Pro
         index = index_of(port, service)?;
     }
     Ok(json!({"watching": watchers.len(), "last": last}))
+}
+
+/// What waking as many clients takes a program that has the answer in its hands and does nothing but write it, with as many
+/// threads as there are processors. The lowest of a few rounds.
+pub(crate) fn wake(port: u16, count: usize) -> Result<Value, Problem> {
+    const ROUNDS: usize = 5;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
+    let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    let mut watchers = Vec::with_capacity(count);
+    let mut served: Vec<Vec<TcpStream>> = (0..threads()).map(|_| Vec::new()).collect();
+    for number in 0..count {
+        let stream = dial_from(port, number / PER_SOURCE)?;
+        stream.set_nonblocking(true)?;
+        epoll::add(&poll, &stream, epoll::EventData::new_u64(number as u64), epoll::EventFlags::IN)?;
+        watchers.push((stream, Vec::new()));
+        let (stream, _) = listener.accept()?;
+        stream.set_nodelay(true)?;
+        let thread = number % served.len();
+        served[thread].push(stream);
+    }
+    let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {ANSWER}\r\n\r\n{}", "x".repeat(ANSWER));
+    let answer: Arc<[u8]> = answer.into_bytes().into();
+    let start = Arc::new(Barrier::new(served.len() + 1));
+    let writers: Vec<_> = served
+        .into_iter()
+        .map(|mut streams| {
+            let (start, answer) = (Arc::clone(&start), Arc::clone(&answer));
+            thread::spawn(move || -> std::io::Result<()> {
+                for _ in 0..ROUNDS {
+                    start.wait();
+                    for stream in &mut streams {
+                        stream.write_all(&answer)?;
+                    }
+                }
+                Ok(())
+            })
+        })
+        .collect();
+    let mut least = Duration::MAX;
+    for _ in 0..ROUNDS {
+        watchers.iter_mut().for_each(|(_, answer)| answer.clear());
+        start.wait();
+        let started = Instant::now();
+        await_all(&poll, &mut watchers)?;
+        least = least.min(started.elapsed());
+    }
+    for writer in writers {
+        writer.join().map_err(|_| "a thread of the load panicked")??;
+    }
+    Ok(json!({"milliseconds": least.as_secs_f64() * 1e3}))
 }
 
 /// Waits until each has a whole answer, and gives how many bytes came.

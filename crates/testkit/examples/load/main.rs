@@ -27,6 +27,7 @@ Usage: load <command>
                                       instances FIRST to FIRST + COUNT, spread over so many nodes and services
   touch PORT COUNT                    the same instance of `lone` COUNT times, another port each time
   watch PORT COUNT SERVICE            blocking queries, answered by one change for each line of input, until it ends
+  wake PORT COUNT                     as many answers, written at once by a program that does nothing else
 ";
 
 fn main() -> ExitCode {
@@ -58,6 +59,7 @@ fn run(words: &[&str]) -> Result<(), Problem> {
         "register" => agent::register(port, number(1)?, number(2)?, number(3)?, number(4)?, number(5)?)?,
         "touch" => agent::touch(port, number(1)?)?,
         "watch" => agent::watch(port, number(1)?, word(2)?)?,
+        "wake" => agent::wake(port, number(1)?)?,
         _ => return Err(USAGE.into()),
     };
     println!("{report}");
