@@ -115,6 +115,17 @@ async fn next(watch: &mut Watch) -> Change {
     within(watch.next()).await.expect("the watch ended").unwrap()
 }
 
+/// The next change of something, which must come. A watch of the whole may show revisions at which nothing of ours happened, and
+/// does on a busy machine, where a watch of etcd is helped.
+async fn next_event(watch: &mut Watch) -> Change {
+    loop {
+        let change = next(watch).await;
+        if !change.events.is_empty() {
+            return change;
+        }
+    }
+}
+
 /// What `work` comes to, which must be soon.
 async fn within<T>(work: impl Future<Output = T>) -> T {
     tokio::time::timeout(DEADLINE, work).await.expect("not within the deadline")

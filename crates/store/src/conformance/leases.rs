@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{DEADLINE, Fixture, apply, keys, next, within};
+use super::{DEADLINE, Fixture, apply, keys, next_event, within};
 use crate::{Error, Event, Txn};
 
 /// The shortest time to live that every backend can express.
@@ -19,7 +19,7 @@ pub async fn the_end_of_a_lease_deletes_its_keys_in_one_revision(fixture: Fixtur
     apply(store, Txn::new().put_leased("a", "1", lease).put("c", "")).await;
     let at = apply(store, Txn::new().put_leased("b", "2", lease)).await;
     assert_eq!(store.get(b"a").await.unwrap().unwrap().lease, Some(lease));
-    let change = next(&mut store.watch(b"", at).await.unwrap()).await;
+    let change = next_event(&mut store.watch(b"", at).await.unwrap()).await;
     assert!(start.elapsed() >= TTL, "ended after {:?}", start.elapsed());
     let mut deleted: Vec<_> = change.events.iter().map(|event| event.key().clone()).collect();
     deleted.sort();
@@ -57,7 +57,7 @@ pub async fn a_lease_that_is_kept_alive_keeps_its_keys(fixture: Fixture) {
         }
     };
     assert_eq!(store.current().await.unwrap(), at, "keeping alive is no change");
-    next(&mut store.watch(b"", at).await.unwrap()).await;
+    next_event(&mut store.watch(b"", at).await.unwrap()).await;
     assert!(renewed.elapsed() >= TTL / 2, "ended {:?} after it was kept alive", renewed.elapsed());
     assert!(keys(store, b"").await.is_empty());
 }
@@ -69,7 +69,7 @@ pub async fn a_revoked_lease_is_gone_at_once(fixture: Fixture) {
     let at = apply(store, Txn::new().put_leased("a", "", lease).put_leased("b", "", lease)).await;
     store.revoke(lease).await.unwrap();
     assert!(keys(store, b"").await.is_empty());
-    let change = next(&mut store.watch(b"", at).await.unwrap()).await;
+    let change = next_event(&mut store.watch(b"", at).await.unwrap()).await;
     assert_eq!(change.events.len(), 2);
     assert!(matches!(store.revoke(lease).await, Err(Error::LeaseLost(id)) if id == lease));
     assert!(matches!(store.keep_alive(lease).await, Err(Error::LeaseLost(_))));
@@ -131,7 +131,7 @@ pub async fn leases_end_independently(fixture: Fixture) {
     let short = store.grant(TTL).await.unwrap();
     let at = apply(store, Txn::new().put_leased("long", "", long).put_leased("short", "", short)).await;
     let start = Instant::now();
-    let change = next(&mut store.watch(b"", at).await.unwrap()).await;
+    let change = next_event(&mut store.watch(b"", at).await.unwrap()).await;
     assert!(start.elapsed() < DEADLINE / 2, "the short lease waited for something: {:?}", start.elapsed());
     assert_eq!(change.events.len(), 1);
     assert_eq!(keys(store, b"").await, ["long"]);
