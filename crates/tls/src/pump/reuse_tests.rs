@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 
 use super::fake::Fake;
-use super::scripts::{Event, meet, poll};
+use super::scripts::{Ends, Event, meet, poll};
 use super::*;
 
 fn event() -> impl Strategy<Value = Event> {
@@ -134,6 +134,16 @@ fn records(mut bytes: &[u8]) -> Vec<usize> {
     lengths
 }
 
+/// A connection that is to be opened on a session that has carried one, so that nothing of the handshake is left to be sent.
+fn dialled() -> (Ends, Fake, Pump<Fake>) {
+    let mut ends = meet();
+    assert!(ends.carry(&[]));
+    let app = Fake::default();
+    let near = Pump::new(app.clone(), ends.near.take().unwrap(), Some(Arc::clone(&ends.about)), Arc::default());
+    ends.near_wire.take(1 << 20);
+    (ends, app, near)
+}
+
 /// Whether a pump lets others have their turn, with more to do itself.
 fn yields(pump: &mut Pump<Fake>) -> bool {
     matches!(pump.poll_turn(&mut Context::from_waker(std::task::Waker::noop())), Poll::Ready(Turn::Yield))
@@ -142,13 +152,7 @@ fn yields(pump: &mut Pump<Fake>) -> bool {
 /// Each record costs two system calls and mostly a wake-up, which is half of what a short connection costs.
 #[test]
 fn a_question_travels_with_its_opening_and_an_end_with_the_last_bytes_before_it() {
-    let mut ends = meet();
-    // With the handshake's rest out of the way.
-    assert!(ends.carry(&[]));
-    let near_app = Fake::default();
-    let mut near =
-        Pump::new(near_app.clone(), ends.near.take().unwrap(), Some(Arc::clone(&ends.about)), Arc::default());
-    ends.near_wire.take(1 << 20);
+    let (ends, near_app, mut near) = dialled();
     assert!(yields(&mut near));
     assert!(ends.near_wire.take(1 << 20).is_empty(), "the application has its turn first");
     near_app.feed(b"question");
@@ -159,12 +163,7 @@ fn a_question_travels_with_its_opening_and_an_end_with_the_last_bytes_before_it(
 
 #[test]
 fn the_opening_waits_one_turn_for_an_application_that_listens_first() {
-    let mut ends = meet();
-    assert!(ends.carry(&[]));
-    let near_app = Fake::default();
-    let mut near =
-        Pump::new(near_app.clone(), ends.near.take().unwrap(), Some(Arc::clone(&ends.about)), Arc::default());
-    ends.near_wire.take(1 << 20);
+    let (ends, near_app, mut near) = dialled();
     assert!(yields(&mut near) && ends.near_wire.take(1 << 20).is_empty());
     assert!(poll(&mut near).is_none());
     assert_eq!(records(&ends.near_wire.take(1 << 20)).len(), 1);
