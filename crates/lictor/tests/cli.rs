@@ -740,7 +740,7 @@ fn the_page_about_compatibility_names_every_endpoint_and_promises_none_that_is_n
 }
 
 /// The pages of facts, and how many facts of each section there are on each; `W` counts weaknesses.
-const FACTS: [(&str, &[(&str, usize)]); 3] = [
+const FACTS: [(&str, &[(&str, usize)]); 4] = [
     (
         "facts.md",
         &[
@@ -761,6 +761,21 @@ const FACTS: [(&str, &[(&str, usize)]); 3] = [
     ),
     ("facts-configuration.md", &[("", 26)]),
     ("facts-connect.md", &[("1.", 7), ("2.", 15), ("4.", 8), ("5.", 9), ("6.", 12), ("7.", 9)]),
+    (
+        "facts-http.md",
+        &[
+            ("1.", 16),
+            ("2.", 3),
+            ("3.", 13),
+            ("4.", 7),
+            ("5.", 5),
+            ("6.", 6),
+            ("7.", 9),
+            ("8.", 7),
+            ("9.", 5),
+            ("10.", 4),
+        ],
+    ),
 ];
 
 #[test]

@@ -56,10 +56,12 @@ pub fn request(
     head.push_str(&format!("Content-Length: {}\r\n\r\n", body.len()));
     connection.write_all(head.as_bytes())?;
     connection.write_all(body)?;
-    read(&mut BufReader::new(connection))
+    let bodiless = method == "HEAD";
+    read(&mut BufReader::new(connection), bodiless)
 }
 
-fn read(reader: &mut impl BufRead) -> io::Result<Answer> {
+/// The answer to `HEAD` says how long a body would be, and has none.
+fn read(reader: &mut impl BufRead, bodiless: bool) -> io::Result<Answer> {
     let bad = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
     let mut line = String::new();
     reader.read_line(&mut line)?;
@@ -76,6 +78,9 @@ fn read(reader: &mut impl BufRead) -> io::Result<Answer> {
         }
     }
     let mut body = Vec::new();
+    if bodiless {
+        return Ok(Answer { status, headers, body });
+    }
     if headers.get("transfer-encoding").is_some_and(|encoding| encoding == "chunked") {
         loop {
             line.clear();
