@@ -256,7 +256,6 @@ mod tests {
             .filter_map(|line| line.strip_prefix("| `")?.split_once(" | "))
             .map(|(names, rest)| (names, rest.split(" |").next().unwrap()))
             .collect();
-        assert!(rows.len() > 20, "{rows:?}");
         // Words in one cell share the words before the last with the first of them: `kv delete`, `export`.
         let mut told: Vec<(String, &str)> = Vec::new();
         for (names, verdict) in rows {
@@ -274,8 +273,10 @@ mod tests {
             }
         }
         // What the text below the table calls lictor's own.
+        let of_the_original = ["connect ca get-config", "connect ca set-config", "connect envoy", "connect proxy"];
         let is_own = |name: &str| {
-            ["completion", "demo"].contains(&name) || name.starts_with("store ") || name.starts_with("connect ")
+            let below_connect = name.starts_with("connect ") && !of_the_original.contains(&name);
+            ["completion", "demo"].contains(&name) || name.starts_with("store ") || below_connect
         };
         let covers = |told: &str, name: &str| match told.strip_suffix(" …") {
             Some(group) => name.starts_with(&format!("{group} ")),
@@ -283,10 +284,8 @@ mod tests {
         };
         let names: Vec<&str> = commands().iter().map(|command| command.name).collect();
         for name in &names {
-            assert!(
-                is_own(name) || told.iter().any(|(told, _)| covers(told, name)),
-                "docs/compatibility.md says nothing of {name}"
-            );
+            let rows = told.iter().filter(|(told, _)| covers(told, name)).count();
+            assert_eq!(rows, usize::from(!is_own(name)), "docs/compatibility.md: rows that tell of {name}");
         }
         for (told, _) in &told {
             assert!(names.iter().any(|name| covers(told, name)), "docs/compatibility.md promises {told}");
