@@ -73,6 +73,8 @@ struct Seen {
     settled: bool,
     /// Bytes taken from its front since this supervisor began.
     cut: u64,
+    /// What that was each time that the file was put aside as a whole and another one took its place.
+    aside: Vec<u64>,
     /// Whether it was said that it cannot be rotated.
     told: bool,
 }
@@ -165,10 +167,14 @@ impl Logs {
         };
         let size = file.metadata()?.len();
         if size > 0 && (size > self.0.limits.bytes || first_data(&file)? > 0) {
-            if keep == 0 {
-                return fs::remove_file(path);
+            if keep > 0 {
+                archive(path, path, keep)?;
+            } else {
+                fs::remove_file(path)?;
+                prune(path, 0);
             }
-            archive(path, path, keep)?;
+            let cut = seen.cut;
+            seen.aside.push(cut);
         }
         Ok(())
     }
@@ -206,12 +212,12 @@ impl Logs {
     /// Follows a file from its end.
     pub fn follow(&self, path: &Path) -> Follow {
         let seen = self.seen(path);
-        let (cut, file) = {
+        let (cut, aside, file) = {
             let seen = seen.lock();
-            (seen.cut, open_reading(path).ok())
+            (seen.cut, seen.aside.len(), open_reading(path).ok())
         };
         let offset = file.as_ref().and_then(|file| file.metadata().ok()).map_or(0, |found| found.len());
-        Follow { path: path.to_owned(), seen, cut, file, offset }
+        Follow { path: path.to_owned(), seen, cut, aside, file, offset }
     }
 
     /// Removes the files of a folder, rotated ones included, that belong to none of `known` and have not been written for
@@ -245,6 +251,8 @@ pub struct Follow {
     seen: Arc<Mutex<Seen>>,
     /// What had been cut when `offset` was right.
     cut: u64,
+    /// How often a file was put aside before ours.
+    aside: usize,
     file: Option<File>,
     offset: u64,
 }
@@ -254,25 +262,51 @@ impl Follow {
     pub fn read(&mut self) -> io::Result<Vec<u8>> {
         let mut text = Vec::new();
         let seen = self.seen.lock();
-        let cut = seen.cut - std::mem::replace(&mut self.cut, seen.cut);
+        // What is cut from the next one is none of ours.
+        let put_aside = seen.aside.get(self.aside).copied();
+        let present = put_aside.unwrap_or(seen.cut);
+        let cut = present - std::mem::replace(&mut self.cut, present);
+        let mut number = 0;
         if let Some(file) = &self.file {
+            if put_aside.is_some() {
+                number = number_of(&self.path, file)?;
+            }
             let hole = first_data(file)?.min(file.metadata()?.len());
             // What we had not read when it was rotated.
             let missed = (cut + hole).saturating_sub(self.offset);
-            read_rotated(&self.path, missed, &mut text)?;
+            read_rotated(&self.path, number + 1, missed, &mut text)?;
             self.offset = self.offset.saturating_sub(cut).max(hole);
             self.offset += read_from(file, self.offset, &mut text)?;
         }
         let now = fs::metadata(&self.path).ok().map(|found| (found.dev(), found.ino()));
         let ours = self.file.as_ref().and_then(|file| file.metadata().ok()).map(|found| (found.dev(), found.ino()));
         if now.is_some() && now != ours {
-            // The old one was read to its end above, and its process is gone.
+            // The old one was read to its end above, and its process is gone. What came between was rotated in the meantime.
+            for newer in (1..number).rev() {
+                if let Ok(file) = open_reading(&numbered(&self.path, newer)) {
+                    read_from(&file, 0, &mut text)?;
+                }
+            }
             let file = open_reading(&self.path)?;
             self.offset = read_from(&file, 0, &mut text)?;
             self.file = Some(file);
+            (self.cut, self.aside) = (seen.cut, seen.aside.len());
         }
         Ok(text)
     }
+}
+
+/// The number of a file that was put aside: behind all others when it is not kept any more.
+fn number_of(path: &Path, file: &File) -> io::Result<u32> {
+    let of = |found: fs::Metadata| (found.dev(), found.ino());
+    let ours = of(file.metadata()?);
+    let mut number = 1;
+    while let Ok(found) = fs::metadata(numbered(path, number))
+        && of(found) != ours
+    {
+        number += 1;
+    }
+    Ok(number)
 }
 
 /// Reads from `offset` to the end, without holes at the front; gives how far that was.
@@ -285,10 +319,9 @@ fn read_from(file: &File, offset: u64, text: &mut Vec<u8>) -> io::Result<u64> {
     Ok(begin - offset + u64::try_from(read).unwrap_or_default())
 }
 
-/// Reads the last so many bytes of the rotated files, as far as they are kept.
-fn read_rotated(path: &Path, mut missed: u64, text: &mut Vec<u8>) -> io::Result<()> {
+/// Reads the last so many bytes of the rotated files from this number on, as far as they are kept.
+fn read_rotated(path: &Path, mut number: u32, mut missed: u64, text: &mut Vec<u8>) -> io::Result<()> {
     let mut pieces = Vec::new();
-    let mut number = 1;
     while missed > 0
         && let Ok(file) = open_reading(&numbered(path, number))
     {

@@ -33,6 +33,9 @@ pub enum Stream {
     Both,
 }
 
+/// A line that is longer is told in pieces: what never ends must not be collected for ever.
+const LONGEST_LINE: usize = 1 << 20;
+
 impl Agent {
     /// The last lines that a managed proxy printed and, when asked for, all that follow. The channel ends with them, or
     /// when the agent stops.
@@ -104,10 +107,8 @@ impl Inner {
             let Ok(back) = read.await else { return };
             readers = back;
             for (_, rest) in &mut readers {
-                while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
-                    let mut line: Vec<u8> = rest.drain(..=end).collect();
-                    line.pop();
-                    if sender.send(line.into()).await.is_err() {
+                for line in whole_lines(rest) {
+                    if sender.send(line).await.is_err() {
                         return;
                     }
                 }
@@ -149,5 +150,38 @@ impl Inner {
                 }
             }
         }
+    }
+}
+
+/// Takes the lines that have ended off a text.
+fn whole_lines(text: &mut Vec<u8>) -> Vec<Bytes> {
+    let end = match text.iter().rposition(|byte| *byte == b'\n') {
+        Some(last) => last + 1,
+        None if text.len() >= LONGEST_LINE => text.len(),
+        None => return Vec::new(),
+    };
+    let rest = text.split_off(end);
+    let whole = std::mem::replace(text, rest);
+    let whole = whole.strip_suffix(b"\n").unwrap_or(&whole);
+    whole.split(|byte| *byte == b'\n').map(Bytes::copy_from_slice).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_told_when_they_have_ended_and_one_that_does_not_end_in_pieces() {
+        let mut text = b"one\n\nth".to_vec();
+        assert_eq!(whole_lines(&mut text), ["one", ""]);
+        assert!(whole_lines(&mut text).is_empty());
+        text.extend_from_slice(b"ree\n");
+        assert_eq!(whole_lines(&mut text), ["three"]);
+        assert!(text.is_empty());
+        text.resize(LONGEST_LINE - 1, b'x');
+        assert!(whole_lines(&mut text).is_empty());
+        text.push(b'x');
+        assert_eq!(whole_lines(&mut text).iter().map(Bytes::len).collect::<Vec<_>>(), [LONGEST_LINE]);
+        assert!(text.is_empty());
     }
 }

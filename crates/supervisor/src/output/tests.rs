@@ -181,6 +181,45 @@ fn a_follower_goes_through_rotations_and_new_files() {
 }
 
 #[test]
+fn a_follower_that_comes_late_misses_and_repeats_nothing_however_often_the_file_was_rotated_and_put_aside() {
+    for folder in folders() {
+        let path = folder.path().join("p.log");
+        let logs = Logs::new(Limits { bytes: 4096, age: None, keep: 99 });
+        append(&path).write_all(&lines(0..100)).unwrap();
+        let mut follow = logs.follow(&path);
+        let mut written = 100;
+        let mut write = |more: usize| {
+            append(&path).write_all(&lines(written..written + more)).unwrap();
+            written += more;
+        };
+        // Its process is started anew, and the next one writes much at once.
+        write(50);
+        logs.settle(&path).unwrap();
+        write(300);
+        logs.rotate(&path).unwrap();
+        assert!(follow.read().unwrap() == lines(100..450), "{path:?}");
+        // Several are, and all of them do.
+        for _ in 0..3 {
+            write(300);
+            logs.rotate(&path).unwrap();
+            write(200);
+            logs.settle(&path).unwrap();
+            write(10);
+        }
+        assert!(follow.read().unwrap() == lines(450..1980), "{path:?}");
+        // One goes on writing to what was put aside.
+        let mut former = append(&path);
+        write(200);
+        logs.settle(&path).unwrap();
+        former.write_all(&lines(2180..2190)).unwrap();
+        append(&path).write_all(&lines(2190..2400)).unwrap();
+        logs.rotate(&path).unwrap();
+        assert!(follow.read().unwrap() == lines(1980..2400), "{path:?}");
+        assert!(follow.read().unwrap().is_empty() && stream(&path) == lines(0..2400));
+    }
+}
+
+#[test]
 fn a_file_that_begins_with_a_hole_is_put_aside_at_the_next_start() {
     let Ok(folder) = tempfile::tempdir_in("/dev/shm") else { return };
     let path = folder.path().join("p.log");
