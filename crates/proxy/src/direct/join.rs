@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use lictor_tls::pump::{Broken, Side};
 use rustix::io::Errno;
+use rustix::net::RecvFlags;
 use rustix::pipe::{PipeFlags, SpliceFlags};
 use socket2::SockRef;
 use tokio::io::Interest;
@@ -127,6 +128,11 @@ impl Carrier {
         match self {
             Carrier::Pipe { pipe: Some(pipe), held } => {
                 match rustix::pipe::splice(from, None, &pipe.write, None, SPLICE, FLAGS) {
+                    // It never passes a mark of urgent data, and what is behind one looks like nothing or even like the end.
+                    Ok(0) | Err(Errno::AGAIN) if has_more(from) => {
+                        *self = Carrier::buffer();
+                        self.fill(from)
+                    }
                     Ok(bytes) => {
                         *held = bytes;
                         Ok(bytes)
@@ -169,6 +175,12 @@ impl Carrier {
             }
         }
     }
+}
+
+/// Whether there is something to be read.
+fn has_more(from: &TcpStream) -> bool {
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    matches!(rustix::net::recv(from, &mut [0; 1], flags), Ok((1, _)))
 }
 
 const FLAGS: SpliceFlags = SpliceFlags::NONBLOCK.union(SpliceFlags::MOVE);
@@ -246,6 +258,33 @@ mod tests {
         CANNOT_SPLICE.store(true, Ordering::Relaxed);
         round_trip().await;
         CANNOT_SPLICE.store(false, Ordering::Relaxed);
+    }
+
+    #[tokio::test]
+    async fn urgent_data_is_in_the_way_of_nothing() {
+        let ((client, peer), (mut server, app)) = (pair().await, pair().await);
+        let joined = tokio::spawn(async move { join(&peer, &app, |_, _| {}).await });
+        let client = client.into_std().unwrap();
+        let say = |before: &[u8], behind: &[u8]| {
+            std::io::Write::write_all(&mut &client, before).unwrap();
+            SockRef::from(&client).send_out_of_band(b"!").unwrap();
+            std::io::Write::write_all(&mut &client, behind).unwrap();
+        };
+        let talk = async {
+            say(b"a", b"b");
+            let mut bytes = [0; 2];
+            server.read_exact(&mut bytes).await.unwrap();
+            assert_eq!(bytes, *b"ab");
+            // The end is known before the mark is passed.
+            say(b"c", b"d");
+            client.shutdown(std::net::Shutdown::Write).unwrap();
+            let mut rest = Vec::new();
+            server.read_to_end(&mut rest).await.unwrap();
+            assert_eq!(rest, b"cd");
+            drop(server);
+            joined.await.unwrap().unwrap();
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(20), talk).await.expect("it waits behind the mark");
     }
 
     #[tokio::test]
