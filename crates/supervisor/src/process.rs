@@ -290,6 +290,11 @@ impl Process {
         self.step(Event::Tick);
     }
 
+    /// What is kept waits for a process that has just begun.
+    fn await_heir(&mut self) {
+        self.kept_until = (!self.kept.is_empty()).then(|| Instant::now() + INHERITANCE);
+    }
+
     /// From now on the sockets that count are those of what runs; any others are closed.
     fn sockets_of_live(&mut self) {
         self.kept_until = None;
@@ -450,7 +455,7 @@ impl Process {
         if spec.replacement == Replacement::StopThenStart {
             self.kept.clear();
         }
-        self.kept_until = (!self.kept.is_empty()).then(|| Instant::now() + INHERITANCE);
+        self.await_heir();
         let fingerprint = Fingerprint::of(&spec);
         self.fingerprint = Some(fingerprint.clone());
         let look = !std::mem::replace(&mut self.looked, true);
@@ -561,9 +566,15 @@ impl Process {
             self.house.remove_record(&before);
         }
         self.fingerprint = Some(live.record.spec.clone());
+        let has_all = has_taken_over(&live.expected.said.borrow());
         self.live = Some(live);
         self.handover = Handover::None;
-        self.sockets_of_live();
+        if has_all {
+            self.sockets_of_live();
+        } else {
+            // What ran has ended before. Should this one end as well, the next one inherits them.
+            self.await_heir();
+        }
         // The owner may have wanted something else meanwhile.
         self.heed();
     }
@@ -660,12 +671,11 @@ impl Process {
         }
     }
 
-    /// A successor that is ready takes over. One that has taken over all sockets need not be ready: what keeps it from
-    /// being so kept what runs as well.
+    /// A successor that is ready takes over.
     async fn note_successor(&mut self) {
         let Some(live) = self.next.as_mut().and_then(|next| next.live.as_mut()) else { return };
         let said = live.expected.said.borrow_and_update().clone();
-        if said.ready || said.fields.get("X_LICTOR_TOOK_OVER").is_some_and(|value| value == "1") {
+        if has_taken_over(&said) {
             live.record.ready = said.ready;
             let (house, record) = (Arc::clone(&self.house), live.record.clone());
             let _ = tokio::task::spawn_blocking(move || house.write_record(&record)).await;
@@ -837,6 +847,12 @@ impl Process {
             self.published = status;
         }
     }
+}
+
+/// Whether a process has all sockets of the one before. Where it has said that, it need not be ready: what keeps it from being
+/// so kept the other one as well.
+fn has_taken_over(said: &Said) -> bool {
+    said.ready || said.fields.get("X_LICTOR_TOOK_OVER").is_some_and(|value| value == "1")
 }
 
 /// The last lines that a process wrote to either of its files: what it said last is what matters. Blocks.

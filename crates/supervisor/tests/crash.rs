@@ -52,6 +52,8 @@ fn main() {
             println!("test sockets_are_kept_only_for_programs_that_hand_over ... ok");
             a_successor_whose_predecessor_dies_before_it_is_there_is_recorded_as_what_runs();
             println!("test a_successor_whose_predecessor_dies_before_it_is_there_is_recorded_as_what_runs ... ok");
+            sockets_outlive_a_process_and_a_successor_that_end_in_the_middle_of_a_handover();
+            println!("test sockets_outlive_a_process_and_a_successor_that_end_in_the_middle_of_a_handover ... ok");
             an_adopted_process_may_send_its_sockets_as_late_as_its_reminder();
             println!("test an_adopted_process_may_send_its_sockets_as_late_as_its_reminder ... ok");
             a_supervisor_out_of_descriptors_starts_nothing_beside_what_runs();
@@ -117,6 +119,9 @@ async fn starve(home: &Path) -> ! {
 fn report(done: &str, kind: &str) {
     let socket = UnixDatagram::unbound().unwrap();
     let path = std::env::var("NOTIFY_SOCKET").unwrap();
+    if kind == "never ready" {
+        std::thread::sleep(Duration::from_secs(1000));
+    }
     let listener = kind.starts_with("listens").then(|| TcpListener::bind("127.0.0.1:0").unwrap());
     let offer = |listener: &TcpListener| {
         let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -545,6 +550,31 @@ fn a_successor_whose_predecessor_dies_before_it_is_there_is_recorded_as_what_run
         supervisor.want(Spec { program: "/nonexistent".into(), ..spec() });
         status(&supervisor, |status| matches!(status.handover, Handover::Failed { .. })).await;
         assert!(record().contains(&format!("\"pid\":{new},")) && pid_file.exists());
+        supervisor.shutdown(Farewell::StopAll).await;
+    });
+    assert_eq!(home.living(), []);
+}
+
+fn sockets_outlive_a_process_and_a_successor_that_end_in_the_middle_of_a_handover() {
+    let home = Home::new();
+    let end = |pid: i32| {
+        let pid = rustix::process::Pid::from_raw(pid).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    };
+    in_a_runtime(async {
+        let supervisor = open(home.path(), Lifetime::Persistent);
+        supervisor.want(heir(home.path(), "listens"));
+        let first = ready(&supervisor).await;
+        supervisor.want(heir(home.path(), "never ready"));
+        status(&supervisor, |status| matches!(status.handover, Handover::UnderWay { pid: Some(_) })).await;
+        end(first);
+        let promoted = status(&supervisor, |status| status.state == State::Running && !is(status, first)).await;
+        let second = i32::try_from(promoted.pid.unwrap()).unwrap();
+        end(second);
+        let runs = |status: &Status| status.pid.is_some() && !is(status, first) && !is(status, second);
+        let third = status(&supervisor, runs).await.pid.unwrap();
+        let environment = fs::read(format!("/proc/{third}/environ")).unwrap();
+        assert!(String::from_utf8_lossy(&environment).contains("LICTOR_SOCKETS="), "it has inherited them");
         supervisor.shutdown(Farewell::StopAll).await;
     });
     assert_eq!(home.living(), []);
