@@ -122,19 +122,24 @@ impl Bulk {
 
     /// Returns when the thread shall end.
     async fn wait(&self) {
-        self.empty.notified().await;
         loop {
-            if self.state.lock().over {
+            let (seats, over) = {
+                let state = self.state.lock();
+                (state.seats, state.over)
+            };
+            if over {
                 return;
             }
-            if timeout(LINGER, self.empty.notified()).await.is_ok() {
-                continue;
-            }
-            let mut state = self.state.lock();
-            if state.seats == 0 {
-                // The next one begins anew.
-                state.thread = None;
-                return;
+            if seats > 0 {
+                // Without a clock: what was fast once may be idle here for ever.
+                self.empty.notified().await;
+            } else if timeout(LINGER, self.empty.notified()).await.is_err() {
+                let mut state = self.state.lock();
+                if state.seats == 0 {
+                    // The next one begins anew.
+                    state.thread = None;
+                    return;
+                }
             }
         }
     }
@@ -208,5 +213,21 @@ mod tests {
         again.runtime.spawn(std::future::pending::<()>());
         bulk.end();
         assert!(!is_there() && bulk.seat(&metrics).is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_thread_whose_connections_are_idle_does_not_wake_up() {
+        // The last one left, and another one came at once.
+        let bulk = Bulk::beside(7);
+        bulk.state.lock().seats = 1;
+        bulk.empty.notify_one();
+        let mut looks = 0;
+        let mut wait = std::pin::pin!(bulk.wait());
+        let watched = std::future::poll_fn(|context| {
+            looks += 1;
+            wait.as_mut().poll(context)
+        });
+        assert!(timeout(Duration::from_secs(3600), watched).await.is_err());
+        assert!(looks < 5, "it looked {looks} times");
     }
 }
