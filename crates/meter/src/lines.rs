@@ -48,7 +48,7 @@ fn line(full: &str, key: &Key, value: f64, kind: &str, form: &Form) -> String {
             }
         }
         Form::Tagged(always) => {
-            let own = key.labels.iter().map(|(name, value)| format!("{name}:{}", value.replace([',', '|'], "_")));
+            let own = key.labels.iter().map(|(name, value)| format!("{name}:{}", value.replace([',', '|', '\n'], "_")));
             let all: Vec<String> = always.iter().cloned().chain(own).collect();
             if !all.is_empty() {
                 tags = format!("|#{}", all.join(","));
@@ -116,6 +116,17 @@ mod tests {
                 "consul.proxy.srv.http.GET:1.5|ms|#env:test",
             ]
         );
+    }
+
+    #[test]
+    fn what_clients_ask_for_makes_no_line_of_its_own() {
+        let register = Register::default();
+        register.keep_deliveries();
+        register.counter("catalog.service.query", &[("service", "a\nb:1|c,d")]).add(1);
+        let delivery = register.deliver();
+        let line = |form: &Form| write(&delivery, &Filter::default(), form);
+        assert_eq!(line(&Form::Tagged(vec![])), ["catalog.service.query:1|c|#service:a_b:1_c_d"]);
+        assert_eq!(line(&Form::Plain), ["catalog.service.query.a_b_1_c,d:1|c"]);
     }
 
     #[test]
