@@ -337,7 +337,9 @@ async fn wait_for(reading: &Reading, call: &Call<'_>, options: &Options) -> Resu
     let wanted = if options.after == Revision::ZERO { Wanted::Any } else { Wanted::Past(options.after) };
     let deadline = options.deadline();
     let rights = rights(call);
-    let question = call.caller.is_unrestricted().then(|| encoded::question(call, call.raw_query));
+    // What is near may change without a change of what is listed, and nobody waits for that: the order is always anew.
+    let is_shared = call.caller.is_unrestricted() && !call.query.has("near");
+    let question = is_shared.then(|| encoded::question(call, call.raw_query));
     let mut asking = Call { caller: call.caller.clone(), ..*call };
     let mut wanted = wanted;
     let mut reader = reader;
@@ -410,7 +412,7 @@ pub(crate) async fn read_hashed(find: fn(&Call<'_>) -> Result<Hashed, Failure>, 
     let mut waits = !known.is_empty();
     let mut asking = Call { caller: call.caller.clone(), ..*call };
     loop {
-        let seen = call.agent().local_version().await;
+        let seen = call.agent().local_version();
         let Hashed { hash, mut response } = find(&asking)?;
         if !waits || hash != known {
             if let Ok(value) = HeaderValue::try_from(hash) {

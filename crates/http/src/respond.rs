@@ -279,7 +279,11 @@ impl Body for ResponseBody {
                 pieces.poll_recv(context).map(|piece| piece.map(|piece| Ok(Frame::data(piece))))
             }
             ResponseBody::Lines { lines, gzip } => {
-                let Some(line) = ready!(lines.poll_recv(context)) else { return Poll::Ready(None) };
+                let Some(line) = ready!(lines.poll_recv(context)) else {
+                    // Without its end a reader takes what was compressed for cut off. Memory cannot fail.
+                    let end = gzip.take().and_then(|encoder| encoder.finish().ok());
+                    return Poll::Ready(end.map(|end| Ok(Frame::data(end.into()))));
+                };
                 let mut chunk = Vec::with_capacity(line.len() + 1);
                 chunk.extend_from_slice(&line);
                 chunk.push(b'\n');
@@ -415,7 +419,10 @@ mod tests {
             assert_eq!(plain, format!("{line}\n").as_bytes());
         }
         drop(sender);
-        assert!(body.frame().await.is_none());
+        compressed.extend_from_slice(&body.collect().await.unwrap().to_bytes());
+        let mut plain = String::new();
+        GzDecoder::new(compressed.as_slice()).read_to_string(&mut plain).expect("it has its end");
+        assert_eq!(plain, "one\ntwo\n");
     }
 
     #[tokio::test]

@@ -123,6 +123,33 @@ async fn a_blocked_read_wakes_on_its_change_and_not_on_others() {
 }
 
 #[tokio::test]
+async fn who_is_near_is_looked_at_anew_with_every_read() {
+    let house = House::new().await;
+    let place = async |node: &str, x: f64| {
+        let coord = json!({"Vec": [x, 0, 0, 0, 0, 0, 0, 0], "Error": 1.5, "Adjustment": 0, "Height": 0.00001});
+        house.put("/v1/coordinate/update", json!({"Node": node, "Coord": coord})).await;
+    };
+    for (node, x) in [("one", 0.1), ("two", 0.2)] {
+        let entry = json!({"Node": node, "Address": "10.0.0.1", "Service": {"Service": "db"}});
+        house.put("/v1/catalog/register", entry).await;
+        place(node, x).await;
+    }
+    place("n1", 0.0).await;
+    let nearest = async || {
+        let mut names = Vec::new();
+        for target in ["/v1/catalog/service/db?near=n1", "/v1/health/service/db?near=n1", "/v1/catalog/nodes?near=one"]
+        {
+            let first = house.get(target).await.json()[0].clone();
+            names.push(if first["Node"].is_object() { first["Node"]["Node"].clone() } else { first["Node"].clone() });
+        }
+        names
+    };
+    assert_eq!(nearest().await, ["one", "one", "one"]);
+    place("one", 0.9).await;
+    assert_eq!(nearest().await, ["two", "two", "one"]);
+}
+
+#[tokio::test]
 async fn waiting_ends_with_what_there_is() {
     let house = House::new().await;
     register(&house, "web", 80).await;
@@ -355,6 +382,12 @@ async fn rights_decide_what_is_seen() {
     // Nothing that one caller sees is kept for another.
     assert_eq!(ask("all", "GET", "/v1/catalog/service/web", b"").await.json().as_array().unwrap().len(), 1);
     assert_eq!(house.get("/v1/catalog/service/web").await.text(), "[]");
+
+    // Who may not read tokens and policies is told nothing else about the question.
+    for target in ["/v1/acl/token/x", "/v1/acl/policy/x", "/v1/acl/rules/translate/x"] {
+        assert_eq!(ask("web-token", "GET", target, b"").await.status, 403, "{target}");
+        assert_eq!(ask("all", "GET", target, b"").await.status, 500, "{target}");
+    }
 
     // Who may not see a service does not wait for it.
     let hidden = house.get("/v1/health/connect/web?index=1&wait=60s").await;

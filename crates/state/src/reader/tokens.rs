@@ -40,11 +40,11 @@ impl Reader {
 
     /// One token by its accessor; its secret is hidden from who may not change it.
     pub fn token(&self, accessor: &str) -> Result<Answer<Option<Token>>, Error> {
+        self.needs(Access::Read)?;
         if accessor.len() != 36 {
             let why = "failed acl token lookup: failed acl token lookup: index error: UUID must be 36 characters";
             return Err(Error::refused(why));
         }
-        self.needs(Access::Read)?;
         let accessor = fold(accessor);
         let found = self.one_token(Topic::Token((&*accessor).into()), |tables| tables.access.token(&accessor));
         Ok(found.map(|token| token.map(|token| self.shown_token(token))))
@@ -89,11 +89,11 @@ impl Reader {
 
     /// One policy by its id.
     pub fn policy(&self, id: &str) -> Result<Answer<Option<Arc<Policy>>>, Error> {
+        self.needs(Access::Read)?;
         if id.len() != 36 {
             let why = "failed acl policy lookup: failed acl policy lookup: index error: UUID must be 36 characters";
             return Err(Error::refused(why));
         }
-        self.needs(Access::Read)?;
         let id = fold(id);
         Ok(self.answer(vec![Topic::Policy((&*id).into())], |tables| tables.access.policy(&id).map(Arc::clone)))
     }
