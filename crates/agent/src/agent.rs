@@ -18,7 +18,7 @@ use lictor_model::service::{Definition, Kind};
 use lictor_state::writer::{Registration, Removal};
 use lictor_state::{Presence, Reader, Writer};
 use lictor_supervisor::{Logs, Supervisor};
-use lictor_task::{Scope, Stop};
+use lictor_task::{Scope, Stop, to_the_end};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -54,8 +54,6 @@ pub(crate) struct Inner {
     pub(crate) registry: Mutex<Registry>,
     /// Counts the changes of the registry.
     pub(crate) version: watch::Sender<u64>,
-    /// Whether a reload is half way.
-    pub(crate) reloading: watch::Sender<bool>,
     pub(crate) cluster: Arc<dyn Cluster>,
     pub(crate) writer: Writer,
     pub(crate) authority: Option<Authority>,
@@ -132,7 +130,6 @@ impl Agent {
             reloadable: ArcSwap::from_pointee(reloadable),
             registry: Mutex::default(),
             version: watch::channel(1).0,
-            reloading: watch::channel(false).0,
             cluster,
             writer,
             authority,
@@ -302,10 +299,8 @@ impl Agent {
         let _ = self.inner.version.subscribe().wait_for(|version| *version != seen).await;
     }
 
-    /// Counts the changes of what is registered here. While a reload is in progress it waits for its end, so that
-    /// nobody sees the half-way state.
-    pub async fn local_version(&self) -> u64 {
-        let _ = self.inner.reloading.subscribe().wait_for(|reloading| !reloading).await;
+    /// Counts the changes of what is registered here.
+    pub fn local_version(&self) -> u64 {
         *self.inner.version.borrow()
     }
 
@@ -703,21 +698,14 @@ impl Agent {
     /// stays, and so do ports, tokens and processes of what did not change.
     pub async fn reload(&self, reloadable: Reloadable) -> Result<(), Error> {
         let inner = &self.inner;
-        inner.reloading.send_replace(true);
         let tokens = reloadable.tokens.clone();
-        let outcome = inner.replace_files(reloadable);
-        let outcome = match outcome {
-            Ok(effects) => {
-                inner.take_tokens(&tokens);
-                inner.push_node().await;
-                inner.carry_out(effects).await;
-                Ok(())
-            }
-            Err(error) => Err(error),
-        };
-        inner.reloading.send_replace(false);
+        let effects = inner.replace_files(reloadable)?;
+        inner.take_tokens(&tokens);
+        // Whoever waits for a change here sees it now, however long the catalog takes.
         inner.bump();
-        outcome
+        inner.push_node().await;
+        inner.carry_out(effects).await;
+        Ok(())
     }
 
     /// This node's metadata.
@@ -764,12 +752,6 @@ impl Inner {
         }
     }
 
-    /// The service whose removal removes this one: its owner, if it was generated.
-    pub(crate) fn parent_of(&self, id: &ServiceId) -> ServiceId {
-        let registry = self.registry.lock();
-        registry.services.get(id).and_then(|entry| entry.owner.clone()).unwrap_or_else(|| id.clone())
-    }
-
     /// If a secret is that of a managed proxy: the token its parent was registered with, and what the proxy may do.
     pub(crate) fn proxy_rights(&self, secret: &str) -> Option<(String, ProxyRights)> {
         let registry = self.registry.lock();
@@ -813,7 +795,7 @@ impl Inner {
 
     /// Puts the check in place that takes a service or this node out of use, or takes it away.
     pub(crate) async fn switch_maintenance(
-        &self,
+        self: &Arc<Self>,
         caller: &Caller,
         check: CheckSpec,
         enable: bool,
@@ -848,8 +830,14 @@ impl Inner {
         Ok(())
     }
 
-    /// Does what must follow a change of the registry: processes, checks, files, catalog.
-    pub(crate) async fn carry_out(&self, effects: Effects) {
+    /// Does what must follow a change of the registry: processes, checks, files, catalog. All of it, also when the client
+    /// that asked for the change leaves in between: the change stands.
+    pub(crate) async fn carry_out(self: &Arc<Self>, effects: Effects) {
+        let inner = Arc::clone(self);
+        to_the_end(async move { inner.carry_out_all(effects).await }).await;
+    }
+
+    async fn carry_out_all(&self, effects: Effects) {
         for warning in &effects.warnings {
             tracing::warn!("agent: {warning}");
         }

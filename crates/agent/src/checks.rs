@@ -236,15 +236,15 @@ impl Inner {
     /// Removes services that have been critical for longer than their definition allows, until told to stop.
     pub(crate) async fn reap_critical(self: Arc<Self>) {
         while self.stop.or_stopped(tokio::time::sleep(REAP_INTERVAL)).await.is_some() {
-            let overdue = overdue(&self.registry.lock(), self.config.minimum_deregister_after);
-            for (check, service) in overdue {
-                let target = self.parent_of(&service);
+            let minimum = self.config.minimum_deregister_after;
+            let found = overdue(&self.registry.lock(), minimum);
+            for check in found {
+                let Some((target, effects)) = reap(&mut self.registry.lock(), &check, minimum) else { continue };
                 tracing::info!(
                     "agent: Check {:?} for service {:?} has been critical for too long; deregistered service",
                     check.as_str(),
                     target.as_str()
                 );
-                let effects = self.registry.lock().deregister(&target);
                 self.carry_out(effects).await;
             }
         }
@@ -288,16 +288,26 @@ pub(crate) fn note_critical(entry: &mut CheckEntry, status: Status) {
     }
 }
 
-/// Checks that have been critical for longer than their service may stay, each with that service.
-fn overdue(registry: &Registry, minimum: Duration) -> Vec<(CheckId, ServiceId)> {
-    let is_overdue = |entry: &CheckEntry| {
-        let limit = entry.spec.deregister_critical_service_after;
-        !limit.is_zero()
-            && !entry.check.service_id.is_empty()
-            && entry.critical_since.is_some_and(|since| since.elapsed() > limit.max(minimum))
-    };
-    let found = registry.checks.iter().filter(|(_, entry)| is_overdue(entry));
-    found.map(|(id, entry)| (id.clone(), entry.check.service_id.clone())).collect()
+/// Checks that have been critical for longer than their service may stay.
+fn overdue(registry: &Registry, minimum: Duration) -> Vec<CheckId> {
+    registry.checks.iter().filter(|(_, entry)| is_overdue(entry, minimum)).map(|(id, _)| id.clone()).collect()
+}
+
+fn is_overdue(entry: &CheckEntry, minimum: Duration) -> bool {
+    let limit = entry.spec.deregister_critical_service_after;
+    !limit.is_zero()
+        && !entry.check.service_id.is_empty()
+        && entry.critical_since.is_some_and(|since| since.elapsed() > limit.max(minimum))
+}
+
+/// Removes the service of a check, or whatever that was generated for, if the check is overdue still: taking others out of
+/// the catalog takes a while, in which it may have recovered.
+fn reap(registry: &mut Registry, check: &CheckId, minimum: Duration) -> Option<(ServiceId, Effects)> {
+    let service = registry.checks.get(check).filter(|entry| is_overdue(entry, minimum))?.check.service_id.clone();
+    let owner = registry.services.get(&service).and_then(|entry| entry.owner.clone());
+    let target = owner.unwrap_or(service);
+    let effects = registry.deregister(&target);
+    Some((target, effects))
 }
 
 /// The alias checks of this agent.
@@ -448,7 +458,7 @@ mod tests {
         // Being critical once more is no break, and anything else is one.
         told(&mut registry, Status::Critical);
         tokio::time::advance(second).await;
-        assert_eq!(overdue(&registry, minute), [("c".into(), "web".into())]);
+        assert_eq!(overdue(&registry, minute), ["c".into()]);
         told(&mut registry, Status::Warning);
         assert!(!is_overdue(&registry));
         tokio::time::advance(minute + second).await;
@@ -458,6 +468,15 @@ mod tests {
         assert!(!is_overdue(&registry), "the time runs from the second failure");
         tokio::time::advance(second).await;
         assert!(is_overdue(&registry));
+
+        // Found overdue, and well again by the time it is its turn.
+        let found = overdue(&registry, minute);
+        let turn = |registry: &mut Registry| reap(registry, &found[0], minute).map(|(target, _)| target);
+        told(&mut registry, Status::Passing);
+        assert_eq!(turn(&mut registry), None);
+        told(&mut registry, Status::Critical);
+        tokio::time::advance(minute + second).await;
+        assert_eq!(turn(&mut registry), Some("web".into()));
 
         entry_of(&mut registry).spec.deregister_critical_service_after = minute * 5;
         assert!(!is_overdue(&registry));

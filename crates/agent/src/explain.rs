@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use lictor_model::health;
 use lictor_model::name::{CheckId, ServiceId};
@@ -61,7 +62,7 @@ impl Inner {
     }
 
     /// Gives proxies another port whose allocated one somebody else has taken meanwhile.
-    pub(crate) async fn make_way(&self, statuses: &BTreeMap<String, Status>) {
+    pub(crate) async fn make_way(self: &Arc<Self>, statuses: &BTreeMap<String, Status>) {
         for (id, status) in statuses {
             let Some(taken) = status.fields.get(PORT_TAKEN).and_then(|port| port.parse::<i64>().ok()) else { continue };
             let id = ServiceId::from(id.as_str());

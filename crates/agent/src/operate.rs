@@ -206,8 +206,9 @@ impl Agent {
             }
             Act::Start => {
                 inner.held.release(&id).map_err(cannot_keep)?;
-                inner.end_drain(&id).await;
+                // Before anything is waited for: whoever asked may leave meanwhile.
                 inner.proxies_nudge.notify_one();
+                inner.end_drain(&id).await;
             }
             Act::Restart => {
                 if process.held.is_some() {
@@ -221,8 +222,8 @@ impl Agent {
                     return Err(Error::Refused(format!("{id} does not run, so there is nothing to drain")));
                 }
                 inner.held.hold(&id, Held::draining(limit)).map_err(cannot_keep)?;
-                inner.begin_drain(&id).await;
                 inner.drains.notify_one();
+                inner.begin_drain(&id).await;
             }
         }
         Ok(())
@@ -325,7 +326,7 @@ impl Inner {
     }
 
     /// Takes a proxy out of discovery.
-    async fn begin_drain(&self, id: &ServiceId) {
+    async fn begin_drain(self: &Arc<Self>, id: &ServiceId) {
         let check = CheckSpec {
             id: CheckId::service_maintenance(id),
             name: "Service Maintenance Mode".into(),
@@ -339,7 +340,7 @@ impl Inner {
     }
 
     /// Puts a proxy back into discovery, if it was a drain that took it out.
-    async fn end_drain(&self, id: &ServiceId) {
+    async fn end_drain(self: &Arc<Self>, id: &ServiceId) {
         let check_id = CheckId::service_maintenance(id);
         let is_ours =
             self.registry.lock().checks.get(&check_id).is_some_and(|entry| entry.check.notes.starts_with(DRAIN_NOTE));

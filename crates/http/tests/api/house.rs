@@ -35,6 +35,7 @@ pub(crate) struct House {
     pub(crate) port: u16,
     pub(crate) tls_port: Option<u16>,
     pub(crate) folder: tempfile::TempDir,
+    pub(crate) agent: Agent,
     scope: Scope,
     server: tokio::task::JoinHandle<Option<()>>,
 }
@@ -91,7 +92,7 @@ impl House {
         if let Some(change) = wishes.change {
             change(&mut config);
         }
-        let bound = bind(config, agent, Arc::new(NoProcess)).unwrap();
+        let bound = bind(config, agent.clone(), Arc::new(NoProcess)).unwrap();
         let port = match bound.addresses().next().unwrap() {
             Address::Tcp(address) => address.port(),
             other => panic!("{other} is not the TCP address"),
@@ -101,7 +102,7 @@ impl House {
             Address::Tcp(_) | Address::Unix(_) | Address::UnixTls(_) | Address::Proxies(_) => None,
         });
         let server = scope.spawn("http", bound.run(scope.stop_signal()));
-        House { port, tls_port, folder, scope, server }
+        House { port, tls_port, folder, agent, scope, server }
     }
 
     /// One request on a connection of its own.

@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 
 use lictor_agent::Error;
 use lictor_agent::cluster::{Cluster, Soon, Standing};
+use lictor_agent::config::Reloadable;
 use lictor_model::acl::Caller;
 use lictor_model::health::{Check, Status};
 use lictor_model::node::Node;
+use lictor_model::service::{Definition, Service};
 use lictor_state::writer::{Registration, Removal};
 use lictor_state::{Reader, Writer};
 use serde_json::json;
@@ -151,6 +153,57 @@ async fn a_check_that_is_registered_again_while_it_is_removed_is_there_in_the_en
 }
 
 #[tokio::test]
+async fn what_a_client_registered_reaches_the_catalog_although_the_client_has_left() {
+    let slow = gate();
+    let house = house(&slow, &gate()).await;
+    let body = json!({"Name": "slow", "Port": 1, "Connect": {"SidecarService": {}}}).to_string();
+    let mut client = house.connect().await;
+    let head = format!("PUT /v1/agent/service/register HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
+    client.write_all((head + &body).as_bytes()).await.unwrap();
+    arrived(&slow).await;
+    drop(client);
+    // By the time others were answered, it is known that nobody waits any more.
+    for _ in 0..3 {
+        assert_eq!(house.get("/v1/agent/services").await.status, 200);
+    }
+    slow.1.add_permits(100);
+    let end = Instant::now() + PATIENCE / 2;
+    for name in ["slow", "slow-sidecar-proxy"] {
+        while house.get(&format!("/v1/catalog/service/{name}")).await.text() == "[]" {
+            assert!(Instant::now() < end, "{name} is here and not in the catalog");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn while_the_catalog_takes_what_a_reload_changed_what_is_here_can_be_read() {
+    let slow = gate();
+    let house = house(&slow, &gate()).await;
+    house.put("/v1/agent/service/register", json!({"Name": "web", "Port": 1})).await;
+    let before = house.get("/v1/agent/service/web").await;
+    let hash = before.header("X-Consul-Contenthash").unwrap().to_owned();
+    let definition = |name: &str, port| Definition {
+        service: Service { name: name.into(), port, ..Service::default() },
+        ..Definition::default()
+    };
+    let services = vec![definition("web", 2), definition("slow", 3)];
+    let reload = house.agent.reload(Reloadable { services, ..Reloadable::default() });
+    let read = async {
+        // One who waits for the change, one who comes when it is here and the catalog does not have it yet.
+        let target = format!("/v1/agent/service/web?hash={hash}");
+        let waited = house.get(&target).await;
+        arrived(&slow).await;
+        let came = house.get("/v1/agent/service/slow").await;
+        slow.1.add_permits(100);
+        (waited.json()["Port"].clone(), came.json()["Port"].clone())
+    };
+    let (done, read) = tokio::join!(reload, read);
+    done.unwrap();
+    assert_eq!(read, (json!(2), json!(3)));
+}
+
+#[tokio::test]
 async fn a_report_that_comes_as_its_time_is_over_is_not_undone_by_that() {
     const TTL: Duration = Duration::from_millis(500);
     let house = House::new().await;
@@ -243,7 +296,7 @@ async fn an_alias_follows_what_changes_while_it_is_worked_out() {
 
 fn far(status: Status) -> Registration {
     let node = Node { name: "far".into(), address: "10.0.0.9".into(), ..Node::default() };
-    let service = lictor_model::service::Service { id: "web".into(), name: "web".into(), ..Default::default() };
+    let service = Service { id: "web".into(), name: "web".into(), ..Default::default() };
     let check = Check { id: "c".into(), name: "c".into(), service_id: "web".into(), status, ..Check::default() };
     Registration { node, service: Some(service), checks: vec![check], ..Registration::default() }
 }
