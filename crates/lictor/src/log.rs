@@ -197,8 +197,11 @@ impl Log {
             let line = Bytes::from(line.split_off(self.indent.len()));
             let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
             kept.followers.retain(|(wanted, follower)| {
-                (level as u8) < (*wanted as u8)
-                    || !matches!(follower.try_send(line.clone()), Err(mpsc::error::TrySendError::Closed(_)))
+                if level as u8 >= *wanted as u8 {
+                    // One that is too far behind loses the line.
+                    let _ = follower.try_send(line.clone());
+                }
+                !follower.is_closed()
             });
             kept.lines.push_back((level, line));
             if kept.lines.len() > KEPT_LINES {
@@ -297,5 +300,9 @@ mod tests {
         assert!(text(lines.try_recv().unwrap()).ends_with("[INFO] before"));
         assert!(text(lines.try_recv().unwrap()).ends_with("[WARN] after"));
         assert!(lines.try_recv().is_err());
+        // Nothing is left of it with the next line, whether it would have wanted that or not.
+        drop(lines);
+        log.put(LogLevel::Debug, "later");
+        assert!(log.kept.unwrap().into_inner().unwrap().followers.is_empty());
     }
 }
