@@ -75,7 +75,18 @@ impl Authority {
     /// root that names none is taken, as the trust domain of leaves is not derived from it.
     pub fn adopt(key: SigningKey, root_pem: &str, trust_domain: &TrustDomain, now: i64) -> Result<Authority, Error> {
         let authority = Authority::restore(key, root_pem)?;
-        let certificate = &authority.certificate;
+        authority.is_fit(now)?;
+        let ours = trust_domain.signing_uri();
+        match &authority.certificate.uris[..] {
+            [] => Ok(authority),
+            uris if uris.iter().any(|uri| uri.eq_ignore_ascii_case(&ours)) => Ok(authority),
+            [found, ..] => Err(Error::ForeignRoot { found: found.clone(), expected: ours }),
+        }
+    }
+
+    /// Whether the root may sign certificates, and now.
+    pub fn is_fit(&self, now: i64) -> Result<(), Error> {
+        let certificate = &self.certificate;
         if let Some(why) = certificate.unfit {
             return Err(Error::NotCa(why));
         }
@@ -86,12 +97,7 @@ impl Authority {
         if now + BACKDATING < certificate.validity.not_before {
             return Err(Error::RootNotValid("it begins in the future"));
         }
-        let ours = trust_domain.signing_uri();
-        match &certificate.uris[..] {
-            [] => Ok(authority),
-            uris if uris.iter().any(|uri| uri.eq_ignore_ascii_case(&ours)) => Ok(authority),
-            [found, ..] => Err(Error::ForeignRoot { found: found.clone(), expected: ours }),
-        }
+        Ok(())
     }
 
     /// Takes a pair that was an authority before; only checks that it still is a pair.

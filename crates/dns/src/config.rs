@@ -109,26 +109,49 @@ pub struct Settings {
     prefix_ttl: Vec<(String, u32)>,
 }
 
-impl Settings {
-    /// Checks a configuration.
-    pub fn new(config: Config) -> Result<Settings, Error> {
-        let bad_domain = || Error::Domain { domain: config.domain.clone() };
-        let mut zone = Name::from_ascii(config.domain.to_ascii_lowercase()).map_err(|_| bad_domain())?;
+/// The names that all others are made of.
+struct Names {
+    zone: Name,
+    node_suffix: Name,
+    addr_suffix: Name,
+    service_suffix: Name,
+    ns: Name,
+    hostmaster: Name,
+}
+
+impl Names {
+    fn of(domain: &str, datacenter: &str) -> Result<Names, Error> {
+        let bad_domain = || Error::Domain { domain: domain.to_owned() };
+        let mut zone = Name::from_ascii(domain.to_ascii_lowercase()).map_err(|_| bad_domain())?;
         zone.set_fqdn(true);
         let below = |labels: &[&str]| {
             let labels = labels.iter().map(|label| label.as_bytes());
             Name::from_labels(labels).and_then(|name| name.append_domain(&zone)).map_err(|_| bad_domain())
         };
-        let datacenter = config.datacenter.to_ascii_lowercase();
-        if datacenter.is_empty() || datacenter.len() > 63 || datacenter.contains('.') {
-            return Err(Error::Datacenter { datacenter: config.datacenter });
+        let lower = datacenter.to_ascii_lowercase();
+        if lower.is_empty() || lower.len() > 63 || lower.contains('.') {
+            return Err(Error::Datacenter { datacenter: datacenter.to_owned() });
         }
-        let node_suffix = below(&["node", &datacenter])?;
+        let node_suffix = below(&["node", &lower])?;
         if node_suffix.len() > MAX_SUFFIX {
             return Err(bad_domain());
         }
-        let (addr_suffix, service_suffix) = (below(&["addr", &datacenter])?, below(&["service"])?);
+        let (addr_suffix, service_suffix) = (below(&["addr", &lower])?, below(&["service"])?);
         let (ns, hostmaster) = (below(&["ns"])?, below(&["hostmaster"])?);
+        Ok(Names { zone, node_suffix, addr_suffix, service_suffix, ns, hostmaster })
+    }
+}
+
+/// Whether there can be names of a datacenter below a domain; the error says why not.
+pub fn check_names(domain: &str, datacenter: &str) -> Result<(), Error> {
+    Names::of(domain, datacenter).map(drop)
+}
+
+impl Settings {
+    /// Checks a configuration.
+    pub fn new(config: Config) -> Result<Settings, Error> {
+        let Names { zone, node_suffix, addr_suffix, service_suffix, ns, hostmaster } =
+            Names::of(&config.domain, &config.datacenter)?;
         let (exact_ttl, prefix_ttl) = by_name(&config.service_ttl);
         let node_ttl = seconds(config.node_ttl);
         let timer = |name| lictor_meter::process().timer(name, &[("node", &config.node_name)]);

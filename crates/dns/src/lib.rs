@@ -29,7 +29,7 @@ mod wire;
 #[allow(missing_docs, clippy::unwrap_used, reason = "no part of what is shipped")]
 pub mod fuzz;
 
-pub use config::{Config, Settings, Soa};
+pub use config::{Config, Settings, Soa, check_names};
 pub use error::Error;
 pub use prepared::{NoQueries, PreparedAnswer, PreparedOutcome, PreparedRequest, Queries};
 pub use server::{Backend, Bound, Reload, bind};

@@ -436,6 +436,8 @@ async fn reload(
     let outcome = async {
         let next = crate::settings::load(sources).map_err(anyhow::Error::msg)?;
         let waiting = started_with.needing_restart(&next.settings);
+        // All that can be refused comes before the first change.
+        let dns = dns.map(|dns| lictor_dns::Settings::new(next.dns).map(|answers| (dns, answers))).transpose()?;
         agent.reload(next.reloadable).await?;
         watches.replace(next.watches);
         log.set_level(next.log_level);
@@ -443,8 +445,8 @@ async fn reload(
         let View { filter: Filter { prefix, host, .. }, retention } = (*meter.view()).clone();
         let rules = telemetry::view(&next.telemetry).filter;
         meter.set_view(View { filter: Filter { prefix, host, ..rules }, retention });
-        if let Some(dns) = dns {
-            dns.replace(lictor_dns::Settings::new(next.dns)?);
+        if let Some((dns, answers)) = dns {
+            dns.replace(answers);
         }
         if !waiting.is_empty() {
             let keys = waiting.join(", ");

@@ -385,6 +385,59 @@ fn reachable(listen: &ListenAddr) -> String {
     }
 }
 
+/// What an HTTPS listener with this certificate and key is made from.
+fn https_files((certificate, key): &(PathBuf, PathBuf), tls: &crate::config::check::Tls) -> Files {
+    Files {
+        certificate: certificate.clone(),
+        key: key.clone(),
+        ca_file: tls.ca_file.clone(),
+        ca_path: tls.ca_path.clone(),
+        clients: if tls.verify_incoming_https { Clients::Verified } else { Clients::Any },
+        suites: tls.cipher_suites.clone(),
+        order: if tls.prefer_server_cipher_suites { Order::Servers } else { Order::Clients },
+        ..Files::default()
+    }
+}
+
+/// What is wrong with certificates and keys that are there, each with what comes of it. Files that are not there may be on the machine that the configuration is meant for.
+pub(crate) fn unusable_certificates(config: &AgentConfig) -> Vec<String> {
+    let AgentConfig { network, tls, mesh, .. } = config;
+    let mut found = Vec::new();
+    if let Some(pair) = &tls.certificate
+        && !network.https.is_empty()
+    {
+        let files = https_files(pair, tls);
+        let all = [Some(&files.certificate), Some(&files.key), files.ca_file.as_ref(), files.ca_path.as_ref()];
+        let are_there = all.into_iter().flatten().all(|file| file.exists());
+        let failed = are_there.then(|| Acceptor::load(files).err()).flatten();
+        found.extend(
+            failed.map(|error| format!("config: {}: the agent does not start", certificate_error(&error, tls))),
+        );
+    }
+    if mesh.enabled {
+        let why = unusable_root(&mesh.ca_config);
+        found.extend(why.map(|why| format!("config: connect.ca_config: {why}: a CA cannot be founded with it")));
+    }
+    found
+}
+
+/// Why the operator's own root cannot found a CA, as far as that does not depend on the cluster.
+fn unusable_root(config: &Opaque) -> Option<String> {
+    use lictor_ca::provider::{Rotation, Settings, Spelling};
+    let settings = match Settings::parse(Some(config), Spelling::File, None, Rotation::WhenChanged) {
+        Ok(settings) => settings,
+        Err(error) => return Some(lictor_agent::error::chain(&error)),
+    };
+    let key = settings.private_key().filter(|key| !key.is_empty())?;
+    let key = match lictor_ca::SigningKey::from_pem(key) {
+        Ok(key) => key,
+        Err(error) => return Some(format!("private_key: {}", lictor_agent::error::chain(&error))),
+    };
+    let root = lictor_ca::Authority::restore(key, settings.root_cert()?);
+    let error = root.and_then(|root| root.is_fit(lictor_task::clock::unix_seconds())).err()?;
+    Some(format!("root_cert: {}", lictor_agent::error::chain(&error)))
+}
+
 fn http(
     config: &AgentConfig,
     settings: &Settings,
@@ -408,19 +461,9 @@ fn http(
     if !network.https.is_empty() {
         match &tls.certificate {
             None => tracing::warn!("agent: ports.https without cert_file and key_file: there is no HTTPS listener"),
-            Some((cert, key)) => {
-                let clients = if tls.verify_incoming_https { Clients::Verified } else { Clients::Any };
-                let files = Files {
-                    certificate: cert.clone(),
-                    key: key.clone(),
-                    ca_file: tls.ca_file.clone(),
-                    ca_path: tls.ca_path.clone(),
-                    clients,
-                    suites: tls.cipher_suites.clone(),
-                    order: if tls.prefer_server_cipher_suites { Order::Servers } else { Order::Clients },
-                    ..Files::default()
-                };
-                let acceptor = Acceptor::load(files).map_err(|error| certificate_error(&error, tls))?;
+            Some(pair) => {
+                let acceptor =
+                    Acceptor::load(https_files(pair, tls)).map_err(|error| certificate_error(&error, tls))?;
                 let acceptor = std::sync::Arc::new(acceptor);
                 for address in &network.https {
                     listeners.push(match address {

@@ -524,6 +524,34 @@ fn a_configuration_is_judged_with_what_becomes_of_it() {
         alone(&["validate", &file("client.hcl", "server = false\ndata_dir = \"/x\"\nretry_join = [\"10.0.0.1\"]")]);
     assert!(client.code == Some(1) && client.err.contains("client agents are not in this version"), "{}", client.err);
     alone(&["validate"]).refused(1, "Must specify at least one config file or directory\n");
+    // Certificates and keys that are there are looked into.
+    let (made, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for folder in [&made, &other] {
+        for words in [&["tls", "ca", "create"][..], &["tls", "cert", "create", "-server"]] {
+            assert_eq!(crate::ended(command(words).current_dir(folder.path())).code, Some(0));
+        }
+    }
+    let served = |keys: &tempfile::TempDir, root: &str| {
+        let (made, keys) = (made.path().display(), keys.path().display());
+        let text = format!(
+            "server = true\ndata_dir = \"/x\"\nports {{ https = 8501 }}\ncert_file = \"{made}/dc1-server-consul-0.pem\"\n\
+             key_file = \"{keys}/dc1-server-consul-0-key.pem\"\nconnect {{ enabled = true {root} }}"
+        );
+        let ended = alone(&["validate", &file("served.hcl", &text)]);
+        assert_eq!(ended.code, Some(0), "{}", ended.err);
+        ended.out
+    };
+    let pair = |certificate: &str, key: &str| {
+        let read = |name: &str| fs::read_to_string(made.path().join(name)).unwrap().replace('\n', "\\n");
+        format!("ca_config {{ root_cert = \"{}\" private_key = \"{}\" }}", read(certificate), read(key))
+    };
+    let good = pair("consul-agent-ca.pem", "consul-agent-ca-key.pem");
+    let fine = served(&made, &good);
+    assert!(!fine.contains("WARN"), "{fine}");
+    let foreign = served(&other, &pair("dc1-server-consul-0.pem", "dc1-server-consul-0-key.pem"));
+    for part in [": the agent does not start", "connect.ca_config: root_cert: ", ": a CA cannot be founded with it"] {
+        assert!(foreign.contains(part), "{foreign}");
+    }
 }
 
 #[test]

@@ -12,8 +12,9 @@ use super::{complain, print};
 use crate::config::check::Role;
 use crate::config::flags::{Flag, Parsed};
 use crate::config::keys::{Disposition, Reload};
-use crate::config::report::Origin;
+use crate::config::report::{Notice, Origin};
 use crate::config::{self, Loaded, Sources, Weight};
+use crate::settings::unusable_certificates;
 
 /// The command.
 pub(crate) const COMMANDS: &[Command] = &[Command::new("validate", "Checks configuration files", run)
@@ -37,7 +38,7 @@ fn run(flags: &Parsed) -> Outcome {
     }
     let paths = flags.operands.iter().map(PathBuf::from);
     let sources = Sources::from_paths(paths, flags.text("config-format").map(str::to_owned));
-    let loaded = match config::validate(&sources) {
+    let mut loaded = match config::validate(&sources) {
         Ok(loaded) => loaded,
         Err(errors) => {
             complain(&format!("Config validation failed: {errors}"));
@@ -47,6 +48,8 @@ fn run(flags: &Parsed) -> Outcome {
     if flags.is_set("quiet") {
         return done();
     }
+    let unusable = unusable_certificates(&loaded.config).into_iter();
+    loaded.notices.extend(unusable.map(|text| Notice { weight: Weight::Warn, text }));
     match (format, flags.is_set("explain")) {
         (Format::Json, _) => print(&output::json(&explained(&loaded))?),
         (Format::Pretty, explain) => pretty(&loaded, explain)?,

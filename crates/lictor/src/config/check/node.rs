@@ -65,6 +65,14 @@ pub(crate) fn node(check: &mut Check<'_>) -> Node {
         let text = "Network segments are not supported in this version of Consul";
         check.refuse(Stage::Rules, key, text, "remove it; there are no network segments");
     }
+    let domain = settings.text("domain").to_owned();
+    if settings.int("ports.dns") > 0
+        && let Err(why @ lictor_dns::Error::Domain { .. }) = lictor_dns::check_names(&domain, &datacenter)
+    {
+        let remedy =
+            "write a domain of labels of at most 63 letters, digits and dashes, or turn DNS off: ports.dns = -1";
+        check.refuse(Stage::Rules, "domain", why.to_string(), remedy);
+    }
     Node {
         name: name(check),
         id: id(check),
@@ -74,7 +82,7 @@ pub(crate) fn node(check: &mut Check<'_>) -> Node {
         meta,
         tagged_addresses: settings.text_map("tagged_addresses"),
         datacenter,
-        domain: settings.text("domain").to_owned(),
+        domain,
         data_dir: data_dir(check),
     }
 }

@@ -79,6 +79,12 @@ fn the_first_line_is_the_one_of_the_original() {
         first(problems("node_meta { consul-x = \"a\" }")),
         "node_meta invalid: Couldn't load metadata pair ('consul-x', 'a'): Key prefix 'consul-' is reserved for internal use"
     );
+    let long = "a".repeat(64);
+    let refused = first(problems(&format!("domain = \"{long}\"")));
+    assert_eq!(refused, format!("domain {long:?} is not a usable DNS name"));
+    assert!(
+        !problems(&format!("domain = \"{long}\" ports {{ dns = -1 }} segment = \"a\"")).to_string().contains("domain")
+    );
     assert_eq!(first(problems("segment = \"a\"")), "Network segments are not supported in this version of Consul");
     assert_eq!(first(problems("node_id = \"x\"")), "Failed to setup node ID: uuid string is wrong length");
     assert_eq!(first(problems("server = false bootstrap = true")), "'bootstrap = true' requires 'server = true'");
