@@ -68,14 +68,15 @@ pub(crate) fn tests() -> Result<Vec<String>> {
     Ok(failed.iter().map(ToString::to_string).collect())
 }
 
-/// Chaos for some minutes, and ten gigabytes for each of them. One test after the other, so that each has the machine for
-/// itself.
+/// Chaos for some minutes, and ten gigabytes for each of them, with the program as it is shipped: without optimisation it is the
+/// test's rate that suffers first on a slow machine. One test after the other, so that each has the machine for itself.
 pub(crate) fn soak(minutes: f64) -> Result<()> {
     let gigabytes = (minutes * 10.0).ceil();
     cargo(
         "soak",
         &[
             "test",
+            "--release",
             "--workspace",
             "--locked",
             "--test",

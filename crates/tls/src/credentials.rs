@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rustls::client::{ClientSessionMemoryCache, Resumption};
+use rustls::client::Resumption;
 use rustls::server::{NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::{CertifiedKey, SigningKey};
 use rustls::{ClientConfig, ServerConfig, SignatureScheme, client::ResolvesClientCert};
@@ -13,6 +13,7 @@ use crate::frame::PROTOCOL;
 use crate::hello::Hello;
 use crate::known::Known;
 use crate::leaf::Leaf;
+use crate::remembered::Remembered;
 use crate::suite::{KeyExchange, VERSIONS, provider};
 use crate::tickets::Tickets;
 use crate::verify::{ClientCheck, Gate, ServerCheck};
@@ -32,9 +33,6 @@ pub enum Reuse {
     Connections,
 }
 
-/// Sessions remembered for resumption by the dialling side, all targets together: about 1 KB each.
-const REMEMBERED_SESSIONS: usize = 1024;
-
 /// A leaf and the roots that were current together.
 ///
 /// What is in it does not change: a rotation makes a new one, and with it new session caches, ticket keys and memory of peers, so that no session crosses
@@ -43,6 +41,7 @@ pub struct Credentials {
     leaf: Leaf,
     bundle: Arc<Bundle>,
     known: Arc<Known>,
+    remembered: Arc<Remembered>,
     clients: Clients,
     servers: Servers,
 }
@@ -72,9 +71,10 @@ impl Credentials {
     ) -> Result<Credentials, Error> {
         let bundle = Arc::new(bundle);
         let known = Arc::new(Known::default());
-        let clients = Clients::new(client_config(&leaf, &bundle, &known, key_exchange)?);
+        let remembered = Arc::new(Remembered::default());
+        let clients = Clients::new(client_config(&leaf, &bundle, &known, &remembered, key_exchange)?);
         let servers = Servers::new(&leaf, &bundle, &known, key_exchange, gate)?;
-        Ok(Credentials { leaf, bundle, known, clients, servers })
+        Ok(Credentials { leaf, bundle, known, remembered, clients, servers })
     }
 
     /// Our certificate.
@@ -95,6 +95,11 @@ impl Credentials {
     /// Whether a leaf and roots are the ones in here, so that nothing need be rebuilt.
     pub(crate) fn are(&self, leaf: &Leaf, bundle: &Bundle) -> bool {
         self.leaf.chain() == leaf.chain() && self.bundle.digest() == bundle.digest()
+    }
+
+    /// Where tickets of the servers that we dial go.
+    pub(crate) fn remembered(&self, reuse: Reuse) -> Option<&Arc<Remembered>> {
+        (reuse != Reuse::None).then_some(&self.remembered)
     }
 
     pub(crate) fn client(&self, reuse: Reuse) -> &Arc<ClientConfig> {
@@ -119,6 +124,12 @@ impl Credentials {
     }
 }
 
+impl Drop for Credentials {
+    fn drop(&mut self) {
+        self.remembered.forget();
+    }
+}
+
 impl Clients {
     fn new(sessions: ClientConfig) -> Clients {
         let mut none = sessions.clone();
@@ -133,6 +144,7 @@ fn client_config(
     leaf: &Leaf,
     bundle: &Arc<Bundle>,
     known: &Arc<Known>,
+    remembered: &Arc<Remembered>,
     key_exchange: KeyExchange,
 ) -> Result<ClientConfig, Error> {
     let provider = provider(key_exchange);
@@ -147,7 +159,7 @@ fn client_config(
     config.alpn_protocols = vec![ALPN_H2.to_vec()];
     config.enable_sni = false;
     config.enable_secret_extraction = true;
-    config.resumption = Resumption::store(Arc::new(ClientSessionMemoryCache::new(REMEMBERED_SESSIONS)));
+    config.resumption = Resumption::store(Arc::clone(remembered) as Arc<_>);
     Ok(config)
 }
 

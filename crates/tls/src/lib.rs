@@ -22,6 +22,7 @@ pub mod mesh;
 mod peer;
 pub mod pump;
 mod record;
+mod remembered;
 mod secrets;
 mod session;
 mod socket;

@@ -106,7 +106,8 @@ impl Mesh {
             .and_then(|server| if resumed { still_valid(server) } else { Ok(server) })
             .and_then(|server| target.expect(server));
         let framing = framing(half.alpn_protocol());
-        let parts = Parts::of_client(half).map_err(|source| Error::Handshake(source.into()))?;
+        let remembered = credentials.remembered(reuse).map(|all| (Arc::clone(all), target.name.clone()));
+        let parts = Parts::of_client(half, remembered).map_err(|source| Error::Handshake(source.into()))?;
         let peer = server.map(|peer| About { peer, resumed, framing, credentials });
         finish(stream, parts, outgoing, incoming, peer).await
     }

@@ -145,6 +145,30 @@ async fn sessions_are_resumed_and_still_pass_the_gate() {
 }
 
 #[tokio::test]
+async fn one_ticket_serves_all_dials_until_the_next() {
+    let authority = Authority::new("root");
+    let (web, db) = (mesh(&authority, "web"), mesh(&authority, "db"));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = Target::new(listener.local_addr().unwrap(), "dc1", "db");
+    let (client, server) = meet_at(&web, &db, &listener, &target).await;
+    let (mut near, mut far) = carry(client.unwrap(), server.unwrap()).await;
+    far.write_all(b"x").await.unwrap();
+    near.read_u8().await.unwrap();
+    // Nothing is sent behind these handshakes, so no other ticket arrives.
+    let mut held = Vec::new();
+    for _ in 0..6 {
+        let (client, server) = meet_at(&web, &db, &listener, &target).await;
+        let (client, server) = (client.unwrap(), server.unwrap());
+        assert!(client.is_resumed() && server.is_resumed());
+        held.push((client, server));
+    }
+    // With the leaf they came with they are forgotten.
+    install(&web, &authority, &authority.leaf("web"));
+    let (client, _) = meet_at(&web, &db, &listener, &target).await;
+    assert!(!client.unwrap().is_resumed());
+}
+
+#[tokio::test]
 async fn no_session_is_resumed_for_another_identity_or_after_a_rotation() {
     let authority = Authority::new("root");
     let (web, db) = (mesh(&authority, "web"), mesh(&authority, "db"));

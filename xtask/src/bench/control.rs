@@ -143,6 +143,8 @@ fn in_memory(
 ) -> Result<()> {
     let agent = Agent::start(lictor, folder, false)?;
     note("start", agent.start * 1e3);
+    // An agent gives back what its start needed after two seconds.
+    std::thread::sleep(Duration::from_secs(4));
     note("agent_idle", settled(&agent.pids()) / 1024.0);
     // Two thousand instances of forty services, fifty of each.
     note("register1", agent.register(tool, 1, 0..2000, [200, 40])?);

@@ -31,27 +31,28 @@ pub(super) struct Ends {
 }
 
 /// What a handshake between two of ours leaves.
-pub(super) struct Shaken {
-    pub(super) about: Arc<About>,
+pub(crate) struct Shaken {
+    pub(crate) about: Arc<About>,
     /// The dialler's keys, and what it has read behind the handshake.
-    pub(super) near: (Parts, Vec<u8>),
+    pub(crate) near: (Parts, Vec<u8>),
     /// The acceptor's keys, what it still has to send, and what it has read behind the handshake.
-    pub(super) far: (Parts, Vec<u8>, Vec<u8>),
+    pub(crate) far: (Parts, Vec<u8>, Vec<u8>),
 }
 
-pub(super) fn shake() -> Shaken {
+pub(crate) fn shake() -> Shaken {
     let credentials = credentials();
     let peer = Arc::new(credentials.leaf().who().clone());
     let name = ServerName::try_from("peer").unwrap();
     let hello = Hello { offers_h2: true, offers_frames: true, offers_tls13: true };
     let reuse = Reuse::Connections;
-    let mut client = UnbufferedClientConnection::new(Arc::clone(credentials.client(reuse)), name).unwrap();
+    let mut client = UnbufferedClientConnection::new(Arc::clone(credentials.client(reuse)), name.clone()).unwrap();
     let mut server = UnbufferedServerConnection::new(Arc::clone(credentials.server(hello, reuse))).unwrap();
     let (to_client, to_server, tickets) = handshake(&mut client, &mut server);
     assert_eq!(client.alpn_protocol(), Some(frame::PROTOCOL));
+    let remembered = credentials.remembered(reuse).map(|all| (Arc::clone(all), name));
     Shaken {
         about: Arc::new(About { peer, resumed: false, framing: Framing::Frames, credentials }),
-        near: (Parts::of_client(client).unwrap(), to_client),
+        near: (Parts::of_client(client, remembered).unwrap(), to_client),
         far: (Parts::of_server(server).unwrap(), tickets, to_server),
     }
 }
@@ -424,14 +425,14 @@ fn stranger(we: We, flavour: Flavour, framing: Framing) -> (Option<Line<Fake>>, 
             let (to_client, to_server, tickets) = handshake(&mut client, &mut server);
             assert!(to_server.is_empty());
             let behind = [to_client, tickets].concat();
-            (Parts::of_client(client).unwrap(), Vec::new(), behind, Parts::of_server(server).unwrap(), Vec::new())
+            (Parts::of_client(client, None).unwrap(), Vec::new(), behind, Parts::of_server(server).unwrap(), Vec::new())
         }
         We::Accept => {
             let hello = Hello { offers_h2: false, offers_frames: false, offers_tls13: flavour.is_tls13() };
             let mut client = UnbufferedClientConnection::new(Arc::new(flavour.client(&ours)), name).unwrap();
             let mut server = UnbufferedServerConnection::new(Arc::clone(ours.server(hello, reuse))).unwrap();
             let (to_client, to_server, tickets) = handshake(&mut client, &mut server);
-            (Parts::of_server(server).unwrap(), tickets, to_server, Parts::of_client(client).unwrap(), to_client)
+            (Parts::of_server(server).unwrap(), tickets, to_server, Parts::of_client(client, None).unwrap(), to_client)
         }
     };
     let (app, wire) = (Fake::default(), Fake::default());

@@ -61,7 +61,7 @@ fn join(we: We, flavour: Flavour) -> Joined {
             let mut peer: Connection = ServerConnection::new(Arc::new(flavour.server(&theirs))).unwrap().into();
             let mut half = UnbufferedClientConnection::new(Arc::clone(ours.client(Reuse::Sessions)), name).unwrap();
             let (outgoing, rest) = shake(&mut half, &mut peer);
-            joined(Parts::of_client(half).unwrap(), outgoing, rest, peer)
+            joined(Parts::of_client(half, None).unwrap(), outgoing, rest, peer)
         }
     }
 }
