@@ -118,11 +118,8 @@ impl Gate {
 
     /// Where a path that is not in its final form is to be asked for.
     fn elsewhere(&self, path: &str) -> Option<String> {
-        if !path.ends_with('/') && !self.table.has(path) {
-            let below = format!("{path}/");
-            if self.table.has(&below) {
-                return Some(below);
-            }
+        if self.table.is_folder(path) && !self.table.has(path) {
+            return Some(format!("{path}/"));
         }
         match path::clean(path) {
             Cow::Borrowed(_) => None,

@@ -9,6 +9,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
@@ -30,6 +31,8 @@ use crate::server::{HEAD_LIMIT, Server};
 
 /// A request that is larger goes to the library.
 const ROOM: usize = 4096;
+/// A body up to this size is copied behind its head.
+const COPIED: usize = 2048;
 /// A request with more headers goes to the library.
 const HEADERS: usize = 32;
 
@@ -99,8 +102,8 @@ pub(crate) async fn serve(server: &Server, line: &mut impl Line, peer: Peer, pro
 /// Takes one request, if that is what comes. The buffer is only there while there are bytes to read. Cancel safe.
 async fn take(line: &mut impl Line) -> Taken {
     poll_fn(|context| {
-        let mut room = [0; ROOM];
-        let mut buffer = ReadBuf::new(&mut room);
+        let mut room = [const { MaybeUninit::uninit() }; ROOM];
+        let mut buffer = ReadBuf::uninit(&mut room);
         let taken = match ready!(Pin::new(&mut *line).poll_read(context, &mut buffer)) {
             Ok(()) if !buffer.filled().is_empty() => match read(buffer.filled()) {
                 Some(head) => Taken::Read(Box::new(head), buffer.filled().to_vec()),
@@ -166,24 +169,33 @@ async fn send(line: &mut impl Line, response: Response, stays: bool) -> bool {
         tracing::error!("http: the answer to a read is a stream");
         return false;
     };
-    let text = write_head(head.status, &head.headers, body.len(), stays);
+    let mut text = write_head(head.status, &head.headers, body.len(), stays);
+    // One piece is a shorter way through the kernel than two.
+    if body.len() <= COPIED {
+        text.extend_from_slice(&body);
+        return line.write_all(&text).await.is_ok();
+    }
     let mut whole = Bytes::from(text).chain(body);
     line.write_all_buf(&mut whole).await.is_ok()
 }
 
 /// The head of an answer, its headers in the spelling of the original.
 fn write_head(status: StatusCode, headers: &HeaderMap, length: usize, stays: bool) -> Vec<u8> {
-    let mut text = Vec::with_capacity(512);
+    let mut text = Vec::with_capacity(512 + length.min(COPIED));
     text.extend_from_slice(b"HTTP/1.1 ");
     text.extend_from_slice(status.as_str().as_bytes());
     text.push(b' ');
     text.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
     text.extend_from_slice(b"\r\n");
     let mut put = |name: &HeaderName, value: &[u8]| {
+        let start = text.len();
+        text.extend_from_slice(name.as_str().as_bytes());
         let mut starts = true;
-        for byte in name.as_str().bytes() {
-            text.push(if starts { byte.to_ascii_uppercase() } else { byte });
-            starts = byte == b'-';
+        for byte in &mut text[start..] {
+            if starts {
+                byte.make_ascii_uppercase();
+            }
+            starts = *byte == b'-';
         }
         text.extend_from_slice(b": ");
         text.extend_from_slice(value);

@@ -3,7 +3,7 @@
 //! To add an endpoint, write its handler in `handlers/` and one line here. The order of methods is the order in which
 //! `Allow` names them. A pattern that ends in `/` takes every path below it; the longest pattern wins.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use http::Method;
 
@@ -252,25 +252,37 @@ pub(crate) fn methods() -> impl Iterator<Item = (&'static str, Method)> {
 }
 
 /// The table, ready to be asked.
-pub(crate) struct Table(HashMap<&'static str, &'static Route>);
+pub(crate) struct Table {
+    by_pattern: HashMap<&'static str, &'static Route>,
+    /// The patterns that end with a slash, without it.
+    folders: HashSet<&'static str>,
+}
 
 impl Table {
     pub(crate) fn new() -> Table {
-        Table(ROUTES.iter().map(|route| (route.pattern, route)).collect())
+        Table {
+            by_pattern: ROUTES.iter().map(|route| (route.pattern, route)).collect(),
+            folders: ROUTES.iter().filter_map(|route| route.pattern.strip_suffix('/')).collect(),
+        }
     }
 
     /// Whether there is exactly this pattern.
     pub(crate) fn has(&self, pattern: &str) -> bool {
-        self.0.contains_key(pattern)
+        self.by_pattern.contains_key(pattern)
+    }
+
+    /// Whether there is a pattern of this and a slash.
+    pub(crate) fn is_folder(&self, path: &str) -> bool {
+        self.folders.contains(path)
     }
 
     /// The route of a path, and where in the path its argument begins.
     pub(crate) fn find(&self, path: &str) -> Option<(&'static Route, usize)> {
-        if let Some(route) = self.0.get(path) {
+        if let Some(route) = self.by_pattern.get(path) {
             return Some((route, path.len()));
         }
         let slashes = path.bytes().enumerate().rev().filter(|(_, byte)| *byte == b'/');
-        slashes.map(|(at, _)| at + 1).find_map(|end| Some((*self.0.get(&path[..end])?, end)))
+        slashes.map(|(at, _)| at + 1).find_map(|end| Some((*self.by_pattern.get(&path[..end])?, end)))
     }
 }
 
@@ -280,7 +292,7 @@ mod tests {
 
     #[test]
     fn patterns_are_unique_and_have_methods() {
-        assert_eq!(Table::new().0.len(), ROUTES.len());
+        assert_eq!(Table::new().by_pattern.len(), ROUTES.len());
         for route in ROUTES {
             assert!(!route.methods.is_empty() && route.pattern.starts_with("/v1/"), "{}", route.pattern);
         }

@@ -28,6 +28,8 @@ use syslog::Syslog;
 
 /// Lines kept for readers that come later, and lines a reader may be behind before it loses some.
 const KEPT_LINES: usize = 512;
+/// What is kept whether it is printed or not. Below that there is a line for every request.
+const ALWAYS_KEPT: LogLevel = LogLevel::Info;
 
 static LOG: OnceLock<Log> = OnceLock::new();
 
@@ -58,6 +60,8 @@ pub(crate) struct Log {
     copies: Mutex<Copies>,
     indent: &'static str,
     kept: Option<Mutex<Kept>>,
+    /// The least that is kept: what nobody prints or follows costs nothing, and does not push out what is worth reading.
+    kept_from: AtomicU8,
 }
 
 /// Where lines go beside standard output.
@@ -109,6 +113,7 @@ pub(crate) fn start(level: LogLevel, keep: Keep) -> &'static Log {
         copies: Mutex::default(),
         indent: "    ",
         kept: (keep == Keep::Lines).then(Mutex::default),
+        kept_from: AtomicU8::new(ALWAYS_KEPT as u8),
     });
     // Fails only when a subscriber is there already, which is this one.
     let _ = tracing::subscriber::set_global_default(Printer { log });
@@ -162,8 +167,21 @@ impl Log {
                 }
             }
             kept.followers.push((level, sender));
+            self.keep_from(&kept);
         }
+        tracing::callsite::rebuild_interest_cache();
         receiver
+    }
+
+    /// With the lines locked, so that the followers are those that are there.
+    fn keep_from(&self, kept: &Kept) {
+        let least = kept.followers.iter().map(|(level, _)| *level as u8).chain([ALWAYS_KEPT as u8]).min();
+        self.kept_from.store(least.unwrap_or(ALWAYS_KEPT as u8), Ordering::Relaxed);
+    }
+
+    /// Whether a line of a level goes anywhere.
+    fn takes(&self, level: LogLevel) -> bool {
+        self.wants(level) || self.kept.is_some() && level as u8 >= self.kept_from.load(Ordering::Relaxed)
     }
 
     fn wants(&self, level: LogLevel) -> bool {
@@ -196,6 +214,7 @@ impl Log {
         if let Some(kept) = &self.kept {
             let line = Bytes::from(line.split_off(self.indent.len()));
             let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = kept.followers.len();
             kept.followers.retain(|(wanted, follower)| {
                 if level as u8 >= *wanted as u8 {
                     // One that is too far behind loses the line.
@@ -206,6 +225,11 @@ impl Log {
             kept.lines.push_back((level, line));
             if kept.lines.len() > KEPT_LINES {
                 kept.lines.pop_front();
+            }
+            if kept.followers.len() < before {
+                self.keep_from(&kept);
+                drop(kept);
+                tracing::callsite::rebuild_interest_cache();
             }
         }
     }
@@ -235,8 +259,7 @@ impl Subscriber for Printer {
         // Other crates speak of their own affairs: only what they warn about concerns our users.
         let ours = metadata.target().starts_with("lictor");
         let floor = if ours { LogLevel::Trace } else { LogLevel::Warn };
-        // Followers may want more than is printed.
-        level as u8 >= floor as u8 && (self.log.kept.is_some() || self.log.wants(level))
+        level as u8 >= floor as u8 && self.log.takes(level)
     }
 
     fn new_span(&self, _: &Attributes<'_>) -> Id {
@@ -291,12 +314,20 @@ mod tests {
             copies: Mutex::default(),
             indent: "    ",
             kept: Some(Mutex::default()),
+            kept_from: AtomicU8::new(ALWAYS_KEPT as u8),
         };
         log.put(LogLevel::Info, "before");
         log.put(LogLevel::Debug, "not wanted");
         let mut lines = log.follow(LogLevel::Info);
         log.put(LogLevel::Warn, "after");
         let text = |line: Bytes| String::from_utf8(line.to_vec()).unwrap();
+        let taken = || [LogLevel::Trace, LogLevel::Debug, LogLevel::Info].map(|level| log.takes(level));
+        assert_eq!(taken(), [false, false, true]);
+        let more = log.follow(LogLevel::Debug);
+        assert_eq!(taken(), [false, true, true]);
+        drop(more);
+        log.put(LogLevel::Debug, "for nobody");
+        assert_eq!(taken(), [false, false, true], "whoever followed is gone");
         assert!(text(lines.try_recv().unwrap()).ends_with("[INFO] before"));
         assert!(text(lines.try_recv().unwrap()).ends_with("[WARN] after"));
         assert!(lines.try_recv().is_err());
