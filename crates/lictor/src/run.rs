@@ -207,13 +207,16 @@ pub(crate) async fn run(plan: Plan, log: &'static Log) -> Result<ExitCode> {
         }
     });
 
-    let code = loop {
+    let ended = loop {
         tokio::select! {
             wish = wishes.recv() => match wish {
                 Some(Wish::Reload(answer)) => {
-                    let outcome = reload(&sources, &settings, &agent, log, dns_reload.as_ref(), &mut watches).await;
-                    // Whoever asked may have gone away.
-                    let _ = answer.send(outcome);
+                    let reloading = reload(&sources, &settings, &agent, log, dns_reload.as_ref(), &mut watches);
+                    match signals.unless_ended(reloading).await {
+                        // Whoever asked may have gone away.
+                        Ok(outcome) => drop(answer.send(outcome)),
+                        Err(signal) => break Err(signal),
+                    }
                 }
                 Some(Wish::MoveStore(answer)) => {
                     let outcome = async {
@@ -240,28 +243,34 @@ pub(crate) async fn run(plan: Plan, log: &'static Log) -> Result<ExitCode> {
                 Some(Wish::Leave(answer)) => {
                     tracing::info!("agent: leaving");
                     let _ = answer.send(());
-                    break ExitCode::SUCCESS;
+                    break Ok(ExitCode::SUCCESS);
                 }
-                None => break ExitCode::FAILURE,
+                None => break Ok(ExitCode::FAILURE),
             },
             signal = signals.next() => match signal {
-                Got::Reload => drop(reload(&sources, &settings, &agent, log, dns_reload.as_ref(), &mut watches).await),
-                Got::Interrupt | Got::Terminate => {
-                    print(&format!("==> Caught signal: {}", signal.as_str()));
-                    let graceful = match signal {
-                        Got::Interrupt => !lifecycle.skip_leave_on_interrupt,
-                        _ => lifecycle.leave_on_terminate,
-                    };
-                    if graceful {
-                        print("==> Gracefully shutting down agent...");
-                        break ExitCode::SUCCESS;
+                Got::Reload => {
+                    let reloading = reload(&sources, &settings, &agent, log, dns_reload.as_ref(), &mut watches);
+                    if let Err(signal) = signals.unless_ended(reloading).await {
+                        break Err(signal);
                     }
-                    tracing::info!("agent: Graceful shutdown disabled. Exiting");
-                    break ExitCode::FAILURE;
                 }
+                signal => break Err(signal),
             },
         }
     };
+    let code = ended.unwrap_or_else(|signal| {
+        print(&format!("==> Caught signal: {}", signal.as_str()));
+        let graceful = match signal {
+            Got::Interrupt => !lifecycle.skip_leave_on_interrupt,
+            _ => lifecycle.leave_on_terminate,
+        };
+        if graceful {
+            print("==> Gracefully shutting down agent...");
+            return ExitCode::SUCCESS;
+        }
+        tracing::info!("agent: Graceful shutdown disabled. Exiting");
+        ExitCode::FAILURE
+    });
 
     notifier.tell("STOPPING=1");
     faces.stop();
@@ -573,6 +582,16 @@ impl Signals {
             _ = self.hangup.recv() => Got::Reload,
             _ = self.interrupt.recv() => Got::Interrupt,
             _ = self.terminate.recv() => Got::Terminate,
+        }
+    }
+
+    /// Does something that may take long, such as writing to a store that does not answer, unless we are asked to end
+    /// meanwhile: then it is left undone.
+    async fn unless_ended<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Got> {
+        tokio::select! {
+            done = work => Ok(done),
+            _ = self.interrupt.recv() => Err(Got::Interrupt),
+            _ = self.terminate.recv() => Err(Got::Terminate),
         }
     }
 }

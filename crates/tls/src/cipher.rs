@@ -42,7 +42,7 @@ pub(crate) enum Cipher {
     Wide(Box<Wiped>),
 }
 
-/// A key that leaves nothing in memory, which its library does not see to.
+/// A key that leaves nothing where it was kept, which its library does not see to.
 #[cfg(target_arch = "x86_64")]
 pub(crate) struct Wiped(ManuallyDrop<wide::LessSafeKey>);
 

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use common::{Checked, Load, echo, two_services, wait_path};
 use house::{Cluster, LICTOR, healthy, insist, server, write_seal_key};
 use lictor_testkit::{Etcd, House, until};
+use rustix::process::Signal;
 use serde_json::json;
 
 #[test]
@@ -263,4 +264,19 @@ fn a_node_that_is_lost_for_too_long_is_forgotten_and_known_again_when_it_is_back
         nodes(&cluster.servers[0]) == ["outside", "server0", "server1"]
             && healthy(&cluster.servers[0], "db") == ["server1"]
     });
+}
+
+#[test]
+fn a_reload_that_waits_for_a_store_that_is_away_keeps_no_agent_from_ending() {
+    let Some(mut cluster) = Cluster::start(1, 1, |_| json!({})) else { return };
+    let server = &mut cluster.servers[0];
+    // Each is written by itself, and waits for its answer.
+    let services: Vec<_> = (0..8).map(|number| json!({"name": format!("web{number}"), "port": 80})).collect();
+    server.reconfigure(|config| config["services"] = json!(services));
+    cluster.etcd.pause(0);
+    server.signal_agent(Signal::HUP);
+    until("it reloads", || server.log().contains("Caught reload request"));
+    let begin = Instant::now();
+    server.end_agent(Signal::TERM);
+    assert!(begin.elapsed() < Duration::from_secs(30), "it took {:?}", begin.elapsed());
 }
