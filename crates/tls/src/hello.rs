@@ -1,7 +1,8 @@
-//! A look into a ClientHello, for the two things that must be known before the library reads it.
+//! A look into a ClientHello, for what must be known before the library reads it.
 //!
 //! The library fails a handshake when its protocol names and the client's have nothing in common; Connect proceeds
-//! without one. And which alert a missing certificate gives depends on the version. See RFC 8446, section 4.1.2.
+//! without one. Which alert a missing certificate gives depends on the version. And a client of an old version lacks other
+//! things too, of which the library complains first; it shall hear of its version. See RFC 8446, section 4.1.2.
 
 use crate::frame;
 
@@ -14,10 +15,13 @@ pub(crate) struct Hello {
     pub(crate) offers_frames: bool,
     /// TLS 1.3 is among its versions.
     pub(crate) offers_tls13: bool,
+    /// Its newest version, when that is older than TLS 1.2.
+    pub(crate) too_old: Option<[u8; 2]>,
 }
 
 const EXTENSION_ALPN: u16 = 16;
 const EXTENSION_SUPPORTED_VERSIONS: u16 = 43;
+const TLS12: [u8; 2] = [3, 3];
 const TLS13: [u8; 2] = [3, 4];
 
 impl Hello {
@@ -33,7 +37,9 @@ impl Hello {
         let [_type, _major, _minor] = record.take(3)? else { return None };
         let mut body = Reader(record.vector16()?);
         let [1, _, _, _] = body.take(4)? else { return None };
-        body.take(2 + 32)?;
+        let version = *body.take(2)?.first_chunk()?;
+        self.too_old = Some(version).filter(|version| *version < TLS12);
+        body.take(32)?;
         body.vector8()?;
         body.vector16()?;
         body.vector8()?;
@@ -49,7 +55,11 @@ impl Hello {
                     }
                 }
                 EXTENSION_SUPPORTED_VERSIONS => {
-                    self.offers_tls13 |= content.vector8()?.chunks_exact(2).any(|version| version == TLS13);
+                    let versions = content.vector8()?;
+                    let offers = |version| versions.chunks_exact(2).any(|offered| offered == version);
+                    self.offers_tls13 |= offers(TLS13);
+                    // Whoever lists its versions means those.
+                    self.too_old = self.too_old.filter(|_| !offers(TLS12) && !offers(TLS13));
                 }
                 _ => {}
             }
@@ -96,7 +106,11 @@ mod tests {
     }
 
     fn record(extensions: &[(u16, Vec<u8>)]) -> Vec<u8> {
-        let mut body = vec![3, 3];
+        record_of(TLS12, extensions)
+    }
+
+    fn record_of(version: [u8; 2], extensions: &[(u16, Vec<u8>)]) -> Vec<u8> {
+        let mut body = version.to_vec();
         body.extend([7; 32]);
         body.push(0);
         body.extend(vector16(&[0x13, 1]));
@@ -123,13 +137,22 @@ mod tests {
         assert_eq!(Hello::parse(&record(&[])), Hello::default());
         assert_eq!(
             Hello::parse(&record(&[(0, vec![]), alpn(&[b"http/1.1", b"h2"]), versions.clone()])),
-            Hello { offers_h2: true, offers_frames: false, offers_tls13: true }
+            Hello { offers_h2: true, offers_tls13: true, ..Hello::default() }
         );
         assert_eq!(
-            Hello::parse(&record(&[versions, alpn(&[frame::PROTOCOL])])),
-            Hello { offers_h2: false, offers_frames: true, offers_tls13: true }
+            Hello::parse(&record(&[versions.clone(), alpn(&[frame::PROTOCOL])])),
+            Hello { offers_frames: true, offers_tls13: true, ..Hello::default() }
         );
         assert_eq!(Hello::parse(&record(&[alpn(&[b"foo"])])), Hello::default());
+        let old = |extensions: &[(u16, Vec<u8>)]| Hello::parse(&record_of([3, 2], extensions)).too_old;
+        assert_eq!((old(&[]), old(&[alpn(&[b"h2"])])), (Some([3, 2]), Some([3, 2])));
+        assert_eq!(old(&[versions]), None);
+        // One of before extensions ends behind its methods of compression.
+        let mut short = record_of([3, 1], &[]);
+        short.truncate(short.len() - 2);
+        let length = u16::try_from(short.len() - 5).unwrap().to_be_bytes();
+        short[3..5].copy_from_slice(&length);
+        assert_eq!(Hello::parse(&short).too_old, Some([3, 1]));
     }
 
     proptest! {

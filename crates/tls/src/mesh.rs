@@ -23,7 +23,7 @@ use crate::hello::Hello;
 use crate::leaf::Leaf;
 use crate::peer::Peer;
 use crate::pump::Line;
-use crate::record::alert;
+use crate::record::{alert, content};
 use crate::secrets::Parts;
 use crate::session::{About, Session};
 use crate::suite::KeyExchange;
@@ -76,6 +76,13 @@ impl Mesh {
         incoming.next_record(&mut stream).await?;
         let credentials = self.credentials().ok_or(Error::NoCredentials)?;
         let hello = Hello::parse(incoming.first_record());
+        if let Some([major, minor]) = hello.too_old {
+            const FATAL: u8 = 2;
+            let alert = [content::ALERT, major, minor, 0, 2, FATAL, alert::PROTOCOL_VERSION];
+            handshake::farewell(&mut stream, &alert).await;
+            let why = rustls::PeerIncompatible::Tls12NotOfferedOrEnabled;
+            return Err(Error::Handshake(rustls::Error::PeerIncompatible(why).into()));
+        }
         let mut half = UnbufferedServerConnection::new(Arc::clone(credentials.server(hello, reuse)))
             .map_err(|source| Error::Configuration(source.into()))?;
         let mut outgoing = Vec::new();

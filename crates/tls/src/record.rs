@@ -39,6 +39,7 @@ pub(crate) mod alert {
     pub(crate) const RECORD_OVERFLOW: u8 = 22;
     pub(crate) const BAD_CERTIFICATE: u8 = 42;
     pub(crate) const DECODE_ERROR: u8 = 50;
+    pub(crate) const PROTOCOL_VERSION: u8 = 70;
     pub(crate) const INTERNAL_ERROR: u8 = 80;
     pub(crate) const USER_CANCELED: u8 = 90;
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use lictor_api::agent::Service;
@@ -66,6 +67,8 @@ pub struct Agent {
     away: watch::Sender<bool>,
     /// What it answers when it is asked about one connection.
     pub authorizes: watch::Sender<bool>,
+    /// How often it was.
+    pub asked: AtomicUsize,
     /// The service whose leaf and intentions it does not give away.
     pub refuses: watch::Sender<Option<&'static str>>,
     /// The proxies that it vouches for, by their ids and their processes.
@@ -82,6 +85,7 @@ impl Agent {
             instances: Topic::new(vec![]),
             away: watch::Sender::new(false),
             authorizes: watch::Sender::new(true),
+            asked: AtomicUsize::new(0),
             refuses: watch::Sender::new(None),
             vouches: watch::Sender::default(),
         })
@@ -164,6 +168,7 @@ impl ControlPlane for Agent {
 
     async fn authorize(&self, _: &str, uri: &str, _: &str) -> Result<Authorized, ControlError> {
         assert!(uri.starts_with("spiffe://"));
+        self.asked.fetch_add(1, Ordering::Relaxed);
         Ok(Authorized { allowed: *self.authorizes.borrow(), reason: "asked".into() })
     }
 }

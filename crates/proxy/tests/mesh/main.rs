@@ -10,6 +10,7 @@
 
 mod direct;
 mod fake;
+mod foreign;
 #[path = "../../../tls/tests/forge/mod.rs"]
 mod forge;
 

@@ -43,7 +43,7 @@ pub(crate) fn shake() -> Shaken {
     let credentials = credentials();
     let peer = Arc::new(credentials.leaf().who().clone());
     let name = ServerName::try_from("peer").unwrap();
-    let hello = Hello { offers_h2: true, offers_frames: true, offers_tls13: true };
+    let hello = Hello { offers_h2: true, offers_frames: true, offers_tls13: true, too_old: None };
     let reuse = Reuse::Connections;
     let mut client = UnbufferedClientConnection::new(Arc::clone(credentials.client(reuse)), name.clone()).unwrap();
     let mut server = UnbufferedServerConnection::new(Arc::clone(credentials.server(hello, reuse))).unwrap();
@@ -428,7 +428,7 @@ fn stranger(we: We, flavour: Flavour, framing: Framing) -> (Option<Line<Fake>>, 
             (Parts::of_client(client, None).unwrap(), Vec::new(), behind, Parts::of_server(server).unwrap(), Vec::new())
         }
         We::Accept => {
-            let hello = Hello { offers_h2: false, offers_frames: false, offers_tls13: flavour.is_tls13() };
+            let hello = Hello { offers_tls13: flavour.is_tls13(), ..Hello::default() };
             let mut client = UnbufferedClientConnection::new(Arc::new(flavour.client(&ours)), name).unwrap();
             let mut server = UnbufferedServerConnection::new(Arc::clone(ours.server(hello, reuse))).unwrap();
             let (to_client, to_server, tickets) = handshake(&mut client, &mut server);

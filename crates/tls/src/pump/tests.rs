@@ -52,7 +52,7 @@ fn join(we: We, flavour: Flavour) -> Joined {
     match we {
         We::Accept => {
             let mut peer: Connection = ClientConnection::new(Arc::new(flavour.client(&theirs)), name).unwrap().into();
-            let hello = Hello { offers_h2: false, offers_frames: false, offers_tls13: flavour.is_tls13() };
+            let hello = Hello { offers_tls13: flavour.is_tls13(), ..Hello::default() };
             let mut half = UnbufferedServerConnection::new(Arc::clone(ours.server(hello, Reuse::Sessions))).unwrap();
             let (outgoing, rest) = shake(&mut half, &mut peer);
             joined(Parts::of_server(half).unwrap(), outgoing, rest, peer)

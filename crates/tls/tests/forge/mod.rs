@@ -55,6 +55,36 @@ impl Authority {
 
     /// A leaf that is changed before it is signed.
     pub fn leaf_with(&self, service: &str, change: impl FnOnce(&mut CertificateParams)) -> Issued {
+        let (name, params) = self.profile(service, change);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &*self.issuer).unwrap();
+        Issued { certificates: certificate.pem(), key: key.serialize_pem(), uri: name }
+    }
+
+    /// A leaf that only looks like one of this root: it vouches for itself.
+    pub fn self_signed(&self, service: &str) -> Issued {
+        let (name, params) = self.profile(service, |_| {});
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        Issued { certificates: certificate.pem(), key: key.serialize_pem(), uri: name }
+    }
+
+    /// A leaf that an intermediate of this root has signed, with and without the intermediate's certificate behind it.
+    pub fn leaf_of_intermediate(&self, service: &str) -> (Issued, Issued) {
+        let mut above = CertificateParams::default();
+        above.distinguished_name = DistinguishedName::new();
+        above.distinguished_name.push(DnType::CommonName, "intermediate");
+        above.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        above.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let above = CertifiedIssuer::signed_by(above, KeyPair::generate().unwrap(), &*self.issuer).unwrap();
+        let (uri, params) = self.profile(service, |_| {});
+        let key = KeyPair::generate().unwrap();
+        let alone = params.signed_by(&key, &*above).unwrap().pem();
+        let of = |certificates: String| Issued { certificates, key: key.serialize_pem(), uri: uri.clone() };
+        (of(format!("{alone}{}", above.pem())), of(alone))
+    }
+
+    fn profile(&self, service: &str, change: impl FnOnce(&mut CertificateParams)) -> (String, CertificateParams) {
         let name = format!("spiffe://{}/ns/default/dc/dc1/svc/{service}", self.trust_domain);
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
@@ -64,9 +94,7 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyAgreement];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
         change(&mut params);
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &*self.issuer).unwrap();
-        Issued { certificates: certificate.pem(), key: key.serialize_pem(), uri: name }
+        (name, params)
     }
 }
 
