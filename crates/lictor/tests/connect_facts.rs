@@ -7,7 +7,7 @@ mod common;
 use std::thread;
 use std::time::Duration;
 
-use common::{LICTOR, root_key, rotate};
+use common::{LICTOR, echo, root_key, rotate, wait_path};
 use lictor_testkit::http::{self, Answer};
 use lictor_testkit::wait::within;
 use lictor_testkit::{House, until};
@@ -427,4 +427,37 @@ fn what_is_meant_for_another_datacenter_is_neither_read_nor_changed_here() {
     assert_eq!(house.get("/v1/connect/intentions").json(), json!([before]));
     assert_eq!(house.get("/v1/connect/ca/configuration").json(), settings);
     assert_eq!(ask(&house, "", "PUT", &format!("{one}?dc=dc1"), &pair("deny")).status, 200);
+}
+
+/// 12.6.
+#[test]
+fn a_configuration_without_the_key_keeps_the_root_unless_another_is_wanted() {
+    let Some(key) = root_key() else { return };
+    let house = House::start_dev(LICTOR, json!({}));
+    until("there are roots", || house.get("/v1/connect/ca/roots").status == 200);
+    rotate(&house, &key);
+    let active = || roots(&house)["ActiveRootID"].clone();
+    let put =
+        |config: Value| house.put("/v1/connect/ca/configuration", json!({"Provider": "consul", "Config": config}));
+    let before = active();
+    put(json!({"LeafCertTTL": "48h"}));
+    assert_eq!(house.get("/v1/connect/ca/configuration").json()["Config"]["LeafCertTTL"], "48h");
+    assert_eq!(active(), before);
+    put(json!({"LeafCertTTL": "48h", "ForceRotate": true}));
+    assert_ne!(active(), before);
+}
+
+/// 3.8.
+#[test]
+fn an_upstream_finds_its_service_in_any_case() {
+    let entry = lictor_testkit::ports::one();
+    let upstream = json!({"destination_name": "DB", "local_bind_port": entry});
+    let house = House::start(
+        LICTOR,
+        json!({"services": [
+            {"name": "db", "port": echo().port(), "connect": {"proxy": {}}},
+            {"name": "web", "port": 8080, "connect": {"proxy": {"upstreams": [upstream]}}},
+        ]}),
+    );
+    wait_path(&house, entry);
 }

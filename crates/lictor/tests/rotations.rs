@@ -5,9 +5,11 @@ mod common;
 
 use std::path::Path;
 use std::process::Command;
+use std::thread;
 use std::time::Duration;
 
 use common::{LICTOR, Load, echo, echo_once, root_key, rotate, wait_path};
+use lictor_testkit::http;
 use lictor_testkit::program::find;
 use lictor_testkit::wait::within;
 use lictor_testkit::{House, Program, ports, until};
@@ -300,4 +302,49 @@ fn everybody_learns_each_new_root_by_a_blocking_query_and_trusts_it_beside_the_o
             until("the whole chain convinces who knows only the old root", || echo_once(chain_to_deaf).is_ok());
         }
     }
+}
+
+/// 12.4. Leaves are renewed within the time that the rate allows, and nobody is turned away who waits as proxies do.
+#[test]
+fn two_hundred_leaves_are_renewed_at_five_a_second_without_a_failure() {
+    const LEAVES: usize = 200;
+    let Some(key) = root_key() else { return };
+    let house = House::start(LICTOR, json!({}));
+    until("there are roots", || house.get("/v1/connect/ca/roots").status == 200);
+    let limited = |more: Value| {
+        let mut config = json!({"CSRMaxPerSecond": 5});
+        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        house.put("/v1/connect/ca/configuration", json!({"Provider": "consul", "Config": config}));
+    };
+    house.put("/v1/connect/ca/configuration", json!({"Provider": "consul", "Config": {"CSRMaxPerSecond": 0}}));
+    let path = |number: usize| format!("/v1/agent/connect/ca/leaf/service-{number}");
+    let port = house.http_port;
+    let get = move |path: &str| http::request(port, "GET", path, &[], b"", Duration::from_secs(150)).unwrap();
+    let waiting: Vec<_> = (0..LEAVES)
+        .map(|number| {
+            let first = get(&path(number));
+            assert_eq!(first.status, 200, "{}", first.text());
+            let (path, mut seen) = (path(number), first.index());
+            thread::spawn(move || {
+                let mut refused = 0;
+                loop {
+                    let answer = get(&format!("{path}?index={seen}&wait=120s"));
+                    match answer.status {
+                        200 if answer.json()["CertPEM"].as_str().unwrap().matches("BEGIN").count() == 2 => {
+                            break refused;
+                        }
+                        200 => seen = answer.index(),
+                        429 => refused += 1,
+                        status => panic!("{status}: {}", answer.text()),
+                    }
+                }
+            })
+        })
+        .collect();
+    limited(json!({"PrivateKey": key}));
+    let rotated = std::time::Instant::now();
+    let refused: usize = waiting.into_iter().map(|thread| thread.join().unwrap()).sum();
+    let took = rotated.elapsed();
+    assert!(refused <= 10, "{refused} times refused");
+    assert!((Duration::from_secs(39)..Duration::from_secs(100)).contains(&took), "{LEAVES} leaves took {took:?}");
 }
