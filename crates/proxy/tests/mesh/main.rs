@@ -260,7 +260,9 @@ async fn an_agent_that_does_not_say_the_default_is_asked_about_each_connection()
     assert!(!pair.works().await);
     assert_eq!(pair.app.connections(), before);
     pair.db.agent.authorizes.send_replace(true);
+    let asked = pair.db.agent.asked.load(Ordering::Relaxed);
     assert!(pair.works().await);
+    assert_eq!(pair.db.agent.asked.load(Ordering::Relaxed), asked + 1);
 }
 
 #[tokio::test]
