@@ -701,6 +701,7 @@ impl Agent {
         let tokens = reloadable.tokens.clone();
         let effects = inner.replace_files(reloadable)?;
         inner.take_tokens(&tokens);
+        inner.config.checks.trust.read_anew();
         // Whoever waits for a change here sees it now, however long the catalog takes.
         inner.bump();
         inner.push_node().await;

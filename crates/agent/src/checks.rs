@@ -129,15 +129,16 @@ impl Inner {
 
     /// The same under the lock that the entry stands for.
     pub(crate) fn set_state_of(&self, entry: &mut CheckEntry, status: Status, output: String) {
-        let output = if self.reloadable.load().discard_check_output { String::new() } else { output };
+        let reloadable = self.reloadable.load();
+        let output = if reloadable.discard_check_output { String::new() } else { output };
         entry.soon = false;
         note_critical(entry, status);
         if entry.check.status == status && entry.check.output == output {
             return;
         }
-        if entry.check.status == status && !self.config.check_update_interval.is_zero() {
+        if entry.check.status == status && !reloadable.check_update_interval.is_zero() {
             entry.check.output = output;
-            let wait = self.config.check_update_interval;
+            let wait = reloadable.check_update_interval;
             entry.output_due.get_or_insert_with(|| Instant::now() + wait / 2 + wait.mul_f64(fastrand::f64()));
         } else {
             entry.check.status = status;

@@ -66,8 +66,6 @@ pub struct Config {
     pub executable: PathBuf,
     /// Access control.
     pub acl: Acl,
-    /// Output-only changes of checks reach the catalog at most this often.
-    pub check_update_interval: Duration,
     /// How long a service may be critical at least before it is removed.
     pub minimum_deregister_after: Duration,
     /// How long a node stays in the catalog after its agent was lost; for ever if zero.
@@ -192,6 +190,8 @@ pub struct Reloadable {
     pub checks: Vec<CheckSpec>,
     /// This node's metadata.
     pub node_meta: Meta,
+    /// Output-only changes of checks reach the catalog at most this often.
+    pub check_update_interval: Duration,
     /// Whether checks keep no output.
     pub discard_check_output: bool,
     /// Whether scripts may come from files.

@@ -21,6 +21,11 @@ impl Trust {
         Trust(Arc::new(Shared { settings, loaded: Mutex::default() }))
     }
 
+    /// Has the files read again by the checks that run from now on.
+    pub fn read_anew(&self) {
+        *self.0.loaded.lock() = Default::default();
+    }
+
     /// What dials with this trust. Files that cannot be read are tried again at the next run.
     pub(crate) fn dialer(&self, verify: Verify) -> Result<Arc<Dialer>, lictor_tls::Error> {
         let mut loaded = self.0.loaded.lock();

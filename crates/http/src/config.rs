@@ -122,6 +122,17 @@ pub enum Listener {
     },
 }
 
+impl Listener {
+    /// What speaks TLS there, if anything.
+    pub(crate) fn acceptor(&self) -> Option<&Arc<Acceptor>> {
+        match self {
+            Listener::Tls(_, acceptor) => Some(acceptor),
+            Listener::Unix { acceptor, .. } => acceptor.as_ref(),
+            Listener::Tcp(_) | Listener::Proxies { .. } => None,
+        }
+    }
+}
+
 impl fmt::Debug for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

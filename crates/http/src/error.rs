@@ -33,6 +33,9 @@ pub enum Error {
         /// Its name as configured.
         name: String,
     },
+    /// Certificates that are to be used from now on cannot be.
+    #[error("the certificates of the HTTPS listeners cannot be used")]
+    Certificate(#[source] lictor_tls::Error),
 }
 
 /// Why one request fails. The text is the body of the answer.

@@ -70,6 +70,12 @@ impl Gate {
         }
     }
 
+    /// The same with the rules of another configuration, as far as those can change while the server runs.
+    pub(crate) fn renewed(&self, config: &Config) -> Gate {
+        let Gate { unprintable, has_page, .. } = *self;
+        Gate { unprintable, has_page, ..Gate::new(config) }
+    }
+
     /// Decides about a request.
     pub(crate) fn admit<'u>(&self, method: &Method, uri: &'u Uri, peer: Peer) -> Admission<'u> {
         let Some(path) = path::decode(uri.path()) else {

@@ -78,7 +78,7 @@ pub(crate) async fn serve(server: &Server, line: &mut impl Line, peer: Peer, pro
             // Nothing came in time, or the agent stops and nobody waits for an answer.
             Err(_) | Ok(None) => return Left::Over,
         };
-        let admission = server.gate.admit(&head.method, &head.uri, peer);
+        let admission = server.rules().gate.admit(&head.method, &head.uri, peer);
         if !admission.is_read() {
             return Left::Bytes(bytes);
         }

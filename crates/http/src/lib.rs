@@ -38,4 +38,4 @@ pub mod fuzz;
 pub use config::Config;
 pub use error::Error;
 pub use routes::{endpoints, waiting};
-pub use server::{Bound, bind};
+pub use server::{Bound, Next, Reload, bind};

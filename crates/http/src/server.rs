@@ -22,10 +22,11 @@ use lictor_model::name::ServiceId;
 use lictor_notation::decode::LONGEST_NAME;
 use lictor_task::descriptors::{self, BytesOnly};
 use lictor_task::{Backoff, Scope, Stop};
-use lictor_tls::listener::Acceptor;
+use lictor_tls::listener::{Acceptor, Renewal};
 use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::blocking::{self, SeenBefore};
@@ -72,12 +73,61 @@ pub(crate) struct Server {
     measure: Measure,
     /// When it began to answer, in seconds since the Unix epoch.
     pub(crate) started: i64,
-    pub(crate) gate: Gate,
+    rules: watch::Receiver<Arc<Rules>>,
     /// What bodies of requests take together.
     room: Room,
     /// Held while a snapshot is read and restored.
     pub(crate) restoring: tokio::sync::Mutex<()>,
+}
+
+/// What can change while the server runs.
+pub(crate) struct Rules {
+    pub(crate) gate: Gate,
     common: Common,
+}
+
+/// Changes the rules and the certificates of a running server.
+#[derive(Clone)]
+pub struct Reload {
+    rules: Arc<watch::Sender<Arc<Rules>>>,
+    /// That of the listeners for HTTPS, if there are any.
+    acceptor: Option<Arc<Acceptor>>,
+}
+
+/// Rules and certificates that were checked and do not hold yet.
+pub struct Next {
+    rules: Rules,
+    renewal: Option<Renewal>,
+}
+
+impl Reload {
+    /// Checks the part of a configuration that can change while the server runs, and reads the certificates that it names.
+    pub fn prepare(&self, config: &Config) -> Result<Next, Error> {
+        let now = Arc::clone(&self.rules.borrow());
+        let common = Common { configured: headers(config)?, ..now.common };
+        let renewal = match (&self.acceptor, config.listeners.iter().find_map(Listener::acceptor)) {
+            (Some(ours), Some(next)) => Some(ours.read_anew(next).map_err(Error::Certificate)?),
+            _ => None,
+        };
+        Ok(Next { rules: Rules { gate: now.gate.renewed(config), common }, renewal })
+    }
+
+    /// Every request from now on is judged by these rules, and every connection gets these certificates.
+    pub fn replace(&self, next: Next) {
+        let Next { rules, renewal } = next;
+        self.rules.send_replace(Arc::new(rules));
+        if let (Some(acceptor), Some(renewal)) = (&self.acceptor, renewal) {
+            acceptor.renew(renewal);
+        }
+    }
+}
+
+fn headers(config: &Config) -> Result<Vec<(HeaderName, HeaderValue)>, Error> {
+    let read = |(name, value): (&String, &String)| {
+        let header = HeaderName::try_from(name).ok().zip(HeaderValue::try_from(value).ok());
+        header.ok_or_else(|| Error::Header { name: name.clone() })
+    };
+    config.response_headers.iter().map(read).collect()
 }
 
 /// A server that listens and does not answer yet.
@@ -85,7 +135,7 @@ pub struct Bound {
     config: Config,
     agent: Agent,
     process: Arc<dyn Process>,
-    common: Common,
+    reload: Reload,
     sockets: Vec<(Address, ListenSocket)>,
 }
 
@@ -154,17 +204,22 @@ impl Drop for Local {
 
 /// Takes all addresses. Must be called within a tokio runtime.
 pub fn bind(config: Config, agent: Agent, process: Arc<dyn Process>) -> Result<Bound, Error> {
-    let mut configured = Vec::new();
-    for (name, value) in &config.response_headers {
-        let header = HeaderName::try_from(name).ok().zip(HeaderValue::try_from(value).ok());
-        configured.push(header.ok_or_else(|| Error::Header { name: name.clone() })?);
-    }
-    let common = Common { configured, translate_addresses: config.translate_wan_addrs };
+    let common = Common { configured: headers(&config)?, translate_addresses: config.translate_wan_addrs };
+    let rules = Rules { gate: Gate::new(&config), common };
+    let reload = Reload {
+        rules: Arc::new(watch::Sender::new(Arc::new(rules))),
+        acceptor: config.listeners.iter().find_map(Listener::acceptor).cloned(),
+    };
     let sockets = config.listeners.iter().map(listen).collect::<Result<_, _>>()?;
-    Ok(Bound { config, agent, process, common, sockets })
+    Ok(Bound { config, agent, process, reload, sockets })
 }
 
 impl Bound {
+    /// The handle that changes what can change.
+    pub fn reload(&self) -> Reload {
+        self.reload.clone()
+    }
+
     /// Where it listens, in the order configured.
     pub fn addresses(&self) -> impl Iterator<Item = &Address> {
         self.sockets.iter().map(|(address, _)| address)
@@ -173,8 +228,7 @@ impl Bound {
     /// Answers requests until it is told to stop; then lets open ones end within a second. Reads that wait for a change
     /// are answered with what there is.
     pub async fn run(self, stop: Stop) {
-        let Bound { config, agent, process, common, sockets } = self;
-        let gate = Gate::new(&config);
+        let Bound { config, agent, process, reload, sockets } = self;
         let (seen, kept) = (SeenBefore::default(), Kept::default());
         let scope = Scope::new("http");
         let (stop_signal, measure) = (stop.clone(), Measure::new());
@@ -188,10 +242,9 @@ impl Bound {
             stop: stop_signal,
             started,
             measure,
-            gate,
+            rules: reload.rules.subscribe(),
             room: Room::default(),
             restoring: tokio::sync::Mutex::default(),
-            common,
         });
         for (address, socket) in sockets {
             tracing::info!("agent: Started {address}");
@@ -459,9 +512,14 @@ async fn respond(
 }
 
 impl Server {
+    /// The rules of now.
+    pub(crate) fn rules(&self) -> Arc<Rules> {
+        Arc::clone(&self.rules.borrow())
+    }
+
     async fn respond(&self, request: Request<Incoming>, peer: Peer, proxy: Option<ServiceId>) -> Response {
         let (head, body) = request.into_parts();
-        let admission = self.gate.admit(&head.method, &head.uri, peer);
+        let admission = self.rules().gate.admit(&head.method, &head.uri, peer);
         self.answer(admission, &head, peer, Some(body), proxy.as_ref()).await
     }
 
@@ -483,7 +541,7 @@ impl Server {
                 None => respond::empty(http::StatusCode::NOT_FOUND),
             },
             Admission::Answered(mut response) => {
-                self.common.complete(&mut response, &head.headers);
+                self.rules().common.complete(&mut response, &head.headers);
                 response
             }
             Admission::Handler(admitted) => {
@@ -491,7 +549,7 @@ impl Server {
                 let answered = self.handle(&admitted, head, peer, body, proxy).await;
                 let mut response = answered.unwrap_or_else(|failure| self.failed(&failure));
                 self.measure.took(admitted.route.pattern, &head.method, admitted.argument(), started.elapsed());
-                self.common.complete(&mut response, &head.headers);
+                self.rules().common.complete(&mut response, &head.headers);
                 response
             }
         };

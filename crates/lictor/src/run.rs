@@ -120,6 +120,7 @@ pub(crate) async fn run(plan: Plan, log: &'static Log) -> Result<ExitCode> {
         let keys = "ports.http (-http-port) or ports.https (-https-port), client_addr or addresses.http";
         with_remedy(error, taken, keys)
     })?;
+    let http_reload = http.reload();
     let drain = Drain::new();
     let mut dns_reload = None;
     let dns = match dns_addresses.as_slice() {
@@ -211,7 +212,7 @@ pub(crate) async fn run(plan: Plan, log: &'static Log) -> Result<ExitCode> {
         tokio::select! {
             wish = wishes.recv() => match wish {
                 Some(Wish::Reload(answer)) => {
-                    let reloading = reload(&sources, &settings, &agent, log, dns_reload.as_ref(), &mut watches);
+                    let reloading = reload(&sources, &settings, &agent, log, &http_reload, dns_reload.as_ref(), &mut watches);
                     match signals.unless_ended(reloading).await {
                         // Whoever asked may have gone away.
                         Ok(outcome) => drop(answer.send(outcome)),
@@ -249,7 +250,7 @@ pub(crate) async fn run(plan: Plan, log: &'static Log) -> Result<ExitCode> {
             },
             signal = signals.next() => match signal {
                 Got::Reload => {
-                    let reloading = reload(&sources, &settings, &agent, log, dns_reload.as_ref(), &mut watches);
+                    let reloading = reload(&sources, &settings, &agent, log, &http_reload, dns_reload.as_ref(), &mut watches);
                     if let Err(signal) = signals.unless_ended(reloading).await {
                         break Err(signal);
                     }
@@ -438,6 +439,7 @@ async fn reload(
     started_with: &crate::config::Settings,
     agent: &Agent,
     log: &Log,
+    http: &lictor_http::Reload,
     dns: Option<&lictor_dns::Reload>,
     watches: &mut Watches,
 ) -> Result<(), String> {
@@ -447,7 +449,9 @@ async fn reload(
         let waiting = started_with.needing_restart(&next.settings);
         // All that can be refused comes before the first change.
         let dns = dns.map(|dns| lictor_dns::Settings::new(next.dns).map(|answers| (dns, answers))).transpose()?;
+        let rules = http.prepare(&next.http)?;
         agent.reload(next.reloadable).await?;
+        http.replace(rules);
         watches.replace(next.watches);
         log.set_level(next.log_level);
         let meter = lictor_meter::process();

@@ -126,6 +126,7 @@ fn plan(sources: &Sources, loaded: Loaded) -> Result<Plan, String> {
         services: services.into_iter().map(|declared| declared.value).collect(),
         checks: checks.into_iter().map(|declared| declared.value).collect(),
         node_meta: config.node.meta.clone(),
+        check_update_interval: config.checks.update_interval,
         discard_check_output: config.checks.discard_output,
         local_scripts: config.checks.local_scripts,
         remote_scripts: config.checks.remote_scripts,
@@ -176,7 +177,7 @@ fn tokens(config: &AgentConfig) -> Tokens {
 }
 
 fn agent(config: &AgentConfig, node_id: String) -> Result<lictor_agent::Config, String> {
-    let AgentConfig { node, network, mesh, checks, log, telemetry, .. } = config;
+    let AgentConfig { node, network, mesh, log, telemetry, .. } = config;
     let executable =
         std::env::current_exe().map_err(|error| format!("cannot find the path of this program: {error}"))?;
     let mut proxy_telemetry = Opaque::new();
@@ -264,7 +265,6 @@ fn agent(config: &AgentConfig, node_id: String) -> Result<lictor_agent::Config, 
             master_token: config.acl.tokens.master.clone(),
             persistence: if config.acl.enable_token_persistence { Persistence::Kept } else { Persistence::Forgotten },
         },
-        check_update_interval: checks.update_interval,
         minimum_deregister_after: MINIMUM_DEREGISTER_AFTER,
         shortest_session_ttl: config.lifecycle.session_ttl_min,
         lost_nodes_stay: config.lifecycle.reconnect_timeout,

@@ -239,6 +239,73 @@ fn a_reload_changes_metadata_and_a_broken_file_changes_nothing() {
 }
 
 #[test]
+fn a_reload_changes_headers_blocked_endpoints_who_may_write_and_certificates() {
+    let mut house = House::build_dev(LICTOR, json!({"http_config": {"response_headers": {"x-old": "1"}}}));
+    let https = lictor_testkit::ports::one();
+    let file = |name: &str| house.folder().join(name);
+    let folder = house.folder().to_owned();
+    let lictor = |folder: &Path, words: &[&str]| {
+        let mut command = std::process::Command::new(LICTOR);
+        let done = command.args(words).current_dir(folder).env_remove("CONSUL_HTTP_TOKEN").output().unwrap();
+        (done.status.success(), String::from_utf8_lossy(&done.stderr).into_owned())
+    };
+    for kind in ["old", "new"] {
+        fs::create_dir(file(kind)).unwrap();
+        for words in [&["tls", "ca", "create"][..], &["tls", "cert", "create", "-server"]] {
+            assert!(lictor(&file(kind), words).0);
+        }
+    }
+    let (certificate, key) = (file("served.pem"), file("served-key.pem"));
+    let serve = |kind: &str| {
+        fs::copy(folder.join(kind).join("dc1-server-consul-0.pem"), &certificate).unwrap();
+        fs::copy(folder.join(kind).join("dc1-server-consul-0-key.pem"), &key).unwrap();
+    };
+    serve("old");
+    house.reconfigure(|config| {
+        config["ports"]["https"] = https.into();
+        config["cert_file"] = json!(certificate);
+        config["key_file"] = json!(key);
+    });
+    house.start_agent();
+    house.wait_ready();
+    let trusted = |kind: &str| {
+        let authority = folder.join(kind).join("consul-agent-ca.pem").display().to_string();
+        let address = format!("https://127.0.0.1:{https}");
+        lictor(&folder, &["members", "-http-addr", &address, "-ca-file", &authority])
+    };
+    assert!(trusted("old").0, "{}", trusted("old").1);
+    let header = |name: &str| house.get("/v1/status/leader").headers.get(name).cloned();
+    assert_eq!(header("x-old").as_deref(), Some("1"));
+
+    serve("new");
+    house.reconfigure(|config| {
+        config["http_config"] = json!({
+            "response_headers": {"x-new": "2"},
+            "block_endpoints": ["/v1/event"],
+        });
+    });
+    house.put("/v1/agent/reload", Value::Null);
+    assert_eq!((header("x-old"), header("x-new").as_deref()), (None, Some("2")));
+    assert_eq!(house.get("/v1/event/list").status, 403);
+    assert!(trusted("new").0, "{}", trusted("new").1);
+    assert!(!trusted("old").0, "the certificate of before is shown");
+
+    // What cannot be used refuses the whole, and nothing has changed.
+    fs::copy(folder.join("old/dc1-server-consul-0-key.pem"), &key).unwrap();
+    house.reconfigure(|config| config["http_config"] = json!({}));
+    let refused = house.request("PUT", "/v1/agent/reload", b"");
+    assert_eq!(refused.status, 500, "{}", refused.text());
+    assert_eq!(header("x-new").as_deref(), Some("2"));
+    assert!(trusted("new").0, "{}", trusted("new").1);
+
+    serve("new");
+    house.reconfigure(|config| config["http_config"] = json!({"allow_write_http_from": ["10.0.0.0/8"]}));
+    house.put("/v1/agent/reload", Value::Null);
+    let write = house.request("PUT", "/v1/kv/a", b"1");
+    assert_eq!((write.status, write.text().as_str()), (403, "Access is restricted"));
+}
+
+#[test]
 fn servers_start_without_ports_for_gossip_and_servers() {
     let house = House::start(LICTOR, json!({"ports": {"serf_lan": -1, "server": -1}}));
     let shown = house.get("/v1/agent/self").json();

@@ -69,11 +69,15 @@ pub enum Order {
     Servers,
 }
 
-/// Accepts HTTPS connections. The files are read again by [`Acceptor::reload`]; connections that are open then stay.
+/// Accepts HTTPS connections. Files are read again by [`Acceptor::read_anew`]; connections that are open then stay.
 pub struct Acceptor {
     files: Files,
     current: ArcSwap<ServerConfig>,
 }
+
+/// Certificates and keys that were read and are not in use yet.
+#[derive(Debug)]
+pub struct Renewal(Arc<ServerConfig>);
 
 impl Acceptor {
     /// Reads the files.
@@ -82,10 +86,16 @@ impl Acceptor {
         Ok(Acceptor { files, current: ArcSwap::from_pointee(config) })
     }
 
-    /// Reads the files again; on an error what was read before stays in force.
-    pub fn reload(&self) -> Result<(), Error> {
-        self.current.store(Arc::new(configure(&self.files)?));
-        Ok(())
+    /// Reads the files that another one names, for [`Acceptor::renew`]. What is no file stays as it is here.
+    pub fn read_anew(&self, other: &Acceptor) -> Result<Renewal, Error> {
+        let Files { certificate, key, ca_file, ca_path, .. } = other.files.clone();
+        let config = configure(&Files { certificate, key, ca_file, ca_path, ..self.files.clone() })?;
+        Ok(Renewal(Arc::new(config)))
+    }
+
+    /// From now on connections are accepted with what was read.
+    pub fn renew(&self, renewal: Renewal) {
+        self.current.store(renewal.0);
     }
 
     /// Shakes hands as the server. The caller sets the time limit.

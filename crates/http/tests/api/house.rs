@@ -256,7 +256,6 @@ fn agent_config(folder: PathBuf) -> lictor_agent::Config {
         proxy_log_level: None,
         executable: "/bin/false".into(),
         acl: Default::default(),
-        check_update_interval: Duration::ZERO,
         minimum_deregister_after: Duration::from_secs(60),
         shortest_session_ttl: Duration::from_secs(10),
         checks: Default::default(),

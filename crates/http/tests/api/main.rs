@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use house::{Answer, House, PATIENCE, Wishes, ask_on, caller};
+use lictor_agent::config::Reloadable;
 use lictor_http::config::Listener;
 use lictor_model::acl::{Access, Caller, ProxyRights, Resource};
 use lictor_tls::listener::{Acceptor, Files};
@@ -120,6 +121,24 @@ async fn a_blocked_read_wakes_on_its_change_and_not_on_others() {
     assert!(changed.elapsed() < Duration::from_secs(1));
     assert_eq!(after.json()[0]["Service"]["Port"], 81);
     assert!(after.index() > before.index());
+}
+
+#[tokio::test]
+async fn a_reload_says_how_often_outputs_are_published() {
+    let house = House::new().await;
+    house.put("/v1/agent/check/register", json!({"Name": "ttl", "TTL": "1h"})).await;
+    let published = async |note: &str| {
+        house.put(&format!("/v1/agent/check/pass/ttl?note={note}"), json!(null)).await;
+        let checks = house.get("/v1/health/node/n1").await.json();
+        let check = checks.as_array().unwrap().iter().find(|check| check["CheckID"] == "ttl").unwrap().clone();
+        check["Output"].as_str().unwrap().to_owned()
+    };
+    let pace = |seconds| Reloadable { check_update_interval: Duration::from_secs(seconds), ..Reloadable::default() };
+    assert_eq!(published("one").await, "one");
+    house.agent.reload(pace(3600)).await.unwrap();
+    assert_eq!(published("two").await, "one");
+    house.agent.reload(pace(0)).await.unwrap();
+    assert_eq!(published("three").await, "three");
 }
 
 #[tokio::test]
