@@ -135,7 +135,7 @@ fn as_config_problem(problem: decode::Problem, name: &Arc<str>) -> Problem {
             (Stage::Parse, Some(Group { head, verb: "occurred" }), remedy, text)
         }
         Mistake::Repeated => {
-            let remedy = "write it once, with everything in it".to_owned();
+            let remedy = once(&path).to_owned();
             let text = if text.ends_with("given twice") { format!("{text} in {name}") } else { text };
             (Stage::Parse, Some(Group { head, verb: "occurred" }), remedy, text)
         }
@@ -152,13 +152,22 @@ fn as_config_problem(problem: decode::Problem, name: &Arc<str>) -> Problem {
     Problem { stage, origin: Origin::File { name: name.clone(), line }, key: path, text, remedy, group }
 }
 
+/// The remedy for what a file says twice. Who writes two services or checks into one file wants to have both.
+fn once(path: &str) -> &'static str {
+    match path.rsplit('.').next().unwrap_or(path) {
+        "service" => "write services = [{ … }, { … }], or give each a file of its own",
+        "check" => "write checks = [{ … }, { … }]",
+        _ => "write it once, with everything in it",
+    }
+}
+
 /// The remedy for a wrong type inside a definition, where the table knows no key.
 fn expected(text: &str) -> String {
-    let kind = if text.contains("type 'int'") || text.contains("overflows uint") {
+    let kind = if text.contains("expected type 'int'") || text.contains("overflows uint") {
         Kind::Int
-    } else if text.contains("type 'bool'") {
+    } else if text.contains("expected type 'bool'") {
         Kind::Flag
-    } else if text.contains("type 'string'") {
+    } else if text.contains("expected type 'string'") {
         Kind::Text
     } else if text.contains("array or slice") {
         return "write a list: [ … ]".to_owned();

@@ -208,8 +208,8 @@ fn one_check<T>(check: &mut Check<'_>, declared: &Declared<T>, field: &str, spec
         };
         report(check, declared, field, format!("Invalid check: {why}"), remedy, None);
     }
+    let place = if declared.path.is_empty() { field.to_owned() } else { format!("{}.{field}", declared.path) };
     for text in hopeless(check.settings, spec) {
-        let place = if declared.path.is_empty() { field.to_owned() } else { format!("{}.{field}", declared.path) };
         check.warn(format!("config: {}: {place}: {text}", declared.origin));
     }
     let scripts = check.settings.flag("enable_script_checks")
@@ -223,8 +223,9 @@ fn one_check<T>(check: &mut Check<'_>, declared: &Declared<T>, field: &str, spec
                 report(check, declared, field, text, "add enable_local_script_checks = true, or remove the check", None);
             }
             Purpose::Validate => check.warn(format!(
-                "config: {field}: scripts are disabled here: the agent will not start without -enable-local-script-checks, \
-                 or enable_local_script_checks = true"
+                "config: {}: {place}: scripts are disabled here: the agent will not start without -enable-local-script-checks, \
+                 or enable_local_script_checks = true",
+                declared.origin
             )),
         }
     }

@@ -116,10 +116,15 @@ fn file(check: &mut Check<'_>) -> Option<PathBuf> {
     let directory = if text.ends_with('/') { Some(path.as_path()) } else { path.parent() };
     let directory = directory.filter(|directory| !directory.as_os_str().is_empty());
     let missing = directory.filter(|directory| !directory.is_dir()).map(|directory| directory.display().to_string());
-    if let (Some(missing), Purpose::Run) = (missing, check.purpose) {
+    if let Some(missing) = missing {
         // The original would lose the log without a word.
         let text = format!("log_file: directory {missing} does not exist");
-        check.refuse(Stage::Start, "log_file", text, "make the directory, or name another");
+        let remedy = "make the directory, or name another";
+        match check.purpose {
+            Purpose::Run => check.refuse(Stage::Start, "log_file", text, remedy),
+            // Files may be looked at on another machine than they are for.
+            Purpose::Validate => check.warn(format!("config: {text}: {remedy}, or the agent does not start")),
+        }
     }
     Some(path)
 }

@@ -62,7 +62,7 @@ pub(crate) fn proxies(check: &mut Check<'_>, network: &Network, mesh: &Mesh) {
     if !managed.is_empty() && !mesh.enabled {
         check.warn(format!(
             "config: connect.enabled is off, so there is no CA, and the proxies of {} get no certificates and serve nobody: \
-             set connect {{ enabled = true }}",
+             set connect {{ enabled = true }}, which -dev does by itself",
             managed.join(", ")
         ));
     }

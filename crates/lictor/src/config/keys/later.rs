@@ -10,6 +10,9 @@ pub(crate) fn hint(path: &str) -> String {
     }
     match nearest(path) {
         Some(near) => format!("did you mean {near}?"),
+        None if definitions::names(definitions::Place::Service).any(|name| name == path) => {
+            "write it inside of a service: service { … }".to_owned()
+        }
         None => "remove it; nobody knows this key".to_owned(),
     }
 }
@@ -64,11 +67,11 @@ fn newer(path: &str) -> Option<&'static str> {
 fn nearest(path: &str) -> Option<&'static str> {
     if let Some(place) = definitions::place_of(path) {
         let leaf = path.rsplit('.').next().unwrap_or(path);
-        return nearest_of(leaf, definitions::names(place));
+        return nearest_of(leaf, definitions::names(place)).or_else(|| shortened(leaf, definitions::names(place)));
     }
     let names = KEYS.iter().map(|key| key.path);
-    let tops = KEYS.iter().filter_map(|key| key.path.split_once('.')).map(|(top, _)| top);
-    nearest_of(path, names.chain(tops)).or_else(|| {
+    let groups = KEYS.iter().flat_map(|key| key.path.match_indices('.').map(|(end, _)| &key.path[..end]));
+    nearest_of(path, names.chain(groups)).or_else(|| {
         // The right name in the wrong place.
         KEYS.iter().map(|key| key.path).find(|declared| declared.rsplit('.').next() == Some(path))
     })
@@ -85,6 +88,15 @@ pub(crate) fn nearest_of(written: &str, names: impl Iterator<Item = &'static str
         .min_by_key(|(far, _)| *far)
         .filter(|(far, _)| *far <= allowed)
         .map(|(_, name)| name)
+}
+
+/// The shortest name that has all the words of the one that was written, in their order: `local_port` leaves one out.
+fn shortened(written: &str, names: impl Iterator<Item = &'static str>) -> Option<&'static str> {
+    let has_all = |name: &&str| {
+        let mut words = name.split('_');
+        written.split('_').all(|wanted| words.any(|word| word.eq_ignore_ascii_case(wanted)))
+    };
+    names.filter(has_all).min_by_key(|name| name.split('_').count())
 }
 
 /// Keys are short; words longer than any key are cut, so that comparing them costs little.
@@ -108,6 +120,11 @@ mod tests {
         assert_eq!(hint("service.connect.sidecar_servce"), "did you mean sidecar_service?");
         assert_eq!(hint("proxy_min_port"), "did you mean ports.proxy_min_port?");
         assert_eq!(hint("services[0].connect.proxy.upstreams[0].DestinationName"), "did you mean destination_name?");
+        assert_eq!(hint("tags"), "write it inside of a service: service { … }");
+        assert_eq!(hint("connect.proxy_default"), "did you mean connect.proxy_defaults?");
+        assert_eq!(hint("service.connect.proxy.upstreams[0].destination"), "did you mean destination_name?");
+        assert_eq!(hint("service.connect.proxy.upstreams[0].local_port"), "did you mean local_bind_port?");
+        assert_eq!(hint("service.connect.proxy.upstreams[0].port_local"), "remove it; nobody knows this key");
         assert_eq!(hint("frobnicate"), "remove it; nobody knows this key");
         assert_eq!(hint(&"x".repeat(100_000)), "remove it; nobody knows this key");
     }

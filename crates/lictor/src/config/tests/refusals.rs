@@ -169,11 +169,25 @@ fn sidecars_have_rules_of_their_own() {
 fn scripts_that_a_flag_may_allow_are_no_mistake_of_a_directory() {
     let file = ("a.hcl", "data_dir = \"/d\" check { name = \"c\" args = [\"x\"] interval = \"1s\" }");
     let loaded = load_for(Purpose::Validate, &[], &[file]).unwrap();
-    let warned = loaded.notices.iter().any(|notice| notice.text.contains("-enable-local-script-checks"));
+    let warned = loaded.notices.iter().any(|notice| {
+        notice.text.contains("a.hcl:1: check: scripts are disabled")
+            && notice.text.contains("-enable-local-script-checks")
+    });
     assert!(warned, "{:?}", loaded.notices);
     let loaded = load_for(Purpose::Run, &["-enable-local-script-checks"], &[file]).unwrap();
     assert!(loaded.notices.iter().all(|notice| !notice.text.contains("script")), "{:?}", loaded.notices);
     assert!(load_for(Purpose::Run, &[], &[file]).is_err());
+}
+
+#[test]
+fn a_directory_for_the_log_that_is_not_there_keeps_the_agent_from_starting_and_a_check_of_files_says_so() {
+    let file = ("a.hcl", "server = true data_dir = \"/d\" log_file = \"/no such folder/\"");
+    let loaded = load_for(Purpose::Validate, &[], &[file]).unwrap();
+    let said =
+        warnings(&loaded).iter().any(|text| text.contains("log_file: directory /no such folder/ does not exist"));
+    assert!(said, "{:?}", loaded.notices);
+    let errors = load_for(Purpose::Run, &[], &[file]).unwrap_err();
+    assert!(errors.problems().iter().any(|problem| problem.key == "log_file"), "{errors}");
 }
 
 #[test]
@@ -236,6 +250,22 @@ fn watches_are_judged_when_they_are_read() {
         problems("watches { type = \"connect_roots\" handler = \"x\" }").headline(),
         "Watch type connect_roots is not allowed in agent config"
     );
+}
+
+#[test]
+fn remedies_say_what_was_meant_to_be_written() {
+    let remedies = |text: &str| {
+        let errors = problems(text);
+        errors.problems().iter().map(|problem| problem.remedy.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(remedies("node_meta { a = 1 }"), ["write a text in quotes"]);
+    assert_eq!(remedies("service { name = \"a\" port = \"1\" }"), ["write a whole number, without quotes"]);
+    assert_eq!(remedies("service { name = \"a\" enable_tag_override = 1 }"), ["write true or false, without quotes"]);
+    let two = "service { name = \"a\" }\nservice { name = \"b\" }";
+    assert_eq!(remedies(two), ["write services = [{ … }, { … }], or give each a file of its own"]);
+    let checks = "service { name = \"a\" check { ttl = \"1s\" } check { ttl = \"2s\" } }";
+    assert_eq!(remedies(checks), ["write checks = [{ … }, { … }]"]);
+    assert_eq!(remedies("ports {}\nports {}"), ["write it once, with everything in it"]);
 }
 
 #[test]
