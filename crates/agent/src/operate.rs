@@ -14,7 +14,7 @@ use std::time::Duration;
 use lictor_model::acl::Caller;
 use lictor_model::health::{CheckSpec, Status};
 use lictor_model::name::{CheckId, ServiceId, ServiceName};
-use lictor_supervisor::{State, Usage};
+use lictor_supervisor::{Handover, State, Usage};
 use lictor_task::clock;
 
 use self::held::Held;
@@ -76,6 +76,8 @@ pub struct ManagedProcess {
     pub check: Option<(Status, String)>,
     /// Why it may not be started.
     pub refused: Option<String>,
+    /// Why it was not replaced the last time, and what ran goes on; and when, in milliseconds since the Unix epoch.
+    pub not_replaced: Option<(String, i64)>,
 }
 
 /// How a run ended.
@@ -315,6 +317,10 @@ impl Inner {
             report,
             check,
             refused: status.refused,
+            not_replaced: match status.handover {
+                Handover::Failed { cause, at_unix_ms } => Some((cause, at_unix_ms)),
+                Handover::None | Handover::UnderWay { .. } => None,
+            },
         })
     }
 

@@ -125,7 +125,7 @@ async fn replaced(statuses: &mut Statuses, id: &str, before: &Status) -> Result<
         match &now.handover {
             Handover::UnderWay { .. } => under_way = true,
             // One that failed before is not the one that was asked for.
-            Handover::Failed { cause } if under_way || now.handover != before.handover => return Err(cause.clone()),
+            Handover::Failed { cause, .. } if under_way || now.handover != before.handover => return Err(cause.clone()),
             Handover::None | Handover::Failed { .. } => {}
         }
         if now.pid != before.pid && now.state == State::Ready {

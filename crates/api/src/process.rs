@@ -50,6 +50,9 @@ pub struct Process<'a> {
     pub status: Cow<'a, str>,
     /// Why it may not be started.
     pub refused: Option<Cow<'a, str>>,
+    /// The last replacement, when it failed and what ran goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_replaced: Option<NotReplaced<'a>>,
     /// Whether an operator stopped it.
     pub held: bool,
     /// While it is being drained: when that is over at the latest.
@@ -71,6 +74,16 @@ pub struct Process<'a> {
     pub report: Option<Report>,
     /// The check that looks whether it listens.
     pub check: Option<Check<'a>>,
+}
+
+/// A replacement that failed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct NotReplaced<'a> {
+    /// In words.
+    pub cause: Cow<'a, str>,
+    /// When.
+    pub at: Time,
 }
 
 /// How a run ended.

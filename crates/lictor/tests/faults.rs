@@ -106,6 +106,8 @@ fn a_full_disk_stops_neither_traffic_nor_the_restart_of_a_proxy() {
     let before = sorted(house.proxies());
     let said = lictor(&house, "restart-proxies web-proxy");
     assert!(said.contains("was not replaced") && said.contains("No space left on device"), "{said}");
+    let said = lictor(&house, "restart web-proxy");
+    assert!(said.contains("was not replaced") && said.contains("No space left on device"), "{said}");
     assert_eq!(sorted(house.proxies()), before);
     kill_and_wait_for_another(&house, "db-proxy");
     until("the path is back", || echo_once(entry).is_ok());

@@ -22,8 +22,12 @@ const FRESH: usize = 6;
 const OPEN: usize = 6;
 
 fn restart_proxies(house: &House, arguments: &[&str]) -> Output {
+    connect_command(house, "restart-proxies", arguments)
+}
+
+fn connect_command(house: &House, command: &str, arguments: &[&str]) -> Output {
     let address = format!("127.0.0.1:{}", house.http_port);
-    Command::new(LICTOR).args(["connect", "restart-proxies", "-http-addr", &address]).args(arguments).output().unwrap()
+    Command::new(LICTOR).args(["connect", command, "-http-addr", &address]).args(arguments).output().unwrap()
 }
 
 fn text(output: &Output) -> String {
@@ -327,6 +331,19 @@ fn a_new_version_that_does_not_work_is_given_up_and_the_old_one_goes_on() {
     assert!(!output.status.success());
     let said = text(&output);
     assert!(said.contains("db-proxy was not replaced") && said.contains("exited with code 7"), "{said}");
+    assert_eq!(current_pid(&house, "db-proxy"), pid);
+    // Twice, because the second failure is another one though it has the same cause.
+    for _ in 0..2 {
+        let asked = Instant::now();
+        let output = connect_command(&house, "restart", &["db-proxy"]);
+        let said = text(&output);
+        assert!(!output.status.success(), "{said}");
+        assert!(said.contains("db-proxy was not replaced") && said.contains("exited with code 7"), "{said}");
+        assert!(
+            asked.elapsed() < Duration::from_secs(25),
+            "it says so when it is known, not when its patience is over"
+        );
+    }
     assert_eq!(current_pid(&house, "db-proxy"), pid);
     load.wait_for(100);
     let (_, failures) = load.stop();

@@ -604,7 +604,7 @@ impl Process {
 
     fn handover_failed(&mut self, cause: String) {
         tracing::warn!("supervisor: {}: cannot hand over, what runs goes on: {cause}", self.id);
-        self.handover = Handover::Failed { cause };
+        self.handover = Handover::Failed { cause, at_unix_ms: unix_ms() };
     }
 
     async fn successor_outcome(&mut self, outcome: Outcome) {

@@ -111,6 +111,8 @@ pub enum Handover {
     Failed {
         /// Why.
         cause: String,
+        /// When, in milliseconds since the Unix epoch: two that failed for one reason are two.
+        at_unix_ms: i64,
     },
 }
 

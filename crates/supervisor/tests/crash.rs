@@ -420,7 +420,7 @@ fn a_successor_that_cannot_be_recorded_is_not_started_and_what_runs_goes_on() {
         assert!(supervisor.restart("p"));
         let failed = |status: &Status| matches!(&status.handover, Handover::Failed { .. });
         let status = status(&supervisor, failed).await;
-        let Handover::Failed { cause } = &status.handover else { unreachable!() };
+        let Handover::Failed { cause, .. } = &status.handover else { unreachable!() };
         assert!(cause.contains("cannot write the record") && cause.contains("p~next.json"), "{cause}");
         assert!(is(&status, pid) && status.state == State::Ready, "{status:?}");
         assert_eq!(home.living(), [("p".to_owned(), pid)]);

@@ -759,6 +759,7 @@ mod tests {
             report: Some(Report { leaf_until: NOW, roots: 1, ..Report::default() }),
             check: None,
             refused: None,
+            not_replaced: None,
         }
     }
 

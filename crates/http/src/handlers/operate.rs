@@ -119,6 +119,7 @@ fn shape_of(process: &ManagedProcess) -> shape::Process<'_> {
         report,
         check,
         refused,
+        not_replaced,
     } = process;
     let now = clock::unix_nanos() / 1_000_000;
     shape::Process {
@@ -146,6 +147,9 @@ fn shape_of(process: &ManagedProcess) -> shape::Process<'_> {
         unheard_since: unheard_since_unix_ms.map(moment),
         status: text.as_str().into(),
         refused: refused.as_deref().map(Into::into),
+        not_replaced: not_replaced
+            .as_ref()
+            .map(|(cause, at_unix_ms)| shape::NotReplaced { cause: cause.as_str().into(), at: moment(*at_unix_ms) }),
         held: held.is_some(),
         drain_until: held.and_then(|held| held.drain_until_unix_ms).map(moment),
         memory_bytes: usage.map(|usage| usage.memory),

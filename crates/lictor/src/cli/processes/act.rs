@@ -57,16 +57,21 @@ pub(super) const DRAIN: Command = Command::words(
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
 
 fn stop(words: &[String]) -> ExitCode {
-    act(&STOP, words, "stop", |now, _| now.pid.is_none())
+    act(&STOP, words, "stop", |now, _| Ok(now.pid.is_none()))
 }
 
 fn start(words: &[String]) -> ExitCode {
-    act(&START, words, "start", |now, _| now.ready || now.serving)
+    act(&START, words, "start", |now, _| Ok(now.ready || now.serving))
 }
 
 fn restart(words: &[String]) -> ExitCode {
     act(&RESTART, words, "restart", |now, before| {
-        now.pid.is_some() && now.pid != before.pid && (now.ready || now.serving)
+        if let Some(failed) = &now.not_replaced
+            && now.not_replaced != before.not_replaced
+        {
+            bail!("{} was not replaced, what runs goes on: {}", now.proxy_id, failed.cause);
+        }
+        Ok(now.pid.is_some() && now.pid != before.pid && (now.ready || now.serving))
     })
 }
 
@@ -116,7 +121,7 @@ fn act(
     command: &'static Command,
     words: &[String],
     verb: &'static str,
-    done: fn(&Process<'_>, &Process<'_>) -> bool,
+    done: fn(&Process<'_>, &Process<'_>) -> Result<bool>,
 ) -> ExitCode {
     ask(command, words, |client, parsed| async move {
         let id = only_id(&parsed)?;
@@ -138,12 +143,12 @@ async fn until(
     client: &Client,
     id: &str,
     patience: Duration,
-    done: impl Fn(&Process<'_>) -> bool,
+    done: impl Fn(&Process<'_>) -> Result<bool>,
 ) -> Result<Process<'static>> {
     let end = Instant::now() + patience;
     loop {
         let now = process(client, id).await?;
-        if done(&now) {
+        if done(&now)? {
             return Ok(now);
         }
         if Instant::now() > end {
