@@ -278,7 +278,20 @@ fn an_agent_behind_https_is_asked_with_certificates_of_our_own_making() {
     ];
     assert!(ask(&certificate).out.contains("\nn1 "), "{}", ask(&certificate).err);
     assert_eq!(ask(&certificate[..1]).code, Some(1), "the agent wants to know who asks");
-    assert_eq!(ask(&certificate[1..]).code, Some(1), "nobody vouches for the agent");
+    let stranger = ask(&certificate[1..]);
+    assert_eq!(stranger.code, Some(1), "nobody vouches for the agent");
+    assert!(
+        stranger.err.ends_with("name the CA of the agent's certificate: -ca-file or CONSUL_CACERT\n"),
+        "{}",
+        stranger.err
+    );
+    let plain = ended(command(&["members"]).env("CONSUL_HTTP_ADDR", format!("127.0.0.1:{https}")));
+    assert!(plain.err.ends_with("write https:// or set CONSUL_HTTP_SSL=true\n"), "{}", plain.err);
+    let processes = ended(command(&["connect", "ps"]).env("CONSUL_HTTP_ADDR", format!("127.0.0.1:{https}")));
+    assert!(processes.err.ends_with("write https:// or set CONSUL_HTTP_SSL=true\n"), "{}", processes.err);
+    let encrypted =
+        ended(command(&["members"]).env("CONSUL_HTTP_ADDR", format!("https://127.0.0.1:{}", house.http_port)));
+    assert!(encrypted.err.ends_with("write http:// or leave CONSUL_HTTP_SSL out\n"), "{}", encrypted.err);
 
     // A server that shows the certificate of the CA itself, as a self-signed one often is.
     house.end_agent(Signal::TERM);
@@ -987,6 +1000,26 @@ fn tokens_and_policies_are_made_shown_changed_and_deleted() {
         wrong.err
     );
     run(&house, &["kv", "put", "-token", &own, "a", "x"]).said("Success! Data written to: a\n");
+    // A file holds it: by option or variable, before the variable with a token, behind the option with one.
+    let (holds, empty) = (house.folder().join("own.token"), house.folder().join("empty.token"));
+    fs::write(&holds, format!("{own}\n")).unwrap();
+    fs::write(&empty, "\n").unwrap();
+    let by_file = |file: &std::path::Path, more: &[&str]| {
+        let words = [&["kv", "put"], more, &["a", "x"]].concat();
+        ended(of(&house, &words).env("CONSUL_HTTP_TOKEN_FILE", file).env("CONSUL_HTTP_TOKEN", "geheim"))
+    };
+    by_file(&holds, &[]).said("Success! Data written to: a\n");
+    let path = holds.display().to_string();
+    by_file(&empty, &["-token-file", &path]).said("Success! Data written to: a\n");
+    assert!(by_file(&holds, &["-token", "geheim"]).err.contains("403"));
+    let refused = by_file(&empty, &[]);
+    assert!(refused.code == Some(1) && refused.err.contains("empty.token is empty (-token-file,"), "{}", refused.err);
+    let refused = by_file(&house.folder().join("none"), &[]);
+    assert!(
+        refused.code == Some(1) && refused.err.contains("none (-token-file, CONSUL_HTTP_TOKEN_FILE): No such"),
+        "{}",
+        refused.err
+    );
 
     let clone = acl(&["token", "clone", "-id", &accessor, "-description=twin"]).out;
     assert!(clone.starts_with("Token cloned successfully.\nAccessorID:   ") && clone.contains(&policy), "{clone}");

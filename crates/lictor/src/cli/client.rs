@@ -15,7 +15,7 @@ use crate::config::flags::{Flag, Parsed};
 use crate::config::report::cause;
 
 /// The flags.
-pub(crate) const FLAGS: [Flag; 9] = [
+pub(crate) const FLAGS: [Flag; 10] = [
     Flag::text("ca-file", "Certificates to trust when speaking TLS with the agent (CONSUL_CACERT)"),
     Flag::text("ca-path", "Folder of such files (CONSUL_CAPATH)"),
     Flag::text("client-cert", "Own certificate for the agent (CONSUL_CLIENT_CERT)"),
@@ -29,6 +29,7 @@ pub(crate) const FLAGS: [Flag; 9] = [
     Flag::bool("stale", "Let any server answer from what it has"),
     Flag::text("tls-server-name", "Name that the agent's certificate must have (CONSUL_TLS_SERVER_NAME)"),
     Flag::text("token", "ACL token of the request (CONSUL_HTTP_TOKEN); by default the agent's own"),
+    Flag::text("token-file", "File that holds the token instead (CONSUL_HTTP_TOKEN_FILE)"),
 ];
 
 /// How to reach the agent, by flags over the environment.
@@ -44,6 +45,8 @@ pub(crate) fn config(flags: &Parsed) -> Result<Config> {
     let path = |name: &str| flags.text(name).map(std::path::PathBuf::from);
     if let Some(token) = flags.text("token") {
         config.token = token.to_owned();
+    } else if let Some(file) = token_file(flags.text("token-file"), |name| std::env::var(name).ok()) {
+        config.token = read_token(&file)?;
     }
     if let Some(datacenter) = flags.text("datacenter") {
         config.datacenter = datacenter.to_owned();
@@ -59,6 +62,21 @@ pub(crate) fn config(flags: &Parsed) -> Result<Config> {
     tls.server_name = flags.text("tls-server-name").map(str::to_owned).or(tls.server_name.take());
     encrypt(&mut config)?;
     Ok(config)
+}
+
+/// The file that holds the token: a flag over the environment.
+fn token_file(flag: Option<&str>, get: impl Fn(&str) -> Option<String>) -> Option<String> {
+    flag.map(str::to_owned).or_else(|| get("CONSUL_HTTP_TOKEN_FILE")).filter(|path| !path.is_empty())
+}
+
+fn read_token(path: &str) -> Result<String> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("cannot read the token file {path} (-token-file, CONSUL_HTTP_TOKEN_FILE)"))?;
+    let token = text.trim();
+    if token.is_empty() {
+        return Err(anyhow!("the token file {path} is empty (-token-file, CONSUL_HTTP_TOKEN_FILE)"));
+    }
+    Ok(token.to_owned())
 }
 
 /// Gives a configuration what an encrypted address needs.
@@ -210,6 +228,26 @@ impl std::fmt::Display for Failed {
 // Without a source: the words say it all.
 impl std::error::Error for Failed {}
 
+/// What to do about a connection that failed with these words; empty where they say it themselves.
+pub(crate) fn remedy(why: &str) -> &'static str {
+    const KNOWN: [(&str, &str); 6] = [
+        ("CaUsedAsEndEntity", CA_AS_SERVER),
+        ("UnknownIssuer", ": name the CA of the agent's certificate: -ca-file or CONSUL_CACERT"),
+        (
+            "CertificateRequired",
+            ": the agent wants a client's certificate: -client-cert and -client-key, or CONSUL_CLIENT_CERT and \
+             CONSUL_CLIENT_KEY",
+        ),
+        ("invalid HTTP version", ": if that is a port of HTTPS, write https:// or set CONSUL_HTTP_SSL=true"),
+        ("tls handshake eof", NO_TLS),
+        ("InvalidContentType", NO_TLS),
+    ];
+    KNOWN.iter().find(|(words, _)| why.contains(words)).map_or("", |(_, remedy)| remedy)
+}
+
+/// What to do where no TLS is spoken: a server ends the connection, or answers in plain text.
+const NO_TLS: &str = ": if that is a port of HTTP, write http:// or leave CONSUL_HTTP_SSL out";
+
 /// What to do about a server that shows a certificate of a CA, as `openssl req -x509` makes when nothing else is asked of it.
 const CA_AS_SERVER: &str = ": the agent's certificate is that of a CA, which may sign others and not be shown by a server; make \
                             one with `lictor tls cert create -server`, or a self-signed one with `openssl req -x509 … -addext \
@@ -227,10 +265,12 @@ pub(crate) fn explained(client: &Client, asked: &str, error: Error) -> anyhow::E
             // What the kernel refused is the connection; anything else (a name, a certificate) says what it is.
             let call = if source.raw_os_error().is_some() { "connect: " } else { "" };
             let why = cause(source);
-            let remedy = if why.contains("CaUsedAsEndEntity") { CA_AS_SERVER } else { "" };
-            format!("{asked}: {place}: {call}{why}{remedy}")
+            format!("{asked}: {place}: {call}{why}{}", remedy(&why))
         }
-        Error::Transport(_) | Error::Timeout(_) => format!("{asked}: {}", lictor_agent::error::chain(&error)),
+        Error::Transport(_) | Error::Timeout(_) => {
+            let why = lictor_agent::error::chain(&error);
+            format!("{asked}: {why}{}", remedy(&why))
+        }
         _ => lictor_agent::error::chain(&error),
     };
     anyhow!(Failed { words, error })

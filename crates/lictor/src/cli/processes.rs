@@ -46,10 +46,14 @@ where
         runtime.block_on(work(Client::new(config), parsed))
     });
     outcome.unwrap_or_else(|error| {
-        complain(&format!("Error: {error:#}"));
+        let error = format!("{error:#}");
+        complain(&format!("Error: {error}{}", super::client::remedy(&error)));
         ExitCode::FAILURE
     })
 }
+
+/// What is said when the agent shows no proxy at all: with access control on, a token may be what is missing.
+const NONE: &str = "no managed proxies: none is registered here, or you may not see any";
 
 /// The words with flags (and their values) before operands.
 fn flags_first(known: &[Flag], words: &[String]) -> Vec<String> {

@@ -20,9 +20,10 @@ fn run(flags: &Parsed) -> Outcome {
 }
 
 /// Variables that commands read, each with what it says.
-const VARIABLES: [(&str, &str); 12] = [
+const VARIABLES: [(&str, &str); 13] = [
     ("CONSUL_HTTP_ADDR", "Address of the agent: host:port, http://…, https://… or unix:///path."),
     ("CONSUL_HTTP_TOKEN", "ACL token of requests."),
+    ("CONSUL_HTTP_TOKEN_FILE", "File that holds it; goes before CONSUL_HTTP_TOKEN."),
     ("CONSUL_HTTP_AUTH", "user:password for a proxy in front of the agent."),
     ("CONSUL_HTTP_SSL", "Whether an address without a scheme means HTTPS."),
     ("CONSUL_HTTP_SSL_VERIFY", "Whether the agent's certificate is checked; true unless set."),
@@ -36,7 +37,7 @@ const VARIABLES: [(&str, &str); 12] = [
 ];
 
 /// Exit codes, each with what it means.
-const CODES: [(&str, &str); 3] = [
+const CODES: [(&str, &str); 4] = [
     ("0", "It worked."),
     (
         "1",
@@ -45,8 +46,9 @@ const CODES: [(&str, &str); 3] = [
     (
         "2",
         "members found nobody with that status; intention check could not find out; the child of lock -child-exit-code \
-           failed.",
+           failed; connect why found something; connect proxy did not get its port.",
     ),
+    ("3", "connect proxy did not hear from its agent for as long as it may."),
 ];
 
 fn value(flag: &Flag) -> &'static str {

@@ -50,13 +50,12 @@ impl Wanted {
         let get = |name: &str| get(name).filter(|value| !value.is_empty());
         let mut client = super::super::client::config(flags).map_err(|error| format!("{error:#}"))?;
         let mut same_node = SameNode::Mtls;
-        if flags.text("token").is_none()
-            && let Some(token) = get("CONNECT_PROXY_TOKEN")
-        {
+        let has_token = flags.text("token").or(flags.text("token-file")).is_some();
+        if !has_token && let Some(token) = get("CONNECT_PROXY_TOKEN") {
             client.token = token;
         }
         if flags.text("http-addr").is_none()
-            && flags.text("token").is_none()
+            && !has_token
             && let Some(path) = get("LICTOR_AGENT")
         {
             // The agent knows us by our process.

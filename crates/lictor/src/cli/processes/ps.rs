@@ -25,7 +25,7 @@ fn run(words: &[String]) -> ExitCode {
         let all = processes(&client).await?;
         match parsed.text("format").unwrap_or("table") {
             "json" => print(&serde_json::to_string_pretty(&all)?),
-            "table" if all.is_empty() => print("no managed proxies: none is registered here, or you may not see any"),
+            "table" if all.is_empty() => print(super::NONE),
             "table" => print(&table(&all)),
             other => bail!("-format {other:?}: use table or json"),
         }

@@ -55,7 +55,9 @@ fn run(words: &[String]) -> ExitCode {
             }
             waiting.extend(all.iter().filter(|process| !process.serving).map(|process| process.proxy_id.to_string()));
             if problem.is_none() && waiting.is_empty() {
-                if !parsed.is_set("quiet") {
+                if !parsed.is_set("quiet") && all.is_empty() {
+                    print(super::NONE);
+                } else if !parsed.is_set("quiet") {
                     print(&format!("{} of {} managed proxies serve", all.len(), all.len()));
                 }
                 return Ok(ExitCode::SUCCESS);
