@@ -11,6 +11,13 @@ use lictor_model::service::{ManagedProxy, Service};
 /// The doubts, each with its key.
 pub fn of(config: &Config, parent: &Service, definition: &ManagedProxy) -> Vec<String> {
     let mut doubts = Vec::new();
+    if !may_be_certified(parent.name.as_str()) {
+        doubts.push(format!(
+            "connect.proxy: no certificate can hold the service name {:?}, so the proxy gets none and serves nobody: leave \
+             slashes and control characters out of it",
+            parent.name.as_str()
+        ));
+    }
     if parent.native {
         doubts.push("connect.proxy beside connect.native: the application speaks mutual TLS itself".to_owned());
     }
@@ -34,6 +41,11 @@ pub fn of(config: &Config, parent: &Service, definition: &ManagedProxy) -> Vec<S
     }
     doubts.extend(of_upstreams(definition));
     doubts
+}
+
+/// Whether a certificate can be asked for by this name and hold it: it is one part of a path.
+pub(crate) fn may_be_certified(name: &str) -> bool {
+    !(name.contains('/') || matches!(name, "." | "..") || name.contains(char::is_control))
 }
 
 /// Whether there is an application to send inbound connections to.
@@ -107,6 +119,13 @@ mod tests {
 
     fn definition(config: &Value) -> ManagedProxy {
         ManagedProxy { config: config.as_object().cloned(), ..ManagedProxy::default() }
+    }
+
+    #[test]
+    fn a_name_is_certified_when_it_is_one_part_of_a_path() {
+        let certified = ["web", "wéb ünï", "q\"q", "a.b", "...", "日本"];
+        assert!(certified.into_iter().all(may_be_certified));
+        assert!(!["a/b", "/", ".", "..", "new\nline", "\u{1b}[31m"].into_iter().any(may_be_certified));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 mod file;
 mod syslog;
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::fmt::{self, Write as _};
 use std::io::Write as _;
@@ -189,6 +190,7 @@ impl Log {
     }
 
     fn put(&self, level: LogLevel, text: &str) {
+        let text = &*one_line(text);
         let now = local_time();
         let mut line = String::with_capacity(text.len() + 48);
         let _ = write!(
@@ -233,6 +235,24 @@ impl Log {
             }
         }
     }
+}
+
+/// A text that nobody can take for another line, and that does nothing to a terminal: names of services and what programs
+/// say are in it. Further lines are set in, so that they begin like no line of their own.
+fn one_line(text: &str) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return Cow::Borrowed(text);
+    }
+    let mut plain = String::with_capacity(text.len() + 16);
+    for character in text.chars() {
+        match character {
+            '\n' => plain.push_str("\n    "),
+            '\t' => plain.push(character),
+            _ if character.is_control() => plain.extend(character.escape_default()),
+            _ => plain.push(character),
+        }
+    }
+    Cow::Owned(plain)
 }
 
 struct Printer {
@@ -305,6 +325,13 @@ mod tests {
             parse_level("WHAT"),
             Err("Invalid log level: WHAT. Valid log levels are: [TRACE DEBUG INFO WARN ERR]".into())
         );
+    }
+
+    #[test]
+    fn a_text_makes_no_line_that_looks_like_one_of_the_log() {
+        assert!(matches!(one_line("wéb: started"), Cow::Borrowed("wéb: started")));
+        assert_eq!(one_line("a\n2026/11/27 23:50:37 [INFO] b"), "a\n    2026/11/27 23:50:37 [INFO] b");
+        assert_eq!(one_line("a\x1b[31m\rb\u{9b}c\td"), "a\\u{1b}[31m\\rb\\u{9b}c\td");
     }
 
     #[test]

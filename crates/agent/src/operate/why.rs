@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::agent::Inner;
+use crate::doubts::may_be_certified;
 use crate::operate::ManagedProcess;
 
 /// How long an application may take to be connected to.
@@ -548,6 +549,11 @@ fn running(chain: &mut Chain, process: &ManagedProcess, facts: &Facts, now_unix_
                     "this agent has no certificate authority: Connect is off",
                     "set connect { enabled = true } on servers",
                 );
+            } else if !may_be_certified(process.service.as_str()) {
+                chain.because(
+                    format!("no certificate can hold the service name {:?}", process.service.as_str()),
+                    "give the service a name without slashes and control characters",
+                );
             } else {
                 chain.because(
                     "the authority has not answered",
@@ -681,7 +687,7 @@ fn foreign(chain: &mut Chain, process: &ManagedProcess) {
     }
     let id = &process.id;
     match &process.check {
-        Some((status, output)) if *status != Status::Passing => chain.add(
+        Some((status, output)) if *status != Status::Passing && !output.is_empty() => chain.add(
             format!("{id} runs and does not listen where it should: {:?}", cut(output)),
             format!("it must listen on the port that GET /v1/agent/connect/proxy/{id} tells it; its log: lictor connect logs {id}"),
         ),
@@ -834,6 +840,16 @@ mod tests {
             ),
             (ManagedProcess { last_exit: Some(missing), ..down }, facts(), &["No such file", "install the program"]),
             (starting("no certificates yet"), Facts { mesh: false, ..facts() }, &["no certificates", "enabled = true"]),
+            (
+                ManagedProcess { service: "a/b".into(), ..starting("no certificates yet") },
+                facts(),
+                &["no certificate can hold the service name \"a/b\"", "without slashes"],
+            ),
+            (
+                ManagedProcess { report: None, check: Some((Status::Critical, String::new())), ..process() },
+                facts(),
+                &["runs and has not said that it is ready", "READY=1"],
+            ),
             (
                 starting("public cannot listen on 127.0.0.1:1: Address already in use"),
                 facts(),
