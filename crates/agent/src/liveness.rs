@@ -4,6 +4,7 @@
 //! lost it, and an agent that is back marks its own node again. What is registered stays as it is: a node that is back
 //! is as it was.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use lictor_state::answer::Topic;
 use lictor_state::presence::Member;
 use lictor_state::reader::Filter;
 use lictor_state::writer::{Registration, Removal};
+use tokio::time::Instant;
 
 use crate::agent::{Agent, Inner};
 use crate::error::chain;
@@ -22,6 +24,10 @@ use crate::sync::SERF_HEALTH;
 
 /// What is looked at even when nothing seems to have changed.
 const LOOK: Duration = Duration::from_secs(2);
+
+/// How long a node may be registered without an agent that was ever seen: one that starts says what it has before it holds
+/// a lease.
+const START: Duration = Duration::from_secs(5);
 
 /// The check's output while the agent is alive. A node that shows something else is not marked by us.
 const ALIVE: &str = "Agent alive and reachable";
@@ -39,6 +45,35 @@ pub(crate) fn serf_health(node: &NodeName, status: Status) -> Check {
         status,
         output: if status == Status::Passing { ALIVE } else { LOST }.into(),
         ..Check::default()
+    }
+}
+
+/// What is known of nodes that count as alive, by their folded names.
+#[derive(Default)]
+struct Known {
+    /// Those whose agent was seen since they count as alive.
+    seen: BTreeSet<String>,
+    /// Since when the others do.
+    unseen: BTreeMap<String, Instant>,
+}
+
+impl Known {
+    /// Takes in whose agent is alive, and who counts as alive without one.
+    fn look(&mut self, members: impl Iterator<Item = String>, without: impl Iterator<Item = String>) {
+        let without: BTreeSet<String> = without.collect();
+        // Who was marked since, by whomever, begins anew.
+        self.seen.retain(|node| without.contains(node));
+        self.seen.extend(members);
+        let now = Instant::now();
+        self.unseen.retain(|node, _| without.contains(node) && !self.seen.contains(node));
+        for node in without.into_iter().filter(|node| !self.seen.contains(node)) {
+            self.unseen.entry(node).or_insert(now);
+        }
+    }
+
+    /// Whether a node that counts as alive without an agent had one, or has had time enough to get one.
+    fn is_lost(&self, node: &str) -> bool {
+        self.unseen.get(node).is_none_or(|since| since.elapsed() >= START)
     }
 }
 
@@ -141,6 +176,7 @@ impl Inner {
     /// While this server leads: marks the nodes whose agent is not alive any more, and forgets them in the end.
     pub(crate) async fn mark_lost_nodes(self: Arc<Self>, presence: Presence) {
         let mut standing = presence.standing();
+        let mut known = Known::default();
         loop {
             let reader = self.cluster.reader(&Caller::management(""));
             standing.mark_unchanged();
@@ -155,10 +191,16 @@ impl Inner {
             let lost = reader.passing_without_agent(SERF_HEALTH);
             let seen = reader.current();
             let mut complete = true;
+            let members = reader.members().value;
+            known.look(
+                members.iter().map(|member| member.node.to_ascii_lowercase()),
+                lost.value.iter().map(|contents| contents.node.node.name.as_str().to_ascii_lowercase()),
+            );
             for contents in lost.value {
                 let ours =
                     contents.checks.iter().any(|row| row.check.id.as_str() == SERF_HEALTH && row.check.output == ALIVE);
-                if !ours || !self.leads() {
+                let is_lost = known.is_lost(&contents.node.node.name.as_str().to_ascii_lowercase());
+                if !ours || !is_lost || !self.leads() {
                     continue;
                 }
                 let node = contents.node.node.clone();
@@ -179,5 +221,30 @@ impl Inner {
                 () = tokio::time::sleep(LOOK) => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_starts_is_given_time_and_who_was_there_is_lost_at_once() {
+        let mut known = Known::default();
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>().into_iter();
+        // It registers before it holds a lease.
+        known.look(names(&["b"]), names(&["a"]));
+        assert!(!known.is_lost("a"));
+        tokio::time::advance(START / 2).await;
+        known.look(names(&["a", "b"]), names(&[]));
+        known.look(names(&["b"]), names(&["a"]));
+        assert!(known.is_lost("a"), "its agent was seen");
+        // It was marked, and starts again.
+        known.look(names(&["b"]), names(&[]));
+        known.look(names(&["b"]), names(&["a"]));
+        assert!(!known.is_lost("a"));
+        tokio::time::advance(START).await;
+        known.look(names(&["b"]), names(&["a"]));
+        assert!(known.is_lost("a"), "no agent came");
     }
 }

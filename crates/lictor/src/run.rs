@@ -190,8 +190,13 @@ pub(crate) async fn run(plan: Plan, log: &'static Log) -> Result<ExitCode> {
     let supervisor = supervise(&config, &agent, &scope, &processes)?;
     // Phrases that scripts wait for.
     if config.is_server {
-        tracing::info!("agent: cluster leadership acquired");
-        tracing::info!("agent: New leader elected: {}", config.node_name);
+        // Of servers that share a store, another one may lead.
+        let lead = agent.lead().map(|lead| lead.node);
+        let leader = lead.as_deref().unwrap_or(config.node_name.as_str());
+        if leader == config.node_name.as_str() {
+            tracing::info!("agent: cluster leadership acquired");
+        }
+        tracing::info!("agent: New leader elected: {leader}");
     }
     // Services that are ordered after this one find the mesh there.
     let (asked, telling, stop) = (agent.clone(), Arc::clone(&notifier), scope.stop_signal());
@@ -221,8 +226,15 @@ pub(crate) async fn run(plan: Plan, log: &'static Log) -> Result<ExitCode> {
                 }
                 Some(Wish::MoveStore(answer)) => {
                     let outcome = async {
-                        if choice.is_shared() && agent.members().len() > 1 {
-                            anyhow::bail!("other servers use this store: end them first");
+                        let members = agent.members().into_iter().map(|member| member.node);
+                        let others: Vec<_> = members.filter(|node| *node != config.node_name.as_str()).collect();
+                        if choice.is_shared() && !others.is_empty() {
+                            anyhow::bail!(
+                                "other servers use this store ({}): end them first; one that has just ended counts for {:?} \
+                                 more (store.node_ttl)",
+                                others.join(", "),
+                                store_config.node_ttl
+                            );
                         }
                         let next = crate::settings::load(&sources).map_err(anyhow::Error::msg)?;
                         let (from, to) = ((&choice, &store_config), (&next.store, &next.store_config));

@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use crate::agent::Inner;
 use crate::doubts::may_be_certified;
 use crate::operate::ManagedProcess;
+use crate::sync::SERF_HEALTH;
 
 /// How long an application may take to be connected to.
 const APPLICATION_PATIENCE: Duration = Duration::from_secs(1);
@@ -631,6 +632,10 @@ fn upstream(chain: &mut Chain, id: &str, name: &str, facts: &Facts) {
                 };
                 match maintenance(check, output) {
                     Some((what, end)) => chain.because(format!("{whose}: {what}"), format!("on its node {node}: {end}")),
+                    None if check == SERF_HEALTH => chain.because(
+                        format!("{whose}: nothing is heard of the agent of its node {node}"),
+                        format!("start the agent of {node}; where it runs, its log says why it does not reach the store"),
+                    ),
                     None => chain.because(
                         format!("{whose}: check {check} says {:?}", cut(output)),
                         format!("on its node {node}: lictor connect why {instance}"),
@@ -882,6 +887,16 @@ mod tests {
                 ManagedProcess { report: report(lonely.clone()), ..process() },
                 upstream(Upstream { ordinary: 1, mesh: 1, failing: vec![failing("c", "refused")], blocked: None }),
                 &["check c says \"refused\"", "on its node node2: lictor connect why db-1-proxy"],
+            ),
+            (
+                ManagedProcess { report: report(lonely.clone()), ..process() },
+                upstream(Upstream {
+                    ordinary: 1,
+                    mesh: 1,
+                    failing: vec![failing("serfHealth", "Agent not live or unreachable")],
+                    blocked: None,
+                }),
+                &["nothing is heard of the agent of its node node2", "start the agent of node2"],
             ),
             (
                 ManagedProcess { report: Some(Report { leaf_until: 900, roots: 1, ..Report::default() }), ..process() },

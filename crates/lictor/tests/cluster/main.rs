@@ -148,6 +148,9 @@ fn a_node_that_is_silent_turns_critical_everywhere_and_is_as_before_when_it_is_b
             until(returns, || healthy(server, "web").len() == 3);
         }
     }
+    // It found another one leading, and says so.
+    let leader = format!("New leader elected: server{}", cluster.leader());
+    assert!(cluster.servers[lost].log().contains(&leader), "{leader}");
 }
 
 #[test]

@@ -110,7 +110,7 @@ fn a_running_agent_moves_its_state_into_etcd_and_back_and_loses_nothing() {
     house.wait_ready();
     until("both are alive", || house.get("/v1/status/peers").json().as_array().is_some_and(|peers| peers.len() == 2));
     house.reconfigure(in_file);
-    refused(&house, "other servers");
+    refused(&house, "other servers use this store (second)");
     second.end_agent(Signal::TERM);
     until("one is alive", || house.get("/v1/status/peers").json().as_array().is_some_and(|peers| peers.len() == 1));
     let index = house.get("/v1/catalog/services").index();
