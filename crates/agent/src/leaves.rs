@@ -13,7 +13,7 @@ use std::time::Duration;
 use lictor_ca::limit::{MAX_WAIT, MAX_WAIT_OF_OWN};
 use lictor_model::acl::Caller;
 use lictor_model::revision::Revision;
-use lictor_model::root::IssuedLeaf;
+use lictor_model::root::{IssuedLeaf, Roots};
 use lictor_state::Topic;
 use lictor_task::{Backoff, clock};
 use parking_lot::Mutex;
@@ -220,9 +220,7 @@ impl Inner {
         let reader = self.cluster.reader(&Caller::management(""));
         loop {
             let roots = reader.roots();
-            if let Some(active) = roots.value.active() {
-                self.bring_forward(&active.id);
-            }
+            self.bring_forward(&roots.value);
             let next = self.renew_due().await;
             // Often enough to notice a wall clock that jumped over a renewal.
             let wake = next.min(Instant::now() + Duration::from_secs(30));
@@ -235,15 +233,18 @@ impl Inner {
         }
     }
 
-    /// After a rotation, old leaves are renewed soon, each at a time of its own.
-    fn bring_forward(&self, active_root: &str) {
+    /// After a rotation, old leaves are renewed soon, each at a time of its own; at once where nobody trusts their root any
+    /// more, as after a restore.
+    fn bring_forward(&self, roots: &Roots) {
         let Some(authority) = &self.authority else { return };
+        let Some(active) = roots.active() else { return };
         let mut slots = self.leaves.slots.lock();
         let count = slots.len();
         for slot in slots.values_mut() {
-            if slot.root_id != active_root {
-                let soon = authority.rotation_delay(count);
-                slot.root_id = active_root.to_owned();
+            if slot.root_id != active.id {
+                let is_trusted = roots.roots.iter().any(|root| root.id == slot.root_id);
+                let soon = if is_trusted { authority.rotation_delay(count) } else { Duration::ZERO };
+                slot.root_id.clone_from(&active.id);
                 slot.renew_at = slot.renew_at.min(Instant::now() + soon);
                 slot.renew_at_wall =
                     slot.renew_at_wall.min(clock::unix_seconds() + i64::try_from(soon.as_secs()).unwrap_or_default());

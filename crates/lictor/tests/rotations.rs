@@ -3,12 +3,14 @@
 
 mod common;
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use common::{LICTOR, Load, echo, echo_once, root_key, rotate, wait_path};
+use common::{LICTOR, Load, echo, echo_once, root_key, rotate, two_services, wait_path};
 use lictor_testkit::http;
 use lictor_testkit::program::find;
 use lictor_testkit::wait::within;
@@ -55,6 +57,40 @@ fn rotate_under_load(reuse: &str, waiting: usize) {
 #[test]
 fn the_first_second_and_third_rotation_of_roots_fail_no_connection() {
     rotate_under_load("none", 3);
+}
+
+/// As docs/operations.md tells it.
+#[test]
+fn a_snapshot_that_is_restored_on_a_new_machine_brings_its_mesh_back_at_once() {
+    let (config, entry) = two_services(echo().port());
+    let mut old = House::start(LICTOR, config.clone());
+    wait_path(&old, entry);
+    let root = |house: &House| house.get("/v1/connect/ca/roots").json()["ActiveRootID"].clone();
+    let node = |house: &House| house.get("/v1/catalog/nodes").json()[0]["ID"].clone();
+    let (its_root, its_node) = (root(&old), node(&old));
+    let snapshot = old.get("/v1/snapshot").body;
+    let keep = ["ca-seal.key", "node-id"].map(|name| (name, fs::read(old.data_dir().join(name)).unwrap()));
+    old.kill_agent();
+    drop(old);
+
+    let mut new = House::build(LICTOR, config);
+    fs::create_dir_all(new.data_dir()).unwrap();
+    for (name, content) in keep {
+        fs::write(new.data_dir().join(name), content).unwrap();
+        fs::set_permissions(new.data_dir().join(name), fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    new.start_agent();
+    new.wait_ready();
+    wait_path(&new, entry);
+    assert_ne!(root(&new), its_root, "a new agent has roots of its own");
+    assert_eq!(new.request("PUT", "/v1/snapshot", &snapshot).status, 200);
+    let restored = Instant::now();
+    assert_eq!((root(&new), node(&new)), (its_root, its_node));
+    until("bytes come through both proxies again", || echo_once(entry).is_ok());
+    // Where roots go on being trusted, renewals are spread over half a minute. Here nobody trusts what there was.
+    assert!(restored.elapsed() < Duration::from_secs(10), "{:?}", restored.elapsed());
+    until("each connection comes through", || (0..20).all(|_| echo_once(entry).is_ok()));
+    assert!(!new.log().contains("failed to sync node info"), "{}", new.log());
 }
 
 #[test]
