@@ -22,10 +22,10 @@ pub enum Provider {
 }
 
 impl Provider {
-    /// Reads a name; an empty one means the default.
+    /// Reads a name. It must be given: a body that is something else shall not replace the settings.
     pub fn parse(name: &str) -> Result<Provider, Error> {
         match name {
-            "" | "consul" => Ok(Provider::BuiltIn),
+            "consul" => Ok(Provider::BuiltIn),
             other => Err(Error::UnknownProvider(other.to_owned())),
         }
     }
@@ -428,6 +428,7 @@ mod tests {
         assert!(error(json!({"PrivateKey": "hidden"})).contains("none is stored"));
         assert!(api(json!({"LeafCertTTL": "1m", "SkipValidate": true})).is_ok());
         assert_eq!(Provider::parse("nope").unwrap_err().to_string(), r#"unknown CA provider "nope""#);
+        assert_eq!(Provider::parse("").unwrap_err().to_string(), r#"unknown CA provider """#);
         assert_eq!(Provider::parse("consul").unwrap().as_str(), "consul");
     }
 

@@ -87,6 +87,8 @@ fn a_configuration_of_the_ca_that_cannot_be_is_refused_and_one_that_says_nothing
         (unknown.status, unknown.text().as_str()),
         (500, "could not initialize provider: unknown CA provider \"nope\"")
     );
+    let other = put(r#"{"service": {"name": "web"}}"#);
+    assert_eq!((other.status, other.text().as_str()), (500, "could not initialize provider: unknown CA provider \"\""));
     for broken in ["{", ""] {
         let answer = put(broken);
         assert_eq!(answer.status, 400, "{broken:?}: {}", answer.text());
