@@ -457,6 +457,16 @@ fn the_ca_is_shown_and_changed() {
 }
 
 #[test]
+fn a_log_that_is_followed_ends_with_its_agent_and_tells_it_by_its_code() {
+    let mut house = agent();
+    let mut log = Running::start(&house, &["monitor"], Stdio::piped());
+    let mut lines = BufReader::new(log.0.stdout.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().contains("] "), "it follows");
+    house.kill_agent();
+    assert_eq!(log.code(), Some(1));
+}
+
+#[test]
 fn the_agent_shows_itself_and_its_log_reloads_and_has_nobody_to_join() {
     let house = agent();
     let info = run(&house, &["info"]).out;

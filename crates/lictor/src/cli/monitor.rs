@@ -12,7 +12,7 @@ use crate::config::flags::{Flag, Parsed};
 
 /// The command.
 pub(crate) const COMMANDS: &[Command] = &[Command::new("monitor", "Shows the agent's log as it is written", run)
-    .about("\nEnds with Ctrl-C, or with the agent.")
+    .about("\nEnds with Ctrl-C, or with the agent; then the exit code is 1.")
     .flags(&[Flag::text("log-level", "Lines of this level and above: trace, debug, info (the default), warn or err")])
     .asks_agent()];
 
@@ -47,13 +47,13 @@ async fn follow(client: &Client, request: Request) -> Outcome {
         let text = String::from_utf8_lossy(&text);
         return Err(anyhow!("Unexpected response code: {} ({})", log.status, text.trim_end())).with_context(starting);
     }
-    // An answer that breaks off is the agent's end, which is the end of what there is to see.
     while let Ok(Some(piece)) = log.piece().await {
         let mut out = std::io::stdout().lock();
         if out.write_all(&piece).and_then(|()| out.flush()).is_err() {
             // Nobody reads any more.
-            break;
+            return done();
         }
     }
-    done()
+    // An answer that breaks off is the agent's end. Whoever wants to see more must begin anew, and learns it by the code.
+    Err(anyhow!("The agent ended the log: it was stopped, or crashed"))
 }
