@@ -141,6 +141,9 @@ impl Inner {
             let wait = reloadable.check_update_interval;
             entry.output_due.get_or_insert_with(|| Instant::now() + wait / 2 + wait.mul_f64(fastrand::f64()));
         } else {
+            if entry.check.status != status {
+                tracing::info!("agent: Check {:?} is now {}", entry.check.id.as_str(), status.as_str());
+            }
             entry.check.status = status;
             entry.check.output = output;
             entry.output_due = None;

@@ -479,6 +479,12 @@ fn the_agent_shows_itself_and_its_log_reloads_and_has_nobody_to_join() {
     assert!(lines.any(|line| line.unwrap().contains("eload")), "the reload is logged");
     log.signal(Signal::INT);
     assert_eq!(log.code(), Some(0));
+    // Who looks into the log sees which check failed.
+    house.put("/v1/agent/check/register", json!({"Name": "seen", "TTL": "1h", "Status": "passing"}));
+    house.put("/v1/agent/check/fail/seen", Value::Null);
+    until("the log tells", || house.log().contains("[INFO] agent: Check \"seen\" is now critical"));
+    house.put("/v1/agent/check/pass/seen", Value::Null);
+    until("the log tells", || house.log().contains("[INFO] agent: Check \"seen\" is now passing"));
     run(&house, &["monitor", "-log-level=zz"])
         .refused(1, "Error starting monitor: Unexpected response code: 400 (Unknown log level: ZZ)\n");
     let join = run(&house, &["join", "10.1.2.3"]);
