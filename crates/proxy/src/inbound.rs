@@ -25,6 +25,12 @@ use crate::worker::{Desk, Serve};
 /// signature and none has proved anything.
 const MAX_UNAUTHENTICATED: usize = 1024;
 
+/// From so many on each has less time, so that whoever only connects and says nothing does not keep the others out.
+const CROWD: usize = MAX_UNAUTHENTICATED / 4;
+
+/// What each has in a crowd: enough for a first word that was lost once and sent again.
+const CROWDED: Duration = Duration::from_secs(2);
+
 /// Sessions of peers that may wait for their next connection; more are told that theirs was the last.
 const MAX_WAITING: usize = 4096;
 
@@ -64,7 +70,8 @@ impl Inbound {
         let settings = self.settings.load();
         let (limit, reuse) = (settings.handshake_timeout, settings.reuse);
         drop(settings);
-        let _held = Unauthenticated::enter(&self.shared.unauthenticated).ok_or(Outcome::Overloaded)?;
+        let (_held, others) = Unauthenticated::enter(&self.shared.unauthenticated).ok_or(Outcome::Overloaded)?;
+        let limit = if others < CROWD { limit } else { limit.min(CROWDED) };
         let secured = async {
             let begin = Instant::now();
             let mut session = self.shared.mesh.accept(stream, reuse).await.map_err(Outcome::Unsecured)?;
@@ -243,9 +250,11 @@ impl Drop for Waiting<'_> {
 struct Unauthenticated<'a>(&'a AtomicUsize);
 
 impl Unauthenticated<'_> {
-    fn enter(count: &AtomicUsize) -> Option<Unauthenticated<'_>> {
+    /// With how many there are beside this one.
+    fn enter(count: &AtomicUsize) -> Option<(Unauthenticated<'_>, usize)> {
         let held = Unauthenticated(count);
-        (count.fetch_add(1, Ordering::Relaxed) < MAX_UNAUTHENTICATED).then_some(held)
+        let others = count.fetch_add(1, Ordering::Relaxed);
+        (others < MAX_UNAUTHENTICATED).then_some((held, others))
     }
 }
 

@@ -235,6 +235,23 @@ async fn a_silent_client_is_closed_when_the_handshake_takes_too_long() {
 }
 
 #[tokio::test]
+async fn who_says_nothing_in_a_crowd_has_less_time() {
+    let app = Echo::start("127.0.0.1:0").await;
+    let pair = Pair::with(app, json!({"handshake_timeout_ms": 60_000.0}), json!({})).await;
+    let public = pair.db.public().await;
+    let mut silent = Vec::new();
+    for _ in 0..300 {
+        silent.push(TcpStream::connect(public).await.unwrap());
+    }
+    let start = Instant::now();
+    assert!(read_all(silent.last_mut().unwrap()).await.unwrap_or_default().is_empty());
+    assert!(start.elapsed() < Duration::from_secs(30), "its time was that of one alone");
+    let first = tokio::time::timeout(Duration::from_millis(10), silent[0].read_u8()).await;
+    assert!(first.is_err(), "the first came before there was a crowd");
+    assert!(echoes(&mut pair.connect().await).await);
+}
+
+#[tokio::test]
 async fn an_application_that_is_down_is_seen_as_the_end_of_the_connection() {
     let pair = Pair::start().await;
     assert!(pair.works().await);
