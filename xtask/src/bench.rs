@@ -11,7 +11,6 @@ mod table;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
@@ -190,7 +189,7 @@ fn measure(options: &Options, root: &Path, out: &Path, folder: &Path) -> Result<
 
 /// Builds a program as it is shipped.
 fn build(root: &Path, words: &[&str], program: &str) -> Result<PathBuf> {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut command = crate::cargo::cargo();
     command.args(["build", "--release", "--locked"]).args(words).current_dir(root);
     if !command.status().context("cannot run cargo build")?.success() {
         bail!("the release build of {program} failed");

@@ -95,9 +95,8 @@ pub(crate) fn package(root: &Path, binary: &Path, out: &Path, version: &str, com
 }
 
 pub(crate) fn release(root: &Path) -> Result<PathBuf> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status =
-        Command::new(cargo).args(["build", "--release", "--locked", "-p", "lictor"]).current_dir(root).status();
+        crate::cargo::cargo().args(["build", "--release", "--locked", "-p", "lictor"]).current_dir(root).status();
     if !status.context("cannot run cargo build")?.success() {
         bail!("the release build failed");
     }

@@ -92,7 +92,7 @@ fn read(words: &[String]) -> Result<Wanted> {
 pub(crate) fn locked() -> Result<()> {
     crate::say("xtask: lock file of the fuzz targets");
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/Cargo.toml");
-    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    let status = crate::cargo::cargo()
         .args(["metadata", "--locked", "--format-version", "1", "--manifest-path"])
         .arg(&manifest)
         .stdout(Stdio::null())
@@ -122,7 +122,7 @@ fn build(root: &Path) -> Result<PathBuf> {
     // Named, so that the flags are not for build scripts and macros, which no fuzzer runs.
     let triple = host()?;
     let folder = root.join("target/fuzz");
-    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    let status = crate::cargo::cargo()
         .args(["build", "--release", "--locked", "--target", &triple, "--manifest-path"])
         .arg(root.join("fuzz/Cargo.toml"))
         .arg("--target-dir")

@@ -1,7 +1,6 @@
 //! Whether the arrows between our crates, and to the dependencies that only one of them may see, are as decided.
 
 use std::collections::BTreeMap;
-use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -44,7 +43,7 @@ const WALLS: [(&str, &[&str]); 12] = [
 
 /// Compares the manifests with the tables.
 pub(crate) fn check() -> Result<()> {
-    let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    let output = crate::cargo::cargo()
         .args(["metadata", "--no-deps", "--format-version", "1"])
         .output()
         .context("cannot run cargo metadata")?;

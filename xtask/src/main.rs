@@ -3,6 +3,7 @@
 //! `cargo xtask test` is the whole gate and does its own set-up; everything else is a part of it or a tool for people.
 
 mod bench;
+mod cargo;
 mod clients;
 mod cluster;
 mod deb;

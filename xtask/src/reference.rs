@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
@@ -13,8 +12,7 @@ const PAGES: [(&str, &str); 2] = [("markdown", "docs/cli.md"), ("man", "docs/man
 pub(crate) fn write() -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies in the workspace")?;
     for (form, page) in PAGES {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let output = Command::new(cargo)
+        let output = crate::cargo::cargo()
             .args(["run", "--quiet", "--locked", "-p", "lictor", "--", "reference", form])
             .current_dir(root)
             .stderr(std::process::Stdio::inherit())

@@ -6,7 +6,6 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
@@ -23,7 +22,7 @@ pub(crate) fn run() -> Result<()> {
     }
     fs::create_dir_all(&reports).with_context(|| format!("cannot create {}", reports.display()))?;
     crate::say("xtask: the tests of unsafe code, with AddressSanitizer");
-    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    let status = crate::cargo::cargo()
         // Named, so that the flags are not for build scripts and macros.
         .args(["test", "--workspace", "--locked", "--no-fail-fast", "--target", &crate::fuzz::host()?])
         .args(TESTS)

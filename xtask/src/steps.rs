@@ -1,6 +1,5 @@
 //! The steps of the gate, each one command of cargo.
 
-use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -95,7 +94,7 @@ pub(crate) fn soak(minutes: f64) -> Result<()> {
 fn cargo(step: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Result<()> {
     let started = Instant::now();
     crate::say(&format!("xtask: {step}"));
-    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    let status = crate::cargo::cargo()
         .args(arguments)
         .envs(environment.iter().copied())
         .status()

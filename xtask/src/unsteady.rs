@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::io::{BufRead, BufReader, pipe};
-use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
@@ -31,7 +30,7 @@ pub(crate) fn run(arguments: &[&str]) -> Result<Vec<Test>> {
     crate::say("xtask: tests");
     // One pipe for both, so that the order of the lines is the order in which they were written.
     let (output, input) = pipe().context("cannot make a pipe")?;
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut command = crate::cargo::cargo();
     command.args(arguments).stdout(input.try_clone().context("cannot share a pipe")?).stderr(input);
     let mut child = command.spawn().context("cannot run cargo")?;
     // It holds our ends of the pipe, which would keep it open for ever.

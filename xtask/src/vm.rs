@@ -174,8 +174,7 @@ fn stage(root: &Path, load: &Path, binary: &Path) -> Result<()> {
 
 /// Name and place of each test binary.
 fn built_tests(root: &Path) -> Result<Vec<(String, PathBuf)>> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = Command::new(cargo)
+    let output = crate::cargo::cargo()
         .args(["test", "--workspace", "--locked", "--no-run", "--message-format=json"])
         .current_dir(root)
         .stderr(Stdio::inherit())

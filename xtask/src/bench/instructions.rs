@@ -148,7 +148,7 @@ pub(crate) fn seen_features() -> String {
 /// The test programs of the crates with workloads, built as a release is.
 fn build() -> Result<Vec<PathBuf>> {
     crate::say("xtask: building the workloads as a release is built");
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut command = crate::cargo::cargo();
     command.args(["test", "--profile", "bench", "--locked", "--lib", "--no-run", "--message-format", "json"]);
     CRATES.iter().for_each(|name| {
         command.args(["--package", name]);
