@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::fake::{Agent, Echo, Files, LIMIT, Pair, Running, db_entry, eventually, has_openssl, instance};
 use crate::forge::{Authority, Issued, TRUST_DOMAIN, uri};
-use crate::s_client;
+use crate::{mirrored, s_client};
 
 const VERSIONS: [&str; 2] = ["-tls1_2", "-tls1_3"];
 
@@ -366,19 +366,7 @@ async fn no_record_of_a_long_echo_is_longer_than_peers_must_accept() {
     })
     .await;
     let sent: Vec<u8> = (0..400_000u32).map(|at| (at >> 3) as u8 ^ at as u8).collect();
-    let mut stream = pair.connect().await;
-    let (mut reader, mut writer) = stream.split();
-    let mut received = Vec::new();
-    let (wrote, read) = tokio::join!(
-        async {
-            writer.write_all(&sent).await?;
-            writer.shutdown().await
-        },
-        reader.read_to_end(&mut received)
-    );
-    wrote.unwrap();
-    read.unwrap();
-    assert!(received == sent);
+    assert!(mirrored(&mut pair.connect().await, &sent).await == sent);
     let longest = longest.load(Ordering::Relaxed);
     assert!((4096..=16_384 + ADDED).contains(&longest), "{longest} bytes in a record");
 }
