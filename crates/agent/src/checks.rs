@@ -92,7 +92,7 @@ impl Inner {
         }
     }
 
-    /// Runs the check of a generated proxy now: its process has just said that it is ready.
+    /// Runs the check of a generated proxy now: something has happened to its process.
     pub(crate) fn run_check_now(&self, id: &CheckId) {
         if let Some(CheckEntry { running: Some(Running::Runner(handle)), .. }) = self.registry.lock().checks.get(id) {
             handle.run_now();

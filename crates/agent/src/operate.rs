@@ -207,6 +207,11 @@ impl Agent {
                 inner.proxies_nudge.notify_one();
             }
             Act::Start => {
+                if process.pid.is_none() {
+                    // As at its first start: what its check found last was another process.
+                    let output = format!("{id} is being started");
+                    inner.set_check_state(&CheckId::of_service(&id, 1, 1), Status::Critical, output);
+                }
                 inner.held.release(&id).map_err(cannot_keep)?;
                 // Before anything is waited for: whoever asked may leave meanwhile.
                 inner.proxies_nudge.notify_one();

@@ -183,14 +183,15 @@ impl Inner {
         self.supervisor.get()?.as_ref()
     }
 
-    /// Keeps the processes as wanted until told to stop, and notes which proxies have become ready.
+    /// Keeps the processes as wanted until told to stop, and has the check of a proxy run when its process has come, become
+    /// ready or gone: discovery shall not wait for the regular run.
     pub(crate) async fn keep_proxies(self: Arc<Self>, supervisor: Supervisor) {
         self.settle_proxies(&supervisor).await;
         supervisor.settled();
         // Said once: there is one supervisor.
         let _ = self.supervisor.set(Some(supervisor.clone()));
         let mut statuses = supervisor.statuses();
-        let mut ready = BTreeSet::new();
+        let mut processes = BTreeSet::new();
         loop {
             tokio::select! {
                 () = self.proxies_nudge.notified() => self.settle_proxies(&supervisor).await,
@@ -201,15 +202,14 @@ impl Inner {
                     let present = Arc::clone(&statuses.borrow_and_update());
                     self.explain(&present);
                     self.make_way(&present).await;
-                    let now: BTreeSet<String> = present
+                    let now: BTreeSet<_> = present
                         .iter()
-                        .filter(|(_, status)| status.ready)
-                        .map(|(id, _)| id.clone())
+                        .filter_map(|(id, status)| Some((id.clone(), status.pid?, status.ready)))
                         .collect();
-                    for id in now.difference(&ready) {
+                    for (id, ..) in now.symmetric_difference(&processes) {
                         self.run_check_now(&CheckId::of_service(&ServiceId::from(id.as_str()), 1, 1));
                     }
-                    ready = now;
+                    processes = now;
                 }
                 () = self.stop.requested() => return,
             }

@@ -225,6 +225,21 @@ fn a_drained_proxy_leaves_discovery_keeps_its_connections_and_stops_when_they_ha
 }
 
 #[test]
+fn a_started_proxy_is_not_discovered_before_it_listens() {
+    let (house, _) = mesh(echo().port());
+    let instances = || house.get("/v1/health/connect/db?passing").json();
+    for act in ["drain", "stop"].repeat(5) {
+        done(&house, &format!("{act} db"));
+        let check = || house.get("/v1/agent/checks").json()["service:db-proxy"]["Status"].clone();
+        until("its check has seen that it is gone", || check() == "critical");
+        done(&house, "start db");
+        let found = eventually("it is discovered", || instances().get(0).cloned());
+        let port = u16::try_from(found["Service"]["Port"].as_u64().unwrap()).unwrap();
+        assert!(connect(port).is_ok(), "after {act}: {}", house.log());
+    }
+}
+
+#[test]
 fn a_drain_goes_on_when_the_agent_is_killed_in_the_middle_of_it() {
     let (mut house, entry) = mesh(echo().port());
     let pid = house.proxy_pid("db-proxy");

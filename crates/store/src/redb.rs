@@ -13,6 +13,7 @@ mod writer;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -32,6 +33,8 @@ pub(crate) struct Redb {
     path: PathBuf,
     replica: Arc<Replica>,
     requests: mpsc::Sender<Request>,
+    /// Set before the writer is asked to close. It takes no more requests then, while readers still see the data.
+    closing: AtomicBool,
     reaper: Reaper,
 }
 
@@ -52,7 +55,7 @@ impl Redb {
         let replica = Arc::new(Replica::new(keyspace));
         let (requests, queue) = mpsc::channel(QUEUE);
         Writer::start(log, Arc::clone(&replica), queue)?;
-        let redb = Redb { path, replica, requests, reaper: Reaper::new() };
+        let redb = Redb { path, replica, requests, closing: AtomicBool::new(false), reaper: Reaper::new() };
         if let Some(deadline) = deadline {
             redb.reap_at(deadline)?;
         }
@@ -72,6 +75,7 @@ impl Redb {
     fn gone(&self) -> Error {
         match self.replica.current() {
             Err(closed) => closed,
+            Ok(_) if self.closing.load(Ordering::Acquire) => Error::Closed,
             Ok(_) => Error::Stopped { path: self.path.clone() },
         }
     }
@@ -135,6 +139,7 @@ impl Backend for Redb {
 
     fn close(&self) -> Boxed<'_, ()> {
         Box::pin(async move {
+            self.closing.store(true, Ordering::Release);
             // An error means that it is closed already.
             let _ = self.ask(Request::Close).await;
         })
