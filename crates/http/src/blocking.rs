@@ -393,7 +393,7 @@ fn share(
         return response;
     };
     let (body, headers) = (body.clone(), response.headers().clone());
-    let answer = Arc::new(Encoded { index, topics, headers, body, gzip: OnceLock::new() });
+    let answer = Arc::new(Encoded { index, topics, headers, body, gzip: OnceLock::new(), counters: OnceLock::new() });
     call.server.kept.keep(question, Arc::clone(&answer));
     respond::shared(answer)
 }

@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use http::HeaderMap;
+use lictor_meter::Counter;
 use lictor_model::revision::Revision;
 use lictor_state::answer::Topic;
 use lictor_state::reader::Reader;
@@ -31,6 +32,8 @@ pub(crate) struct Encoded {
     pub(crate) body: Bytes,
     /// Made when the first client wants it.
     pub(crate) gzip: OnceLock<Bytes>,
+    /// What is counted when it is sent; looked up when that happens first.
+    pub(crate) counters: OnceLock<Vec<Counter>>,
 }
 
 /// All that are kept.
@@ -95,6 +98,7 @@ mod tests {
             headers: HeaderMap::new(),
             body: vec![b'x'; size].into(),
             gzip: OnceLock::new(),
+            counters: OnceLock::new(),
         })
     }
 

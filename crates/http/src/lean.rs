@@ -7,12 +7,13 @@
 //! Whatever is not exactly one such request in one piece goes to the library with every byte that was read, and the
 //! connection stays there: there is one place that knows the rest of HTTP, its mistakes included.
 
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::{Buf, Bytes};
 use http::header::{
@@ -203,12 +204,27 @@ fn write_head(status: StatusCode, headers: &HeaderMap, length: usize, stays: boo
     };
     headers.iter().for_each(|(name, value)| put(name, value.as_bytes()));
     put(&CONTENT_LENGTH, length.to_string().as_bytes());
-    put(&DATE, httpdate::fmt_http_date(SystemTime::now()).as_bytes());
+    with_date(SystemTime::now(), |date| put(&DATE, date.as_bytes()));
     if !stays {
         put(&CONNECTION, b"close");
     }
     text.extend_from_slice(b"\r\n");
     text
+}
+
+/// Hands over a time as the date header has it. It is written once a second.
+fn with_date<T>(now: SystemTime, take: impl FnOnce(&str) -> T) -> T {
+    thread_local! {
+        static WRITTEN: RefCell<(Duration, String)> = const { RefCell::new((Duration::MAX, String::new())) };
+    }
+    // Dates have no times before that; one is written for them all the same.
+    let second = Duration::from_secs(now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs());
+    WRITTEN.with_borrow_mut(|(written, date)| {
+        if *written != second {
+            (*written, *date) = (second, httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + second));
+        }
+        take(date)
+    })
 }
 
 /// A connection from which some bytes were read before.
@@ -325,6 +341,17 @@ mod tests {
             "{text}"
         );
         assert!(text.ends_with(" GMT\r\nConnection: close\r\n\r\n"), "{text}");
+    }
+
+    #[test]
+    fn dates_follow_the_clock_wherever_it_goes() {
+        let at = |seconds: u64, millis: u64| {
+            with_date(SystemTime::UNIX_EPOCH + Duration::from_millis(seconds * 1000 + millis), str::to_owned)
+        };
+        assert_eq!(at(784_111_777, 1), "Sun, 06 Nov 1994 08:49:37 GMT");
+        assert_eq!(at(784_111_777, 999), "Sun, 06 Nov 1994 08:49:37 GMT");
+        assert_eq!(at(784_111_778, 0), "Sun, 06 Nov 1994 08:49:38 GMT");
+        assert_eq!(at(0, 0), "Thu, 01 Jan 1970 00:00:00 GMT");
     }
 
     #[tokio::test]

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
-use lictor_meter::{Timer, count, process};
+use lictor_meter::{Counter, Timer, process};
 use lictor_model::name::fold;
 use lictor_model::service::Service;
 use lictor_state::reader::{Filter, Side};
@@ -94,12 +94,29 @@ fn dotted(pattern: &str) -> String {
     if name.ends_with('.') { name + "_" } else { name }
 }
 
-/// Counts a read of the catalog by what it asked for and whether that was there.
+/// Counts a read of the catalog by what it asked for and whether that was there. The counters of an answer that is kept are
+/// kept with it: who asks the same is counted the same.
 pub(crate) fn answered(call: &Call<'_>, answered: &Answered) {
+    match answered {
+        Ok(response) => match response.body() {
+            ResponseBody::Whole(_, Some(shared)) => add(shared.counters.get_or_init(|| counters(call, answered))),
+            _ => add(&counters(call, answered)),
+        },
+        Err(_) => add(&counters(call, answered)),
+    }
+}
+
+fn add(counters: &[Counter]) {
+    counters.iter().for_each(|counter| counter.add(1));
+}
+
+/// What an answer is counted by.
+fn counters(call: &Call<'_>, answered: &Answered) -> Vec<Counter> {
+    let mut counters = Vec::new();
     let pattern = call.route.pattern;
     if let Some((_, endpoint)) = FORWARDED.iter().find(|(of, _)| *of == pattern) {
         let node = [("node", call.config().node_name.as_str())];
-        count(&format!("client.api.{endpoint}"), &node);
+        counters.push(process().counter(&format!("client.api.{endpoint}"), &node));
         let outcome = match answered {
             Ok(response) if response.status().is_success() => Some("client.api.success"),
             // Agents of the original send on only what they understand.
@@ -107,29 +124,30 @@ pub(crate) fn answered(call: &Call<'_>, answered: &Answered) {
             _ => Some("client.rpc.error"),
         };
         if let Some(outcome) = outcome {
-            count(&format!("{outcome}.{endpoint}"), &node);
+            counters.push(process().counter(&format!("{outcome}.{endpoint}"), &node));
         }
     }
-    let Ok(response) = answered else { return };
-    let Some((_, what)) = QUERIED.iter().find(|(of, _)| *of == pattern) else { return };
+    let Ok(response) = answered else { return counters };
+    let Some((_, what)) = QUERIED.iter().find(|(of, _)| *of == pattern) else { return counters };
     let asked: Vec<&str> = call.query.all("tag").collect();
     let labels = Labels::known(call, &asked);
     let of_service = labels.service.as_deref().map(|name| ("service", name));
-    let count_with = |kind: &str, more: Option<(&'static str, &str)>| {
+    let mut push = |kind: &str, more: Option<(&'static str, &str)>| {
         let labels: Vec<_> = of_service.into_iter().chain(more).collect();
-        count(&format!("{what}.{kind}"), &labels);
+        counters.push(process().counter(&format!("{what}.{kind}"), &labels));
     };
-    count_with("query", None);
+    push("query", None);
     if let [_] = asked[..] {
-        count_with("query-tag", labels.tags.first().map(|tag| ("tag", tag.as_str())));
+        push("query-tag", labels.tags.first().map(|tag| ("tag", tag.as_str())));
     }
     if !asked.is_empty() {
         let tags = labels.tags.join(",");
-        count_with("query-tags", Some(("tags", tags.as_str())).filter(|_| !tags.is_empty()));
+        push("query-tags", Some(("tags", tags.as_str())).filter(|_| !tags.is_empty()));
     }
     if matches!(response.body(), ResponseBody::Whole(body, _) if body.trim_ascii() == b"[]") {
-        count_with("not-found", None);
+        push("not-found", None);
     }
+    counters
 }
 
 /// What a question is labelled with: only names that the catalog has, as it spells them. Anybody can ask for any name, and

@@ -88,11 +88,18 @@ pub(crate) fn json(value: &impl Serialize, layout: Layout) -> Result<Response, F
     Ok(response)
 }
 
+/// How many headers an answer gets beside its own.
+const COMPLETED: usize = 8;
+
 /// An answer that was made for another client.
 pub(crate) fn shared(answer: Arc<Encoded>) -> Response {
-    let mut response = Response::new(ResponseBody::whole(Bytes::new()));
-    response.headers_mut().clone_from(&answer.headers);
-    *response.body_mut() = ResponseBody::Whole(answer.body.clone(), Some(answer));
+    // With room for what every answer is completed by.
+    let mut headers = HeaderMap::with_capacity(answer.headers.len() + COMPLETED);
+    for (name, value) in &answer.headers {
+        headers.append(name, value.clone());
+    }
+    let mut response = Response::new(ResponseBody::Whole(answer.body.clone(), Some(answer)));
+    *response.headers_mut() = headers;
     response
 }
 
