@@ -53,6 +53,7 @@ use crate::record::token::{PolicyRecord, TokenRecord};
 use crate::schema::Key;
 use crate::session::Session;
 use crate::topics::{Topics, Waiter};
+use sessions::Sign;
 
 /// The topics that one change concerns.
 #[derive(Debug, Default)]
@@ -97,7 +98,7 @@ pub(crate) enum Row {
     Kv(KvRow),
     LockDelay(kv::LockDelay),
     Session(Session),
-    SessionAlive(Revision),
+    SessionAlive(Revision, Sign),
     Query(Query),
     Coordinate(NodeCoordinate, Revision),
     Token(Token),
@@ -149,7 +150,7 @@ pub(crate) fn read(entry: &Entry) -> Result<Option<Step>, Error> {
             Row::LockDelay(kv::LockDelay { until, modified })
         }
         Key::Session(_) => Row::Session(decode::<SessionRecord>(&key, value)?.into_row(modified)),
-        Key::SessionAlive(_) => Row::SessionAlive(modified),
+        Key::SessionAlive(_) => Row::SessionAlive(modified, Sign::read(value)),
         Key::Query(_) => Row::Query(decode::<QueryRecord>(&key, value)?.into_row(modified)),
         Key::Coordinate { .. } => Row::Coordinate(decode::<CoordinateRecord>(&key, value)?.into_row(), modified),
         Key::Token(_) => Row::Token(decode::<TokenRecord>(&key, value)?.into_row(modified)),
@@ -219,8 +220,8 @@ impl Tables {
                 self.sessions.put(row, at, touched);
                 true
             }
-            (Key::SessionAlive(id), Row::SessionAlive(modified)) => {
-                self.sessions.put_renewal(id, modified);
+            (Key::SessionAlive(id), Row::SessionAlive(modified, sign)) => {
+                self.sessions.put_sign(id, sign, modified);
                 true
             }
             (_, Row::Query(row)) => {
@@ -270,7 +271,7 @@ impl Tables {
                 Row::Service(_)
                 | Row::Check(_)
                 | Row::LockDelay(_)
-                | Row::SessionAlive(_)
+                | Row::SessionAlive(..)
                 | Row::Coordinate(..)
                 | Row::Event(_),
             ) => false,

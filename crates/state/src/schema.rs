@@ -17,7 +17,7 @@
 //! | `kv/<key>` | an entry of the key-value store |
 //! | `lock-delay/<key>` | until when a key cannot be locked |
 //! | `session/<id>` | a session |
-//! | `session-alive/<id>` | rewritten whenever the session is renewed |
+//! | `session-alive/<id>` | rewritten whenever the session is renewed, and, with another value, whenever something comes to depend on it |
 //! | `query/<id>`, `query-of/<name>` | a prepared query |
 //! | `acl/token/<accessor>`, `acl/policy/<id>`, `acl/policy-of/<name>` | access control |
 //! | `acl/bootstrap`, `acl/supplied` | guards, see `writer/tokens` |

@@ -24,6 +24,29 @@ pub(crate) struct Sessions {
     index: Revision,
 }
 
+/// Why the record that says that a session is alive was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sign {
+    /// It has its whole time from now on.
+    Renewed,
+    /// Something came to depend on it, so that it cannot end at the same moment. Its time goes on.
+    Used,
+}
+
+impl Sign {
+    /// What the record holds.
+    pub(crate) fn bytes(self) -> Vec<u8> {
+        match self {
+            Sign::Renewed => Vec::new(),
+            Sign::Used => b"used".to_vec(),
+        }
+    }
+
+    pub(crate) fn read(bytes: &[u8]) -> Sign {
+        if bytes.is_empty() { Sign::Renewed } else { Sign::Used }
+    }
+}
+
 /// When a session was last renewed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Renewal {
@@ -73,8 +96,10 @@ impl Sessions {
         self.nodes.note(node, at, is_left);
     }
 
-    pub(crate) fn put_renewal(&mut self, id: &Arc<str>, modified: Revision) {
-        self.renewals.insert(Arc::clone(id), Renewal { seen: Instant::now(), modified });
+    pub(crate) fn put_sign(&mut self, id: &Arc<str>, sign: Sign, modified: Revision) {
+        let known = self.renewals.get(id).filter(|_| sign == Sign::Used);
+        let seen = known.map_or_else(Instant::now, |renewal| renewal.seen);
+        self.renewals.insert(Arc::clone(id), Renewal { seen, modified });
     }
 
     pub(crate) fn remove_renewal(&mut self, id: &str) {

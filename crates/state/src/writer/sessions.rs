@@ -26,6 +26,7 @@ use crate::record::kv::{LockDelayRecord, encode_kv};
 use crate::record::session::SessionRecord;
 use crate::replica::Tables;
 use crate::replica::catalog::Place;
+use crate::replica::sessions::Sign;
 use crate::schema::{Below, Key};
 use crate::session::{Behavior, Session};
 
@@ -68,7 +69,7 @@ impl Writer {
             let key = Key::Session(Arc::clone(&id));
             scratch.draft.expect(&key, Revision::ZERO)?;
             scratch.draft.put(&key, &SessionRecord::new(&session, Created::NOW))?;
-            scratch.draft.put_bytes(&Key::SessionAlive(Arc::clone(&id)), Vec::new())
+            scratch.draft.put_bytes(&Key::SessionAlive(Arc::clone(&id)), Sign::Renewed.bytes())
         })
         .await
     }
@@ -91,7 +92,7 @@ impl Writer {
             };
             if renewal.seen.elapsed() >= ttl / SOON {
                 scratch.draft.expect(&Key::Session(Arc::clone(&id)), row.modified)?;
-                scratch.draft.put_bytes(&Key::SessionAlive(Arc::clone(&id)), Vec::new())?;
+                scratch.draft.put_bytes(&Key::SessionAlive(Arc::clone(&id)), Sign::Renewed.bytes())?;
             }
             Ok(Some(Arc::clone(row)))
         })
@@ -265,7 +266,7 @@ impl Scratch<'_> {
             return Ok(None);
         };
         self.draft.expect(&Key::Session(Arc::clone(&id)), row.modified)?;
-        self.draft.put_bytes(&Key::SessionAlive(id), Vec::new())?;
+        self.draft.put_bytes(&Key::SessionAlive(id), Sign::Used.bytes())?;
         Ok(Some(row))
     }
 
