@@ -697,6 +697,13 @@ impl Agent {
     /// Takes in new configuration files. Everything is checked before anything is changed; what the API registered
     /// stays, and so do ports, tokens and processes of what did not change.
     pub async fn reload(&self, reloadable: Reloadable) -> Result<(), Error> {
+        self.adopt(reloadable)?.publish().await;
+        Ok(())
+    }
+
+    /// The part of a reload that can be refused. It holds here at once; the catalog learns of it when what is given back is
+    /// published, for which the store may be waited for.
+    pub fn adopt(&self, reloadable: Reloadable) -> Result<Adopted, Error> {
         let inner = &self.inner;
         let tokens = reloadable.tokens.clone();
         let effects = inner.replace_files(reloadable)?;
@@ -704,14 +711,28 @@ impl Agent {
         inner.config.checks.trust.read_anew();
         // Whoever waits for a change here sees it now, however long the catalog takes.
         inner.bump();
-        inner.push_node().await;
-        inner.carry_out(effects).await;
-        Ok(())
+        Ok(Adopted { inner: Arc::clone(inner), effects })
     }
 
     /// This node's metadata.
     pub fn node_meta(&self) -> lictor_model::meta::Meta {
         self.inner.reloadable.load().node_meta.clone()
+    }
+}
+
+/// New configuration files that an agent has taken in, and of which the catalog does not know yet.
+#[must_use = "the catalog is to learn of it"]
+pub struct Adopted {
+    inner: Arc<Inner>,
+    effects: Effects,
+}
+
+impl Adopted {
+    /// Tells the catalog, and starts and ends what has come and gone.
+    pub async fn publish(self) {
+        let Adopted { inner, effects } = self;
+        inner.push_node().await;
+        inner.carry_out(effects).await;
     }
 }
 

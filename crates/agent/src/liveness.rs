@@ -93,6 +93,41 @@ impl Agent {
         self.reader(&Caller::management("")).members().value
     }
 
+    /// The agents that shared the store, are gone, and are not forgotten yet, by node; public. Empty where the store is not
+    /// shared.
+    pub fn lost_members(&self) -> Vec<Member> {
+        if !self.is_sharing() {
+            return Vec::new();
+        }
+        let reader = self.reader(&Caller::management(""));
+        let alive: BTreeSet<String> =
+            reader.members().value.iter().map(|member| member.node.to_ascii_lowercase()).collect();
+        let own = self.as_member();
+        let checks = reader.checks_in_state(None, &Filter::default()).value;
+        // Only an agent has this check, and whoever is registered from outside has none.
+        let nodes = checks.iter().filter(|row| row.check.id.as_str() == SERF_HEALTH).map(|row| row.check.node.as_str());
+        let lost =
+            nodes.filter(|node| !alive.contains(&node.to_ascii_lowercase()) && !node.eq_ignore_ascii_case(&own.node));
+        let known = lost.filter_map(|node| reader.node(node).value);
+        known
+            .map(|contents| {
+                let node = &contents.node.node;
+                let address = match node.address.parse::<std::net::IpAddr>() {
+                    // Its ports went with it; most have all the same.
+                    Ok(ip) => std::net::SocketAddr::new(ip, self.inner.config.server_port).to_string(),
+                    Err(_) => node.address.clone(),
+                };
+                Member {
+                    node: node.name.as_str().to_owned(),
+                    id: node.id.clone(),
+                    address,
+                    is_server: true,
+                    ..Member::default()
+                }
+            })
+            .collect()
+    }
+
     /// The agent that does what one must do; public. None where the store is not shared, or for the moments between
     /// the end of one and the next.
     pub fn lead(&self) -> Option<Member> {

@@ -462,7 +462,7 @@ async fn reload(
         // All that can be refused comes before the first change.
         let dns = dns.map(|dns| lictor_dns::Settings::new(next.dns).map(|answers| (dns, answers))).transpose()?;
         let rules = http.prepare(&next.http)?;
-        agent.reload(next.reloadable).await?;
+        let adopted = agent.adopt(next.reloadable)?;
         http.replace(rules);
         watches.replace(next.watches);
         log.set_level(next.log_level);
@@ -473,6 +473,8 @@ async fn reload(
         if let Some((dns, answers)) = dns {
             dns.replace(answers);
         }
+        // Last, for it may have to wait for a store that is away.
+        adopted.publish().await;
         if !waiting.is_empty() {
             let keys = waiting.join(", ");
             tracing::warn!("agent: these keys changed and take effect at the next start of the agent: {keys}");

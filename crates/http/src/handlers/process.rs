@@ -17,6 +17,8 @@ use crate::respond;
 
 /// Status of a member that takes part.
 const ALIVE: u8 = 1;
+/// Status of one that is gone without a word.
+const FAILED: u8 = 4;
 
 pub(crate) fn description(call: &Call<'_>) -> Answered {
     call.needs_agent(Access::Read)?;
@@ -48,7 +50,7 @@ enum Pool {
     Wan,
 }
 
-/// This agent as a member. It is the only one it knows: others join through the store, not by gossip.
+/// This agent as a member.
 fn member<'a>(call: &'a Call<'_>, pool: Pool) -> Member<'a> {
     let config = call.config();
     let mut tags: BTreeMap<Cow<'a, str>, Cow<'a, str>> = BTreeMap::new();
@@ -96,6 +98,29 @@ fn member<'a>(call: &'a Call<'_>, pool: Pool) -> Member<'a> {
     }
 }
 
+/// Another agent over the same store as a member. What it does not tell the others is taken to be as it is here: who shares a
+/// store is of one kind.
+fn other<'a>(call: &'a Call<'_>, pool: Pool, known: &'a lictor_state::presence::Member, status: u8) -> Member<'a> {
+    let mut member = member(call, pool);
+    let host_and_port = |text: &str| {
+        let (host, port) = text.rsplit_once(':')?;
+        Some((host.trim_matches(['[', ']']).to_owned(), port.parse::<u16>().ok()?))
+    };
+    let (host, port) = host_and_port(&known.address).unwrap_or_else(|| (known.address.clone(), 0));
+    member.name = match pool {
+        Pool::Lan => known.node.as_str().into(),
+        Pool::Wan => format!("{}.{}", known.node, call.config().datacenter).into(),
+    };
+    member.addr = host.into();
+    if let (Pool::Lan, Some((_, port))) = (pool, host_and_port(&known.ping)) {
+        member.port = port;
+    }
+    member.tags.insert("id".into(), known.id.as_str().into());
+    member.tags.insert("port".into(), port.to_string().into());
+    member.status = status;
+    member
+}
+
 /// The first digits of a source revision.
 pub(super) fn short(revision: &str) -> &str {
     revision.get(..8).unwrap_or(revision)
@@ -108,9 +133,16 @@ pub(crate) fn members(call: &Call<'_>) -> Answered {
         _ if wan => return Err(Failure::invalid("Cannot provide a segment with wan=true")),
         _ => return Err(Failure::refused("Network segments are not supported in this version of Consul")),
     }
-    let member = member(call, if wan { Pool::Wan } else { Pool::Lan });
-    let visible: Vec<Member<'_>> =
-        Some(member).filter(|member| call.caller.reads_node(&member.name)).into_iter().collect();
+    let pool = if wan { Pool::Wan } else { Pool::Lan };
+    let agent = call.agent();
+    let own = agent.as_member();
+    // An agent that answers is alive, whatever became of its lease.
+    let alive: Vec<_> = agent.members().into_iter().filter(|member| member.node != own.node).collect();
+    let lost = agent.lost_members();
+    let all = std::iter::once(member(call, pool))
+        .chain(alive.iter().map(|known| other(call, pool, known, ALIVE)))
+        .chain(lost.iter().map(|known| other(call, pool, known, FAILED)));
+    let visible: Vec<Member<'_>> = all.filter(|member| call.caller.reads_node(&member.name)).collect();
     call.json(&visible)
 }
 

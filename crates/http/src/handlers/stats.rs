@@ -20,6 +20,7 @@ type Group<'a> = BTreeMap<Cow<'a, str>, Cow<'a, str>>;
 pub(super) fn of<'a>(call: &'a Call<'_>) -> BTreeMap<Cow<'a, str>, Group<'a>> {
     let agent = call.agent();
     let members = if agent.is_sharing() { agent.members() } else { vec![agent.as_member()] };
+    let lost = agent.lost_members().len();
     let own = agent.as_member();
     let leads = if agent.is_sharing() { agent.lead().is_some_and(|lead| lead.id == own.id) } else { true };
     let servers: Vec<_> = members.iter().filter(|member| member.is_server).collect();
@@ -43,8 +44,8 @@ pub(super) fn of<'a>(call: &'a Call<'_>) -> BTreeMap<Cow<'a, str>, Group<'a>> {
             raft(call, leads, servers.len(), format!("[{}]", voters.collect::<Vec<_>>().join(" ")))
         }),
         ("runtime".into(), runtime()),
-        ("serf_lan".into(), serf(call, members.len())),
-        ("serf_wan".into(), serf(call, servers.len())),
+        ("serf_lan".into(), serf(call, members.len() + lost, lost)),
+        ("serf_wan".into(), serf(call, servers.len() + lost, lost)),
     ])
 }
 
@@ -112,15 +113,15 @@ fn runtime<'a>() -> Group<'a> {
     ])
 }
 
-/// Who is gone is no member any more; nothing waits in a queue that does not exist.
-fn serf<'a>(call: &Call<'_>, members: usize) -> Group<'a> {
+/// Who left is no member any more; nothing waits in a queue that does not exist.
+fn serf<'a>(call: &Call<'_>, members: usize, failed: usize) -> Group<'a> {
     let events = *call.agent().events_seen().borrow();
     group([
         ("coordinate_resets", "0".into()),
         ("encrypted", "false".into()),
         ("event_queue", "0".into()),
         ("event_time", (events + 1).to_string().into()),
-        ("failed", "0".into()),
+        ("failed", failed.to_string().into()),
         ("health_score", "0".into()),
         ("intent_queue", "0".into()),
         ("left", "0".into()),

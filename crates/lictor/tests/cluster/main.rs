@@ -68,6 +68,23 @@ fn three_servers_over_one_etcd_behave_as_one() {
     let leaders = health["Servers"].as_array().unwrap().iter().filter(|server| server["Leader"] == true).count();
     assert_eq!(leaders, 1);
 
+    // Each names all members, as they name themselves.
+    let members = |at: &House, which: &str| {
+        let mut members = at.get(&format!("/v1/agent/members{which}")).json().as_array().unwrap().clone();
+        members.sort_by_key(|member| member["Name"].as_str().unwrap_or_default().to_owned());
+        members
+    };
+    let listed = members(one, "");
+    let names: Vec<_> = listed.iter().map(|member| member["Name"].clone()).collect();
+    assert_eq!(names, ["server0", "server1", "server2"]);
+    assert!(members(two, "") == listed && members(three, "") == listed, "{listed:?} {:?}", members(two, ""));
+    assert!(listed.iter().all(|member| member["Status"] == 1 && member["Tags"]["role"] == "consul"), "{listed:?}");
+    assert_eq!(members(two, "?wan=1")[0]["Name"], "server0.dc1");
+    for server in &cluster.servers {
+        let own = server.get("/v1/agent/self").json()["Member"].clone();
+        assert!(listed.contains(&own), "{own} is not among {listed:?}");
+    }
+
     // A lock taken through one is held against all, and free when its session ends anywhere.
     let session = |at: &House| at.put("/v1/session/create", json!({"LockDelay": "0s"})).json()["ID"].clone();
     let (mine, theirs) = (session(one), session(two));
@@ -137,6 +154,17 @@ fn a_node_that_is_silent_turns_critical_everywhere_and_is_as_before_when_it_is_b
                 (&serf["Status"], &serf["Output"]),
                 (&json!("critical"), &json!("Agent not live or unreachable"))
             );
+            // It is a member that failed, and no other is.
+            let members = server.get("/v1/agent/members").json();
+            let failed: Vec<_> = members
+                .as_array()
+                .unwrap()
+                .iter()
+                .filter(|member| member["Status"] == 4)
+                .map(|it| &it["Name"])
+                .collect();
+            assert_eq!((failed, members.as_array().unwrap().len()), (vec![&json!(name)], 3), "{members}");
+            assert_eq!(server.get("/v1/agent/self").json()["Stats"]["serf_lan"]["failed"], "1");
         }
         if returns == "it is resumed" {
             cluster.servers[lost].signal_agent(rustix::process::Signal::CONT);
@@ -146,6 +174,10 @@ fn a_node_that_is_silent_turns_critical_everywhere_and_is_as_before_when_it_is_b
         }
         for server in &cluster.servers {
             until(returns, || healthy(server, "web").len() == 3);
+            until("all are members again", || {
+                let members = server.get("/v1/agent/members").json();
+                members.as_array().unwrap().iter().all(|member| member["Status"] == 1)
+            });
         }
     }
     // It found another one leading, and says so.
@@ -275,10 +307,17 @@ fn a_reload_that_waits_for_a_store_that_is_away_keeps_no_agent_from_ending() {
     let server = &mut cluster.servers[0];
     // Each is written by itself, and waits for its answer.
     let services: Vec<_> = (0..8).map(|number| json!({"name": format!("web{number}"), "port": 80})).collect();
-    server.reconfigure(|config| config["services"] = json!(services));
+    server.reconfigure(|config| {
+        config["services"] = json!(services);
+        config["http_config"] = json!({"block_endpoints": ["/v1/status/peers"]});
+    });
     cluster.etcd.pause(0);
     server.signal_agent(Signal::HUP);
     until("it reloads", || server.log().contains("Caught reload request"));
+    // What does not need the store holds already.
+    until("the new rules hold", || server.get("/v1/status/peers").status == 403);
+    until("what the files say is known", || server.get("/v1/agent/services").json().get("web7").is_some());
+    assert!(!server.log().contains("configuration reloaded"));
     let begin = Instant::now();
     server.end_agent(Signal::TERM);
     assert!(begin.elapsed() < Duration::from_secs(30), "it took {:?}", begin.elapsed());
