@@ -267,7 +267,7 @@ pub(crate) fn autopilot(body: &[u8]) -> Result<autopilot::Settings, String> {
         let known = autopilot::Settings {
             cleanup_dead_servers: fields.flag("CleanupDeadServers").unwrap_or_default(),
             last_contact_threshold: fields.duration("LastContactThreshold").unwrap_or_default().or_zero(),
-            max_trailing_logs: fields.int("MaxTrailingLogs").and_then(|n| u64::try_from(n).ok()).unwrap_or_default(),
+            max_trailing_logs: fields.natural("MaxTrailingLogs").unwrap_or_default(),
             server_stabilization_time: fields.duration("ServerStabilizationTime").unwrap_or_default().or_zero(),
             redundancy_zone_tag: text(fields, "RedundancyZoneTag"),
             disable_upgrade_migration: fields.flag("DisableUpgradeMigration").unwrap_or_default(),

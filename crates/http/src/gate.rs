@@ -37,6 +37,13 @@ pub(crate) enum Admission<'u> {
 }
 
 impl Admission<'_> {
+    /// Whether it says how to wait, and is about something that is waited for.
+    pub(crate) fn is_wait(&self) -> bool {
+        let Admission::Handler(Admitted { handler, query, .. }) = self else { return false };
+        matches!(handler, Handler::Read(_) | Handler::Hashed(_) | Handler::Waits(_))
+            && (query.has("index") || query.has("hash"))
+    }
+
     /// Whether it reads something that it may have to wait for.
     pub(crate) fn is_read(&self) -> bool {
         matches!(self, Admission::Handler(Admitted { handler: Handler::Read(_) | Handler::Hashed(_), .. }))
@@ -84,7 +91,7 @@ impl Gate {
         if self.unprintable == Unprintable::Refused && !path::is_printable(&path) {
             return Admission::Elsewhere(respond::empty(StatusCode::BAD_REQUEST));
         }
-        if let Some(target) = self.elsewhere(&path) {
+        if let Some(target) = self.elsewhere(uri.path(), &path) {
             return Admission::Elsewhere(respond::redirect(method, &target, uri.query()));
         }
         let Some((route, argument_at)) = self.table.find(&path) else {
@@ -123,9 +130,14 @@ impl Gate {
     }
 
     /// Where a path that is not in its final form is to be asked for.
-    fn elsewhere(&self, path: &str) -> Option<String> {
+    fn elsewhere(&self, raw: &str, path: &str) -> Option<String> {
         if self.table.is_folder(path) && !self.table.has(path) {
             return Some(format!("{path}/"));
+        }
+        // A service may have such a name, and somebody must be able to remove it. To the original it is a direction
+        // however it is written.
+        if path::has_encoded_dots(raw) && path::is_clean_beside_dots(raw) {
+            return None;
         }
         match path::clean(path) {
             Cow::Borrowed(_) => None,
@@ -204,6 +216,7 @@ mod tests {
         assert_eq!(argument("/v1/catalog/service/web"), ("/v1/catalog/service/", "web".into()));
         assert_eq!(argument("/v1/catalog/service/"), ("/v1/catalog/service/", String::new()));
         assert_eq!(argument("/v1/agent/service/a%20b/c"), ("/v1/agent/service/", "a b/c".into()));
+        assert_eq!(argument("/v1/agent/service/%2e%2e"), ("/v1/agent/service/", "..".into()));
         assert_eq!(argument("/v1/agent/services"), ("/v1/agent/services", String::new()));
         assert_eq!(argument("/v1/connect/intentions/match"), ("/v1/connect/intentions/match", String::new()));
         assert_eq!(argument("/v1/connect/intentions/x"), ("/v1/connect/intentions/", "x".into()));

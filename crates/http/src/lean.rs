@@ -27,6 +27,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest, ReadBuf, Ready};
 use tokio::net::TcpStream;
 
 use crate::call::Peer;
+use crate::leaving;
 use crate::respond::{Response, ResponseBody};
 use crate::server::{HEAD_LIMIT, Server};
 
@@ -73,7 +74,7 @@ enum Taken {
 pub(crate) async fn serve(server: &Server, line: &mut impl Line, peer: Peer, proxy: Option<&ServiceId>) -> Left {
     loop {
         let taken = tokio::time::timeout(HEAD_LIMIT, server.stop.or_stopped(take(line))).await;
-        let (head, bytes) = match taken {
+        let (mut head, bytes) = match taken {
             Ok(Some(Taken::Read(head, bytes))) => (head, bytes),
             Ok(Some(Taken::Left(left))) => return left,
             // Nothing came in time, or the agent stops and nobody waits for an answer.
@@ -89,7 +90,10 @@ pub(crate) async fn serve(server: &Server, line: &mut impl Line, peer: Peer, pro
         let response = tokio::select! {
             biased;
             response = server.answer(admission, &head, peer, None, proxy) => response,
-            () = gone(line) => return Left::Over,
+            () = gone(line) => {
+                head.uri = leaving::without_waiting(&head.uri);
+                server.answer_at_once(&head, peer, proxy).await
+            }
         };
         drop(head);
         // An agent that goes lets its clients find another.

@@ -22,6 +22,7 @@ mod encoded;
 mod gate;
 mod handlers;
 mod lean;
+mod leaving;
 mod measure;
 mod pages;
 mod path;

@@ -54,6 +54,22 @@ pub(crate) fn clean(path: &str) -> Cow<'_, str> {
     Cow::Owned(cleaned)
 }
 
+/// Whether a path as it travelled names something `.` or `..` in an encoded form: then these are names and no directions.
+pub(crate) fn has_encoded_dots(raw: &str) -> bool {
+    raw.contains("%2") && raw.split('/').any(is_encoded_dots)
+}
+
+fn is_encoded_dots(segment: &str) -> bool {
+    segment.contains('%') && matches!(decode(segment).as_deref(), Some("." | ".."))
+}
+
+/// Whether a path is clean, encoded dots aside.
+pub(crate) fn is_clean_beside_dots(raw: &str) -> bool {
+    let named: Vec<&str> =
+        raw.split('/').map(|segment| if is_encoded_dots(segment) { "name" } else { segment }).collect();
+    decode(&named.join("/")).is_some_and(|path| is_clean(&path))
+}
+
 fn is_clean(path: &str) -> bool {
     let Some(inner) = path.strip_prefix('/') else { return false };
     let inner = inner.strip_suffix('/').unwrap_or(inner);
@@ -115,6 +131,19 @@ mod tests {
         check("/a/.", "/a");
         check("v1", "/v1");
         assert!(matches!(clean("/v1/agent/self"), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn encoded_dots_are_names() {
+        for raw in ["/v1/kv/%2e%2e", "/v1/kv/%2E", "/v1/kv/.%2e/a"] {
+            assert!(has_encoded_dots(raw) && is_clean_beside_dots(raw), "{raw}");
+        }
+        for raw in ["/v1/kv/..", "/v1/kv/%2e%2e%2e", "/v1/kv/a%2eb", "/v1/kv/a%2f%2e", "/v1/%2"] {
+            assert!(!has_encoded_dots(raw), "{raw}");
+        }
+        for raw in ["/v1/kv/%2e/../a", "/v1/kv/%2e//a", "/v1/kv/%2e/a%2f%2fb"] {
+            assert!(has_encoded_dots(raw) && !is_clean_beside_dots(raw), "{raw}");
+        }
     }
 
     #[test]

@@ -38,6 +38,7 @@ use crate::encoded::Kept;
 use crate::error::{Error, Failure};
 use crate::gate::{Admission, Admitted, Gate};
 use crate::lean::{self, Left, Line, Rewound};
+use crate::leaving::{self, Overheard};
 use crate::measure::{self, Measure};
 use crate::pages;
 use crate::query;
@@ -434,9 +435,14 @@ impl Serve {
     /// The whole of HTTP/1.
     async fn whole(self, stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer) {
         let (server, proxy) = (&self.server, &self.proxy);
-        let service = service_fn(move |request| respond(Arc::clone(server), request, peer, proxy.clone()));
+        let stream = Overheard::new(stream);
+        let line = stream.clone();
+        let service =
+            service_fn(move |request| respond(Arc::clone(server), request, peer, proxy.clone(), line.clone()));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
+            // Who has said everything may still want the answer.
+            .half_close(true)
             .header_read_timeout(HEAD_LIMIT)
             .max_buf_size(HEAD_SIZE)
             .title_case_headers(true)
@@ -507,14 +513,39 @@ async fn respond(
     request: Request<Incoming>,
     peer: Peer,
     proxy: Option<ServiceId>,
+    line: Overheard<impl AsyncRead + Unpin>,
 ) -> Result<Response, Infallible> {
-    Ok(server.respond(request, peer, proxy).await)
+    if !server.waits(&request, peer) {
+        return Ok(server.respond(request, peer, proxy).await);
+    }
+    let now = leaving::at_once(&request);
+    Ok(tokio::select! {
+        biased;
+        response = server.respond(request, peer, proxy.clone()) => response,
+        () = line.ended() => server.answer_at_once(&now, peer, proxy.as_ref()).await,
+    })
 }
 
 impl Server {
     /// The rules of now.
     pub(crate) fn rules(&self) -> Arc<Rules> {
         Arc::clone(&self.rules.borrow())
+    }
+
+    /// Whether a request is one that may have to wait.
+    fn waits(&self, request: &Request<Incoming>, peer: Peer) -> bool {
+        request.uri().query().is_some() && self.rules().gate.admit(request.method(), request.uri(), peer).is_wait()
+    }
+
+    /// Answers a read whose client has ended its side, with what there is.
+    pub(crate) async fn answer_at_once(
+        &self,
+        head: &http::request::Parts,
+        peer: Peer,
+        proxy: Option<&ServiceId>,
+    ) -> Response {
+        let admission = self.rules().gate.admit(&head.method, &head.uri, peer);
+        self.answer(admission, head, peer, None, proxy).await
     }
 
     async fn respond(&self, request: Request<Incoming>, peer: Peer, proxy: Option<ServiceId>) -> Response {

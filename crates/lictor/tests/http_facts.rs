@@ -825,3 +825,79 @@ fn keys_go_with_their_session_events_have_a_time_and_nodes_a_place_or_none() {
     assert_eq!(said(&nowhere), (404, String::new()));
     assert!(!nowhere.headers.contains_key("x-consul-index"), "{:?}", nowhere.headers);
 }
+
+/// Sends all of a request and says that nothing more will come; gives what is answered until the connection ends.
+fn half_closed(house: &House, request: &str) -> String {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, house.http_port)).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
+}
+
+#[test]
+fn who_has_nothing_more_to_say_is_answered_all_the_same() {
+    let house = House::start(LICTOR, json!({"connect": {"enabled": true}}));
+    let put = "PUT /v1/kv/a HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc";
+    let answer = half_closed(&house, put);
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("true"), "{answer}");
+    // One that waits, whoever reads it, by index and by hash, is answered with what there is.
+    house.put("/v1/agent/service/register", json!({"Name": "web", "Port": 80}));
+    let hash = house.get("/v1/agent/service/web").headers["x-consul-contenthash"].clone();
+    let by_hash = format!("/v1/agent/service/web?wait=10m&hash={hash}");
+    for (path, version, part) in [
+        ("/v1/kv/a?raw&wait=10m&index=99999", "1.1", "\r\n\r\nabc"),
+        ("/v1/kv/a?index=99999&raw&wait=10m", "1.0", "\r\n\r\nabc"),
+        ("/v1/agent/connect/ca/leaf/web?index=99999&wait=10m", "1.1", "PrivateKeyPEM"),
+        (&by_hash, "1.1", "ContentHash"),
+        ("/v1/event/list?index=1&wait=10m", "1.1", "\r\n\r\n[]"),
+    ] {
+        let answer = half_closed(&house, &format!("GET {path} HTTP/{version}\r\nHost: x\r\n\r\n"));
+        assert!(answer.starts_with(&format!("HTTP/{version} 200 OK\r\n")), "{path}: {answer}");
+        assert!(answer.contains(part), "{path}: {answer}");
+    }
+}
+
+#[test]
+fn a_service_goes_whatever_its_name() {
+    let house = House::start(LICTOR, json!({}));
+    for name in ["..", ".", "a/b", "%2e"] {
+        house.put("/v1/agent/service/register", json!({"Name": name}));
+        let encoded: String = name.bytes().map(|byte| format!("%{byte:02x}")).collect();
+        assert_eq!(house.get(&format!("/v1/agent/service/{encoded}")).json()["ID"], name);
+        let deregistered = house.request("PUT", &format!("/v1/agent/service/deregister/{encoded}"), b"");
+        assert_eq!(said(&deregistered), (200, String::new()), "{name}");
+        assert_eq!(house.get("/v1/agent/services").json().get(name), None, "{name}");
+    }
+    // By hand the same: the command encodes what has another meaning.
+    house.put("/v1/agent/service/register", json!({"Name": ".."}));
+    let output = std::process::Command::new(LICTOR)
+        .args(["services", "deregister", "-id=..", &format!("-http-addr=127.0.0.1:{}", house.http_port)])
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "Deregistered service: ..\n");
+    assert_eq!(house.get("/v1/agent/services").json(), json!({}));
+    // Written out they are directions, as everywhere.
+    let moved =
+        raw(TcpStream::connect((Ipv4Addr::LOCALHOST, house.http_port)).unwrap(), "GET", "/v1/agent/service/../self");
+    assert!(moved.starts_with("HTTP/1.1 301 ") && moved.contains("Location: /v1/agent/self\r\n"), "{moved}");
+}
+
+#[test]
+fn numbers_that_cannot_be_are_refused_and_flags_have_all_their_bits() {
+    let house = House::start(LICTOR, json!({}));
+    let autopilot = "/v1/operator/autopilot/configuration";
+    let refused = house.request("PUT", autopilot, br#"{"MaxTrailingLogs": -1}"#);
+    let text = "Error parsing autopilot config: 1 error(s) decoding:\n\n* cannot parse 'MaxTrailingLogs', -1.000000 overflows uint";
+    assert_eq!(said(&refused), (400, text.to_owned()));
+    assert_eq!(house.get(autopilot).json()["MaxTrailingLogs"], 250);
+    // Flags of semaphores use all bits, in transactions too.
+    let flags: u64 = 0xe0f6_9a2b_aa41_4de0;
+    let set = json!([{"KV": {"Verb": "set", "Key": "semaphore", "Value": "", "Flags": flags}}]);
+    house.put("/v1/txn", set);
+    assert_eq!(first(&house.get("/v1/kv/semaphore"))["Flags"], json!(flags));
+    let refused = house.request("PUT", "/v1/txn", br#"[{"KV": {"Verb": "set", "Key": "a", "Flags": -1}}]"#);
+    assert_eq!(refused.status, 400, "{}", refused.text());
+}

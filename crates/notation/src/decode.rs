@@ -156,17 +156,24 @@ impl<'t> Fields<'t, '_> {
 
     /// An integer from 0 to 2³²-1.
     pub fn unsigned(&mut self, name: &'static str) -> Option<u32> {
+        self.natural(name)
+    }
+
+    /// An integer from 0 that fits the type.
+    pub fn natural<N: TryFrom<u64>>(&mut self, name: &'static str) -> Option<N> {
         let found = self.find(name)?;
         match found.member.last() {
             Tree::Number(number) => {
                 let value = number.as_f64().unwrap_or_default();
-                match number.as_i64().map(u32::try_from) {
+                let is_fraction = number.as_u64().is_none() && value.fract() != 0.0;
+                if is_fraction && self.rules.fractions != Fractions::Truncated {
+                    let text = format!("'{}' expected type 'uint', got the fraction {value}", found.path);
+                    return self.wrong(&found, Mistake::Type, text);
+                }
+                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within range, as tested")]
+                let truncated = || (0.0..1.8e19).contains(&value).then_some(value as u64);
+                match number.as_u64().or_else(truncated).map(N::try_from) {
                     Some(Ok(whole)) => Some(whole),
-                    _ if value.fract() != 0.0 => self.wrong(
-                        &found,
-                        Mistake::Type,
-                        format!("'{}' expected type 'uint', got the fraction {value}", found.path),
-                    ),
                     _ => {
                         let text = format!("cannot parse '{}', {value:.6} overflows uint", found.path);
                         self.wrong(&found, Mistake::Type, text)

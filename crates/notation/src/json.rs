@@ -222,7 +222,9 @@ impl<'a> Reader<'a> {
             self.some_digits("in exponent of numeric literal")?;
         }
         let text = std::str::from_utf8(&self.source[start..self.at]).unwrap_or_default();
-        let exact = if integral { text.parse::<i64>().ok().map(Number::from) } else { None };
+        // Flags of locks use all 64 bits.
+        let whole = || text.parse::<i64>().map(Number::from).or_else(|_| text.parse::<u64>().map(Number::from));
+        let exact = if integral { whole().ok() } else { None };
         exact
             .or_else(|| text.parse::<f64>().ok().filter(|value| value.is_finite()).and_then(number))
             .ok_or_else(|| Fault::At(start, format!("number {text} is out of range")))

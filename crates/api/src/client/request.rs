@@ -97,7 +97,12 @@ impl Request {
 
     /// Adds a name to the path, encoded so that no character of it has a meaning. Call before any query parameter.
     pub fn segment(mut self, name: &str) -> Request {
-        encode(&mut self.target, name);
+        match name {
+            // Written out they would mean the place and the one above it.
+            "." => self.target.push_str("%2E"),
+            ".." => self.target.push_str("%2E%2E"),
+            name => encode(&mut self.target, name),
+        }
         self
     }
 

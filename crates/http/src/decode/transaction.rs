@@ -47,8 +47,7 @@ fn index(fields: &mut Fields<'_, '_>, name: &'static str) -> Revision {
 }
 
 fn unsigned(fields: &mut Fields<'_, '_>, name: &'static str) -> u64 {
-    // Beyond what fits a signed number only large floats are left, which nobody means.
-    fields.int(name).and_then(|number| u64::try_from(number).ok()).unwrap_or_default()
+    fields.natural(name).unwrap_or_default()
 }
 
 fn kv(fields: &mut Fields<'_, '_>) -> Result<TxnOp, String> {
