@@ -92,7 +92,8 @@ pub(crate) async fn serve(server: &Server, line: &mut impl Line, peer: Peer, pro
             response = server.answer(admission, &head, peer, None, proxy) => response,
             () = gone(line) => {
                 head.uri = leaving::without_waiting(&head.uri);
-                server.answer_at_once(&head, peer, proxy).await
+                // Rare, so that a connection need not have room for it.
+                Box::pin(server.answer_at_once(&head, peer, proxy)).await
             }
         };
         drop(head);

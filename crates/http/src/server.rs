@@ -522,7 +522,7 @@ async fn respond(
     Ok(tokio::select! {
         biased;
         response = server.respond(request, peer, proxy.clone()) => response,
-        () = line.ended() => server.answer_at_once(&now, peer, proxy.as_ref()).await,
+        () = line.ended() => Box::pin(server.answer_at_once(&now, peer, proxy.as_ref())).await,
     })
 }
 
