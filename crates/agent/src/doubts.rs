@@ -3,9 +3,12 @@
 //! Refusing it would take away the service and the parts that do work. So each part is named, with its key, in the log and
 //! in the output of the proxy's check, and only that part is left out.
 
+use std::net::IpAddr;
+
 use crate::Config;
 use crate::managed::{self, ExecMode};
 use crate::program;
+use lictor_model::Opaque;
 use lictor_model::service::{ManagedProxy, Service};
 
 /// The doubts, each with its key.
@@ -39,8 +42,40 @@ pub fn of(config: &Config, parent: &Service, definition: &ManagedProxy) -> Vec<S
              the range"
         ));
     }
+    doubts.extend(of_own_port(config.bind_addr, &config.connect.default_config, parent, definition));
     doubts.extend(of_upstreams(definition));
     doubts
+}
+
+/// Whether the proxy is to listen where its application does: only one of them can.
+pub fn of_own_port(
+    bind_addr: IpAddr,
+    defaults: &Opaque,
+    parent: &Service,
+    definition: &ManagedProxy,
+) -> Option<String> {
+    let places = [("connect.proxy", definition.config.as_ref()), ("connect.proxy_defaults", Some(defaults))];
+    let given = |key: &str| places.iter().find_map(|(place, map)| Some((*place, (*map)?.get(key)?)));
+    let (place, port) = given("bind_port")?;
+    let port = managed::integer(port).filter(|port| *port > 0)?;
+    let (app_host, app_port) = match given("local_service_address") {
+        Some((_, value)) => managed::local_service(value)?,
+        None => ("127.0.0.1", parent.port),
+    };
+    let bind_host = match given("bind_address") {
+        Some((_, value)) => value.as_str()?.to_owned(),
+        None => bind_addr.to_string(),
+    };
+    let address =
+        |host: &str| if host == "localhost" { Some([127, 0, 0, 1].into()) } else { host.parse::<IpAddr>().ok() };
+    let (bind, app) = (address(&bind_host)?, address(app_host)?);
+    // Of another address it is not known whether the application listens there, too.
+    (port == app_port && (bind.is_unspecified() || bind == app)).then(|| {
+        format!(
+            "{place}.config.bind_port = {port} is the port of the application ({app_host}:{app_port}): only one of the two can \
+             listen there; leave bind_port out, or give it another port"
+        )
+    })
 }
 
 /// Whether a certificate can be asked for by this name and hold it: it is one part of a path.
@@ -126,6 +161,24 @@ mod tests {
         let certified = ["web", "wéb ünï", "q\"q", "a.b", "...", "日本"];
         assert!(certified.into_iter().all(may_be_certified));
         assert!(!["a/b", "/", ".", "..", "new\nline", "\u{1b}[31m"].into_iter().any(may_be_certified));
+    }
+
+    #[test]
+    fn a_proxy_that_would_take_the_port_of_its_application_is_named() {
+        let parent = |port| Service { id: "web".into(), name: "web".into(), port, ..Service::default() };
+        let doubted = |bind_addr: &str, port: i64, own: Value| {
+            of_own_port(bind_addr.parse().unwrap(), &Opaque::new(), &parent(port), &definition(&own)).is_some()
+        };
+        assert!(doubted("127.0.0.1", 80, json!({"bind_port": 80})));
+        assert!(doubted("0.0.0.0", 80, json!({"bind_port": "80"})));
+        assert!(doubted("10.0.0.1", 80, json!({"bind_port": 80, "bind_address": "127.0.0.1"})));
+        assert!(doubted("::", 1, json!({"bind_port": 81, "local_service_address": "127.0.0.1:81"})));
+        assert!(!doubted("127.0.0.1", 80, json!({"bind_port": 81})));
+        assert!(!doubted("127.0.0.1", 80, json!({})));
+        assert!(!doubted("127.0.0.1", 0, json!({"bind_port": 0})));
+        // An application on loopback alone and a proxy on the network share a number well.
+        assert!(!doubted("10.0.0.1", 80, json!({"bind_port": 80})));
+        assert!(!doubted("127.0.0.1", 80, json!({"bind_port": 80, "local_service_address": "10.0.0.2:80"})));
     }
 
     #[test]

@@ -43,6 +43,10 @@ pub(crate) fn proxies(check: &mut Check<'_>, network: &Network, mesh: &Mesh) {
             if !own_port && mesh.proxy_defaults.config.get("bind_port").is_none() {
                 without_port.push(declared);
             }
+            let defaults = &mesh.proxy_defaults.config;
+            if let Some(text) = lictor_agent::doubts::of_own_port(network.bind, defaults, &definition.service, proxy) {
+                check.warn(format!("config: {}: {}: {text}", declared.origin, declared.path));
+            }
             let command = if proxy.command.is_empty() { &mesh.proxy_defaults.daemon_command } else { &proxy.command };
             if command.is_empty() {
                 settings_of_proxy(check, &declared.origin, &at("connect.proxy.config"), &config, Place::ProxyConfig);
