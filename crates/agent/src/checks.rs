@@ -47,7 +47,6 @@ pub struct Report {
 impl Inner {
     /// Starts the checks that a change asks for.
     pub(crate) fn start_checks(&self, effects: &Effects) {
-        let reloadable = self.reloadable.load();
         let mut registry = self.registry.lock();
         let soon = effects.start_checks.iter().filter(|id| registry.checks.get(*id).is_some_and(|entry| entry.soon));
         let first_runs = first_runs(soon.count());
@@ -76,7 +75,6 @@ impl Inner {
                     let config = lictor_check::Config {
                         first_within: entry.soon.then_some(first_runs),
                         pace,
-                        discard_output: reloadable.discard_check_output,
                         ..self.config.checks.clone()
                     };
                     Some(Running::Runner(Runner::start(entry.spec.clone(), config, move |result| {

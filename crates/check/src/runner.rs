@@ -28,8 +28,6 @@ pub struct Config {
     pub first_within: Option<Duration>,
     /// When the first runs happen.
     pub pace: Pace,
-    /// Whether outputs are replaced by nothing.
-    pub discard_output: bool,
     /// Whom HTTPS and gRPC checks believe. Give the same one to all checks.
     pub trust: Trust,
     /// Where the container engine listens, in the form of `DOCKER_HOST`.
@@ -52,7 +50,6 @@ impl Default for Config {
         Config {
             first_within: None,
             pace: Pace::Regular,
-            discard_output: false,
             trust: Trust::default(),
             docker_host: "unix:///var/run/docker.sock".to_owned(),
         }
@@ -77,13 +74,6 @@ impl Runner {
         let (reports, reported) = watch::channel(Report::none());
         let nudge = Arc::new(Notify::new());
         let stop = scope.stop_signal();
-        let discard = config.discard_output;
-        let on_result = move |mut outcome: Outcome| {
-            if discard {
-                outcome.output.clear();
-            }
-            on_result(outcome)
-        };
         if spec.kind() == CheckKind::Ttl {
             scope.spawn("ttl", async move { stop.or_stopped(ttl::run(spec.ttl, reported, on_result)).await });
         } else if let Some(probe) = Probe::new(&spec, &config) {

@@ -862,6 +862,28 @@ fn every_fact_is_on_its_page_with_a_test_that_is_there() {
 }
 
 #[test]
+fn every_key_of_the_original_with_an_effect_is_on_its_page_with_a_test_that_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let read = |name: &str| fs::read_to_string(root.join("docs").join(name)).unwrap();
+    let (reference, page) = (read("configuration.md"), read("facts-configuration.md"));
+    // Of the keys about proxies' processes only these are the original's.
+    let inherited = ["exec_mode", "daemon_command", "script_command", "config"];
+    let is_own = |key: &str| match key.strip_prefix("connect.proxy_defaults.") {
+        Some(leaf) => !inherited.contains(&leaf),
+        None => key.starts_with("store.") || matches!(key, "connect.same_node" | "connect.proxy.allowed_users"),
+    };
+    let keys = rows_of(&reference, "| Key |");
+    let with_effect =
+        keys.iter().filter(|cells| ["honoured", "deprecated"].iter().any(|effect| cells[4].starts_with(effect)));
+    let wanted: Vec<&str> = with_effect.map(|cells| cells[0].trim_matches('`')).filter(|key| !is_own(key)).collect();
+    let rows = rows_of(&page, "| key |");
+    let there: Vec<&str> = rows.iter().map(|cells| cells[0].trim_matches('`')).collect();
+    assert!(wanted.len() > 100, "the table was found: {}", wanted.len());
+    assert_eq!(there, wanted, "each key has one row, in the order of the reference");
+    each_row_is_shown(&root, "docs/facts-configuration.md", &rows);
+}
+
+#[test]
 fn every_row_of_what_happens_to_traffic_is_shown_by_a_test_that_is_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let page = fs::read_to_string(root.join("docs/supervisor.md")).unwrap();

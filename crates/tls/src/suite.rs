@@ -37,17 +37,20 @@ pub(crate) fn provider(key_exchange: KeyExchange) -> Arc<CryptoProvider> {
     }))
 }
 
-/// The same with only some suites of TLS 1.2, by the names that standards and the original give them. Those of TLS 1.3
-/// cannot be chosen.
+/// The same with only some suites of TLS 1.2, by the names that standards and the original give them, the first one
+/// liked best. Those of TLS 1.3 cannot be chosen.
 pub(crate) fn restricted(provider: &CryptoProvider, wanted: &[String]) -> Arc<CryptoProvider> {
-    let stays = |suite: &SupportedCipherSuite| {
+    let place = |suite: &SupportedCipherSuite| {
         let name = format!("{:?}", suite.suite());
         // The original leaves out the hash of these.
         let short = name.strip_suffix("_SHA256").filter(|name| name.ends_with("POLY1305"));
-        suite.version().version == rustls::ProtocolVersion::TLSv1_3
-            || wanted.iter().any(|wanted| *wanted == name || Some(wanted.as_str()) == short)
+        wanted.iter().position(|wanted| *wanted == name || Some(wanted.as_str()) == short)
     };
-    let cipher_suites = provider.cipher_suites.iter().filter(|suite| stays(suite)).copied().collect();
+    let is_new = |suite: &&SupportedCipherSuite| suite.version().version == rustls::ProtocolVersion::TLSv1_3;
+    let mut old: Vec<_> = provider.cipher_suites.iter().filter_map(|suite| Some((place(suite)?, *suite))).collect();
+    old.sort_by_key(|(place, _)| *place);
+    let new = provider.cipher_suites.iter().filter(is_new).copied();
+    let cipher_suites = new.chain(old.into_iter().map(|(_, suite)| suite)).collect();
     Arc::new(CryptoProvider { cipher_suites, ..provider.clone() })
 }
 
@@ -120,6 +123,10 @@ mod tests {
         assert_eq!(old(&all).len(), 6);
         assert_eq!(some(&["TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305"]), ["TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256"]);
         assert_eq!(some(&["TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"]), ["TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"]);
+        // In the order given, whatever is liked best here.
+        let (more, less) = ("TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384", "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256");
+        assert_eq!(some(&[more, less]), [more, less]);
+        assert_eq!(some(&[less, more]), [less, more]);
         assert_eq!(restricted(&all, &[]).cipher_suites.len(), all.cipher_suites.len() - 6);
     }
 }

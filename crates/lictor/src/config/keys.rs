@@ -154,6 +154,8 @@ pub(crate) enum Reason {
     NoClients,
     /// There is no page to serve.
     NoPage,
+    /// There is nothing to debug a runtime by.
+    NoProfiler,
     /// Nothing listens for gRPC.
     NoGrpc,
 }
@@ -174,6 +176,7 @@ impl Reason {
                 "a server answers from its own copy of the state, which follows every write within moments"
             }
             Reason::NoClients => "there are no client agents that would ask this server",
+            Reason::NoProfiler => "there are no debug endpoints: the original's show the insides of Go's runtime",
             Reason::NoPage => "this version has no web page of its own; ui_dir serves one",
             Reason::NoGrpc => "nothing listens for gRPC: there is no xDS for Envoy",
             Reason::RemoteExec => "remote commands are not offered",

@@ -3,8 +3,8 @@
 use super::Disposition::{self, Alias, Honoured, NoEffect, NoEffectOnServers, SameAs};
 use super::Kind::{self, *};
 use super::Reason::{
-    AtHand, Constant, Enterprise, Gossip, Home, NoClients, NoGrpc, NoPage, OneDatacenter, OwnCopy, Raft, RemoteExec,
-    Sink,
+    AtHand, Constant, Enterprise, Gossip, Home, NoClients, NoGrpc, NoPage, NoProfiler, OneDatacenter, OwnCopy, Raft,
+    RemoteExec, Sink,
 };
 use super::{Key, Reload};
 
@@ -193,7 +193,7 @@ pub(crate) const KEYS: &[Key] = &[
     key("disable_http_unprintable_char_filter", Flag, "false", Honoured, "Accept unprintable characters in paths."),
     key("ui", Flag, "false", NoEffect(NoPage), "Serve the web page under `/ui/`.").dev("true"),
     key("ui_dir", Text, "", Honoured, "Serve the files of this directory below `/ui/`; not together with `ui`."),
-    key("enable_debug", Flag, "false", Honoured, "Serve debug endpoints without an operator token.").dev("true"),
+    key("enable_debug", Flag, "false", NoEffect(NoProfiler), "Serve debug endpoints without an operator token.").dev("true"),
 
     // Services and checks
     key("service", Service, "", Honoured, "One service definition; each file may have one.").reloaded(),
