@@ -607,7 +607,7 @@ fn a_watch_prints_once_or_calls_its_child_at_each_change() {
     let failed =
         run(&house, &["watch", "-type=agent_service", "-service-id=web", "-shell=false", "/bin/sh", "-c", "exit 3"]);
     assert_eq!(failed.code, Some(1));
-    assert!(failed.err.starts_with("Error executing handler: exit status"), "{}", failed.err);
+    assert!(failed.err.starts_with("Error executing handler: exit status 3"), "{}", failed.err);
     let nobody = run(&house, &["watch", "-http-addr=127.0.0.1:1", "-type=nodes", "cat"]);
     assert!(nobody.code == Some(1) && nobody.err.starts_with("Error querying Consul agent: Get "), "{}", nobody.err);
 }

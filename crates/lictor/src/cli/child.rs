@@ -113,6 +113,11 @@ pub(crate) fn send(child: &Child, signal: Number) {
     }
 }
 
+/// How a child ended, as scripts know it from the original.
+pub(crate) fn shown(status: ExitStatus) -> String {
+    status.code().map_or_else(|| status.to_string(), |code| format!("exit status {code}"))
+}
+
 /// Ends a child: asks first, kills when that does not help.
 pub(crate) async fn end(child: &mut Child) -> Result<ExitStatus> {
     send(child, Number::TERM);

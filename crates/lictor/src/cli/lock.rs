@@ -105,9 +105,7 @@ fn run(flags: &Parsed) -> Outcome {
         Ended::Never => Ok(ExitCode::FAILURE),
         Ended::Child(status) if status.success() => done(),
         Ended::Child(status) => {
-            // As scripts know it from the original.
-            let how = status.code().map_or_else(|| status.to_string(), |code| format!("exit status {code}"));
-            complain(&format!("Error running handler: {how}"));
+            complain(&format!("Error running handler: {}", child::shown(status)));
             Ok(if flags.is_set("child-exit-code") { ExitCode::from(CHILD_FAILED) } else { ExitCode::SUCCESS })
         }
         Ended::Lost => {

@@ -184,5 +184,5 @@ async fn call(words: &[String], by: By, value: &RawValue, position: &Position, s
     if ended {
         return Ok(false);
     }
-    if status.success() { Ok(true) } else { Err(anyhow!("Error executing handler: {status}")) }
+    if status.success() { Ok(true) } else { Err(anyhow!("Error executing handler: {}", child::shown(status))) }
 }
