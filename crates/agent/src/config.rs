@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use lictor_model::Opaque;
@@ -127,6 +128,8 @@ pub struct Connect {
     pub limits: lictor_supervisor::Limits,
     /// What programs that are not the built-in proxy may do.
     pub command_privileges: lictor_supervisor::Privileges,
+    /// The files that those may touch, where that is limited.
+    pub command_files: Option<Arc<lictor_supervisor::Files>>,
     /// How long a built-in proxy may go on while its agent does not answer; for ever without it.
     pub agent_lease: Option<Duration>,
     /// How built-in proxies of this agent reach each other.

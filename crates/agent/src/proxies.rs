@@ -125,6 +125,7 @@ impl Inner {
             limits: limits(definition.limits, self.config.connect.limits),
             // The built-in proxy gives up all that and more by itself, when it has read what it needs.
             privileges: if built_in { Privileges::default() } else { self.config.connect.command_privileges },
+            files: self.config.connect.command_files.clone().filter(|_| !built_in),
             // The built-in proxy starts nothing, and shares the processor with the agent's session.
             standing: if built_in { Standing::Group } else { Standing::Session },
             stdout: Some(stdout),
@@ -150,7 +151,7 @@ impl Inner {
         }
     }
 
-    fn is_built_in(&self, command: &[String]) -> bool {
+    pub(crate) fn is_built_in(&self, command: &[String]) -> bool {
         command == managed::built_in_command(&self.config)
     }
 

@@ -8,7 +8,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use common::{LICTOR, Load, connect, echo, echo_once, exchange, mesh, two_services, wait_path};
@@ -435,7 +435,7 @@ fn on_an_old_kernel_proxies_say_once_what_is_not_in_force_and_carry_traffic() {
     let custom = json!({"name": "custom", "port": 1, "connect": {"proxy": {
         "command": ["/bin/sleep", "1000"], "config": {"disable_tcp_check": true}}}});
     config["services"].as_array_mut().unwrap().push(custom);
-    config["connect"]["proxy_defaults"] = json!({"command_system_calls": "proxy"});
+    config["connect"]["proxy_defaults"] = json!({"command_system_calls": "proxy", "command_read_paths": ["/etc"]});
     let mut house = House::build(LICTOR, config);
     let wrapper = house.folder().join("on-an-old-kernel");
     let own = std::env::current_exe().unwrap();
@@ -475,6 +475,8 @@ fn on_an_old_kernel_proxies_say_once_what_is_not_in_force_and_carry_traffic() {
     assert_eq!(lines.len(), 1, "{lines:?}");
     let wanted = "[WARN] supervisor: custom-proxy: it is kept from gaining privileges: no sudo, nothing that is setuid; not from \
                   system calls that administer the machine: the kernel takes no filter (Function not implemented";
+    assert!(lines[0].contains(wanted), "{lines:?}");
+    let wanted = "; not from files that are not listed: the kernel has no Landlock (Function not implemented";
     assert!(lines[0].contains(wanted), "{lines:?}");
     let status = fs::read_to_string(format!("/proc/{}/status", house.proxy_pid("custom-proxy"))).unwrap();
     assert!(status.contains("NoNewPrivs:\t1"), "{status}");
@@ -832,6 +834,128 @@ fn a_custom_command_has_the_privileges_and_capabilities_that_are_configured() {
     said("Seccomp:\t0");
 }
 
+/// Whether the kernel can fence in all that we ask for.
+fn kernel_has_landlock() -> bool {
+    use landlock::{ABI, Access, AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr, Scope};
+    let ask = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+    let ask = ask.handle_access(AccessFs::from_all(ABI::V6)).and_then(|ask| ask.scope(Scope::Signal));
+    ask.and_then(Ruleset::create).is_ok()
+}
+
+#[test]
+fn a_custom_command_touches_the_files_that_are_listed_and_no_others() {
+    if !kernel_has_landlock() {
+        eprintln!("SKIPPED: this kernel has no Landlock, or an older one");
+        return;
+    }
+    let program = |name| lictor_testkit::program::find(name).unwrap();
+    let (sleep, other) = (program("sleep"), program("true"));
+    let mut house = House::build(LICTOR, json!({}));
+    let folder = house.folder().to_owned();
+    for name in ["open", "work", "closed"] {
+        fs::create_dir(folder.join(name)).unwrap();
+        fs::write(folder.join(name).join("file"), "a line\n").unwrap();
+    }
+    fs::create_dir(folder.join("work/below")).unwrap();
+    fs::copy(&other, folder.join("work/program")).unwrap();
+    // The shell's own words only, so that each attempt is one file's. The agent is whoever started it.
+    let script = r#"#!/bin/sh
+try() { if (eval "$2") 2>/dev/null; then echo "$1=yes"; else echo "$1=no"; fi; }
+try read-open 'read -r line < @OPEN/file'
+try read-work 'read -r line < @WORK/file'
+try read-closed 'read -r line < @CLOSED/file'
+try read-data ': < @DATA/node-id'
+try write-work 'echo x > @WORK/below/new && echo y >> @WORK/below/new'
+try write-open 'echo x > @OPEN/new'
+try write-closed 'echo x > @CLOSED/new'
+try write-data 'echo x > @DATA/new'
+try start-listed '@SLEEP 0'
+try start-other '@OTHER'
+try start-work '@WORK/program'
+try device 'echo x > /dev/null && : < /dev/zero'
+# Its own errors, which are not those of an attempt.
+if (echo spoken > /dev/stderr); then echo error=yes; else echo error=no; fi
+try signal 'kill -0 $PPID'
+echo end
+exec @SLEEP 1000
+"#;
+    let path = |name: &str| folder.join(name).display().to_string();
+    let words = [
+        ("@OPEN", path("open")),
+        ("@WORK", path("work")),
+        ("@CLOSED", path("closed")),
+        ("@DATA", house.data_dir().display().to_string()),
+        ("@SLEEP", sleep.display().to_string()),
+        ("@OTHER", other.display().to_string()),
+    ];
+    let script = words.iter().fold(script.to_owned(), |script, (word, path)| script.replace(word, path));
+    let command = folder.join("custom");
+    fs::write(&command, script).unwrap();
+    fs::set_permissions(&command, fs::Permissions::from_mode(0o755)).unwrap();
+    house.reconfigure(|config| {
+        config["services"] = json!([
+            {"name": "web", "port": 1, "connect": {"proxy": {"command": [command], "config": {"disable_tcp_check": true}}}},
+            {"name": "lame", "port": 2, "connect": {"proxy": {
+                "command": ["/bin/sh", "-c", format!("exec {}", other.display())], "config": {"disable_tcp_check": true}}}},
+        ]);
+    });
+    let log = house.data_dir().join("proxy/logs/web-proxy-stdout.log");
+    let said = || {
+        let whole = || fs::read_to_string(&log).ok().filter(|text| text.contains("end\n"));
+        let text = eventually("it has tried everything", whole);
+        fs::write(&log, "").unwrap();
+        text.lines().filter(|line| *line != "end").map(str::to_owned).collect::<Vec<_>>()
+    };
+    let answers = |no: &[&str]| {
+        let tried = ["read-open", "read-work", "read-closed", "read-data", "write-work", "write-open", "write-closed"];
+        let tried = tried.iter().chain(&[
+            "write-data",
+            "start-listed",
+            "start-other",
+            "start-work",
+            "device",
+            "error",
+            "signal",
+        ]);
+        tried.map(|what| format!("{what}={}", if no.contains(what) { "no" } else { "yes" })).collect::<Vec<_>>()
+    };
+    house.start_agent();
+    house.wait_ready();
+    assert_eq!(said(), answers(&[]), "without a list nothing is kept from it");
+
+    house.kill_agent();
+    house.reconfigure(|config| {
+        config["connect"]["proxy_defaults"] = json!({
+            "command_read_paths": [path("open"), sleep, "/no such folder"], "command_write_paths": [path("work")]});
+    });
+    house.start_agent();
+    house.wait_ready();
+    let before = house.proxy_pid("web-proxy");
+    done(&house, "restart web-proxy");
+    assert_ne!(house.proxy_pid("web-proxy"), before, "such a change waits for the next start of the proxy");
+    let kept =
+        ["read-closed", "read-data", "write-open", "write-closed", "write-data", "start-other", "start-work", "signal"];
+    assert_eq!(said(), answers(&kept));
+    let status = fs::read_to_string(format!("/proc/{}/status", house.proxy_pid("web-proxy"))).unwrap();
+    assert!(status.contains("NoNewPrivs:\t1") && status.contains("Seccomp:\t2"), "{status}");
+    let log = house.log();
+    for wanted in [
+        "[INFO] supervisor: web-proxy: it is kept from gaining privileges: no sudo, nothing that is setuid; and from system \
+         calls that administer the machine; and from files that are not listed\n",
+        "[WARN] supervisor: web-proxy: connect.proxy_defaults.command_read_paths: \"/no such folder\" is kept from it: No such \
+         file or directory",
+    ] {
+        assert!(log.contains(wanted), "{wanted} is not in {log}");
+    }
+
+    // One that does not come up tells which list it is that lacks something.
+    until("it is said what to do", || {
+        let why = lictor(&house, "why lame").stdout;
+        why.contains("Permission denied")
+            && why.contains("command_read_paths and connect.proxy_defaults.command_write_paths")
+    });
+}
+
 /// A program that a custom command may be: how it is started in `folder` so that it passes what comes to `port` on to `app`.
 fn forwarder(kind: &str, program: &Path, folder: &Path, port: u16, app: u16) -> Vec<String> {
     let here = folder.display();
@@ -904,6 +1028,33 @@ impl Drop for Sessions {
 
 #[test]
 fn real_proxies_work_with_the_system_calls_that_a_proxy_needs() {
+    real_proxies_work(|_| json!({"command_system_calls": "proxy"}), "it is kept from gaining privileges");
+}
+
+#[test]
+fn real_proxies_work_with_the_files_that_are_listed_for_them() {
+    if !kernel_has_landlock() {
+        eprintln!("SKIPPED: this kernel has no Landlock, or an older one");
+        return;
+    }
+    let installed = lictor_testkit::program::find("python3").map(|program| python(&program, "sys.base_prefix"));
+    let listed = |folder: &Path| {
+        let mut read = vec![json!("/etc"), json!("/usr/bin"), json!("/usr/sbin"), json!("/usr/share"), json!(folder)];
+        read.extend(installed.iter().map(|folder| json!(folder)));
+        json!({"command_read_paths": read, "command_write_paths": [folder]})
+    };
+    real_proxies_work(listed, "and from files that are not listed\n");
+}
+
+/// What this Python says of itself.
+fn python(program: &Path, what: &str) -> PathBuf {
+    let output = Command::new(program).args(["-c", &format!("import sys; print({what})")]).output().unwrap();
+    String::from_utf8(output.stdout).unwrap().trim().into()
+}
+
+/// Shows that nginx, HAProxy and a program in Python, as far as they are there, pass bytes on with such defaults of managed
+/// proxies, and that the agent says this of each.
+fn real_proxies_work(defaults: impl Fn(&Path) -> Value, told: &str) {
     use lictor_testkit::{http, ports, program::find};
     let app = common::serve("127.0.0.1:0", |mut connection| {
         use std::io::Write;
@@ -914,7 +1065,12 @@ fn real_proxies_work_with_the_system_calls_that_a_proxy_needs() {
     });
     let found: Vec<_> = ["nginx", "haproxy", "python3"]
         .into_iter()
-        .filter_map(|kind| Some((kind, find(kind)?, ports::one())))
+        .filter_map(|kind| {
+            let program = find(kind)?;
+            // What is found first may be a script that looks for the real one.
+            let program = if kind == "python3" { python(&program, "sys.executable") } else { program };
+            Some((kind, program, ports::one()))
+        })
         .collect();
     // Behind the agent, which would start them again.
     let mut sessions = Sessions(Vec::new());
@@ -927,9 +1083,10 @@ fn real_proxies_work_with_the_system_calls_that_a_proxy_needs() {
         let proxy = json!({"command": command, "config": {"bind_address": "127.0.0.1", "bind_port": port}});
         services.push(json!({"name": kind, "port": app.port(), "connect": {"proxy": proxy}}));
     }
+    let defaults = defaults(house.folder());
     house.reconfigure(|config| {
         config["services"] = services.into();
-        config["connect"]["proxy_defaults"] = json!({"command_system_calls": "proxy"});
+        config["connect"]["proxy_defaults"] = defaults;
     });
     house.start_agent();
     house.wait_ready();
@@ -950,11 +1107,9 @@ fn real_proxies_work_with_the_system_calls_that_a_proxy_needs() {
             let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
             assert!(status.is_empty() || status.contains("Seccomp:\t2"), "{kind}: {status}");
         }
-        assert!(
-            house.log().contains(&format!("supervisor: {id}: it is kept from gaining privileges")),
-            "{}",
-            house.log()
-        );
+        let log = house.log();
+        let start = format!("supervisor: {id}: it is kept from gaining privileges");
+        assert!(log.split_inclusive('\n').any(|line| line.contains(&start) && line.contains(told)), "{log}");
         assert_eq!(ps(&house, &id)["Restarts"], 0);
     }
     if found.iter().any(|(kind, ..)| *kind == "python3") {

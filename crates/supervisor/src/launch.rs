@@ -27,6 +27,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::calls::Filter;
 use crate::error::Error;
+use crate::files::{Fence, Made};
 use crate::identity::Stat;
 use crate::kept;
 use crate::spec::{Calls, Gain, Limits, Privileges, Spec, Standing, User};
@@ -80,11 +81,17 @@ pub(crate) fn launch(
         let numbers: Vec<String> = sockets.iter().map(|socket| socket.as_raw_fd().to_string()).collect();
         environment.insert(kept::VARIABLE.to_owned(), numbers.join(","));
     }
-    let mut command = Command::new(without_search(&spec.program));
+    let program = without_search(&spec.program);
+    let mut command = Command::new(&program);
     command.arg0(&spec.program).args(&spec.args).env_clear().envs(environment);
     command.stdin(Stdio::null());
-    command.stdout(log_file(spec, spec.stdout.as_deref()));
-    command.stderr(log_file(spec, spec.stderr.as_deref()));
+    let outputs = [spec.stdout.as_deref(), spec.stderr.as_deref()].map(|path| log_file(spec, path));
+    let fenced = spec.files.as_ref().map(|files| {
+        let outputs: Vec<&File> = outputs.iter().flatten().collect();
+        Fence::around(files, &program, &outputs)
+    });
+    let [stdout, stderr] = outputs.map(|file| file.map_or_else(Stdio::null, Stdio::from));
+    command.stdout(stdout).stderr(stderr);
     let user = spec.user.filter(|user| {
         let own = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         (user.uid, user.gid) != own
@@ -96,6 +103,7 @@ pub(crate) fn launch(
         return Err(failed(io::Error::new(io::ErrorKind::PermissionDenied, text)));
     }
     let no_new_privileges = match spec.privileges.gain {
+        _ if spec.files.is_some() => true,
         Gain::Allowed => false,
         Gain::AsOurUser => user.is_some() && !gains_privileges(spec),
         Gain::Never => true,
@@ -104,7 +112,17 @@ pub(crate) fn launch(
     let filters_calls = no_new_privileges && calls == Calls::OfServers;
     let filter = filters_calls.then(Filter::new).flatten();
     let has_filter = filter.is_some();
-    let cage = Cage { user, limits: spec.limits, capabilities, no_new_privileges, filter };
+    let (fence, files_open) = match fenced {
+        None => (None, None),
+        Some(Made { fence, left_open, problems }) => {
+            problems.iter().for_each(|problem| tracing::warn!("supervisor: {}: {problem}", spec.id));
+            match fence {
+                Ok(fence) => (Some(fence), Some(Ok(left_open))),
+                Err(cause) => (None, Some(Err(cause))),
+            }
+        }
+    };
+    let cage = Cage { user, limits: spec.limits, capabilities, no_new_privileges, fence, filter };
     before_exec(
         &mut command,
         Gate { pid_writer, gate_reader, our_pidfd, sockets, bond, standing: spec.standing, cage },
@@ -139,7 +157,11 @@ pub(crate) fn launch(
             0 => Some("nobody has made a filter for this architecture".to_owned()),
             errno => Some(format!("the kernel takes no filter ({})", io::Error::from_raw_os_error(errno))),
         };
-        tell_of_cage(&spec.id, filters_calls, unfiltered.as_deref());
+        let files = files_open.map(|kept| match report.fence {
+            0 => kept,
+            errno => Err(format!("the kernel does not fence it in ({})", io::Error::from_raw_os_error(errno))),
+        });
+        tell_of_cage(&spec.id, filters_calls.then_some(unfiltered), files);
     }
     let prepared = prepare(report.pid).and_then(|(pid, start, pidfd)| {
         at_gate(AtGate { pid: pid.as_raw_nonzero().get(), start })?;
@@ -165,39 +187,61 @@ pub(crate) fn launch(
     Ok(Launched { pid, start, pidfd, tether: (bond == Bond::DiesWithUs).then_some(tether) })
 }
 
-/// One line for each start says what is in force of what the process may not.
-fn tell_of_cage(id: &str, filters_calls: bool, unfiltered: Option<&str>) {
-    let kept = "it is kept from gaining privileges: no sudo, nothing that is setuid";
-    match unfiltered {
-        Some(cause) => {
-            tracing::warn!("supervisor: {id}: {kept}; not from system calls that administer the machine: {cause}");
+/// One line for each start says what is in force of what the process may not: of system calls, where they are filtered, why
+/// they are not; of files, where they are listed, what this kernel leaves open, or why all are.
+fn tell_of_cage(id: &str, calls: Option<Option<String>>, files: Option<Result<Option<String>, String>>) {
+    let mut told = "it is kept from gaining privileges: no sudo, nothing that is setuid".to_owned();
+    let mut whole = true;
+    let mut add = |what: &str, outcome: Result<Option<String>, String>| match outcome {
+        Ok(None) => told.push_str(&format!("; and from {what}")),
+        Ok(Some(left_open)) => {
+            told.push_str(&format!("; and from {what}, but this kernel does not keep it from {left_open}"));
         }
-        None if filters_calls => {
-            tracing::info!("supervisor: {id}: {kept}; and from system calls that administer the machine");
+        Err(cause) => {
+            whole = false;
+            told.push_str(&format!("; not from {what}: {cause}"));
         }
-        None => tracing::info!("supervisor: {id}: {kept}"),
+    };
+    if let Some(unfiltered) = calls {
+        add("system calls that administer the machine", unfiltered.map_or(Ok(None), Err));
+    }
+    if let Some(files) = files {
+        add("files that are not listed", files);
+    }
+    if whole {
+        tracing::info!("supervisor: {id}: {told}");
+    } else {
+        tracing::warn!("supervisor: {id}: {told}");
     }
 }
 
 /// What the child tells at the gate.
 struct Report {
     pid: i32,
-    /// Why it is not behind the filter of system calls; 0 when it is, or was not to be.
+    /// Why it is not behind the fence of files; 0 when it is, or was not to be.
+    fence: i32,
+    /// The same of the filter of system calls.
     filter: i32,
 }
 
 impl Report {
-    const LENGTH: usize = 8;
+    const LENGTH: usize = 12;
 
     fn to_bytes(&self) -> [u8; Report::LENGTH] {
-        let number = u64::from(self.pid.cast_unsigned()) << 32 | u64::from(self.filter.cast_unsigned());
-        number.to_ne_bytes()
+        let mut bytes = [0; Report::LENGTH];
+        for (place, number) in bytes.chunks_exact_mut(4).zip([self.pid, self.fence, self.filter]) {
+            place.copy_from_slice(&number.to_ne_bytes());
+        }
+        bytes
     }
 
     fn from_bytes(bytes: [u8; Report::LENGTH]) -> Report {
-        let number = u64::from_ne_bytes(bytes);
-        let half = |number: u64| u32::try_from(number & u64::from(u32::MAX)).unwrap_or_default().cast_signed();
-        Report { pid: half(number >> 32), filter: half(number) }
+        let number = |at: usize| {
+            let mut four = [0; 4];
+            four.copy_from_slice(&bytes[at..at + 4]);
+            i32::from_ne_bytes(four)
+        };
+        Report { pid: number(0), fence: number(4), filter: number(8) }
     }
 }
 
@@ -242,17 +286,17 @@ fn gains_privileges(spec: &Spec) -> bool {
 
 /// Opens a log file for appending. A process must not stay down because its log cannot be written (a read-only or full
 /// disk), so what it says is then lost, with a warning.
-fn log_file(spec: &Spec, path: Option<&Path>) -> Stdio {
-    let Some(path) = path else { return Stdio::null() };
+fn log_file(spec: &Spec, path: Option<&Path>) -> Option<File> {
+    let path = path?;
     let id = &spec.id;
     if let Some(Err(error)) = spec.logs.as_ref().map(|logs| logs.settle(path)) {
         tracing::warn!("supervisor: {id}: cannot rotate the log file {path:?}: {error}");
     }
     match open_log(path) {
-        Ok(file) => file.into(),
+        Ok(file) => Some(file),
         Err(error) => {
             tracing::warn!("supervisor: {id}: cannot open the log file {path:?}, its output is lost: {error}");
-            Stdio::null()
+            None
         }
     }
 }
@@ -282,13 +326,14 @@ struct Cage {
     limits: Limits,
     capabilities: Option<u64>,
     no_new_privileges: bool,
+    fence: Option<Fence>,
     filter: Option<Filter>,
 }
 
 impl Cage {
     /// Between `fork` and `exec`: system calls only. In the forked child there is one thread, so what is the thread's is
-    /// the process's. Gives the error of the kernel that takes no filter of system calls, which is no reason not to run.
-    fn enter(&self) -> io::Result<i32> {
+    /// the process's. Gives the errors of a kernel that puts it behind no fence or filter, which is no reason not to run.
+    fn enter(&self) -> io::Result<Report> {
         if let Some(files) = self.limits.open_files {
             limit_open_files(files);
         }
@@ -311,9 +356,11 @@ impl Cage {
         if self.no_new_privileges {
             rustix::thread::set_no_new_privs(true)?;
         }
+        let number = |entered: io::Result<()>| entered.err().and_then(|error| error.raw_os_error()).unwrap_or_default();
+        let fence = number(self.fence.as_ref().map_or(Ok(()), Fence::enter));
         // Last: behind it there is less that can be done.
-        let entered = self.filter.as_ref().map_or(Ok(()), Filter::enter);
-        Ok(entered.err().and_then(|error| error.raw_os_error()).unwrap_or_default())
+        let filter = number(self.filter.as_ref().map_or(Ok(()), Filter::enter));
+        Ok(Report { pid: 0, fence, filter })
     }
 }
 
@@ -337,13 +384,13 @@ impl Gate {
         for socket in &self.sockets {
             rustix::io::fcntl_setfd(socket, rustix::io::FdFlags::empty())?;
         }
-        let filter = self.cage.enter()?;
+        let report = self.cage.enter()?;
         // Behind the change of user, which the kernel takes as a reason to forget it.
         if self.bond == Bond::DiesWithUs {
             rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
         }
         let pid = rustix::process::getpid().as_raw_nonzero().get();
-        rustix::io::write(&self.pid_writer, &Report { pid, filter }.to_bytes())?;
+        rustix::io::write(&self.pid_writer, &Report { pid, ..report }.to_bytes())?;
         let mut polled = [poll_in(&self.gate_reader), poll_in(&self.our_pidfd)];
         while let Err(error) = rustix::event::poll(&mut polled, None) {
             if error != rustix::io::Errno::INTR {

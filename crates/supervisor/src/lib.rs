@@ -12,6 +12,7 @@
 mod adopt;
 mod calls;
 mod error;
+mod files;
 mod group;
 mod identity;
 mod kept;
@@ -33,7 +34,7 @@ pub use machine::Policy;
 pub use output::Logs;
 pub use record::file_name;
 pub use session::Exit;
-pub use spec::{Calls, Draw, Gain, Limits, Privileges, Replacement, Spec, Standing, StopSignal, User};
+pub use spec::{Calls, Draw, Files, Gain, Limits, Paths, Privileges, Replacement, Spec, Standing, StopSignal, User};
 pub use status::{Draining, Handover, LastExit, State, Status};
 pub use supervisor::{Config, Farewell, Gate, Lifetime, Supervisor};
 pub use usage::Usage;

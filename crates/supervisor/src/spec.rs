@@ -54,6 +54,8 @@ pub struct Spec {
     pub limits: Limits,
     /// What it may do that other processes of its user may not.
     pub privileges: Privileges,
+    /// The files that it may touch; without it those that its user may.
+    pub files: Option<Arc<Files>>,
     /// What sets it apart from the supervisor's own session.
     pub standing: Standing,
     /// What the process is asked to stop with.
@@ -139,6 +141,25 @@ pub enum Calls {
     /// Not those that no server makes, which mostly administer the machine. Only who cannot gain privileges can be kept
     /// from them, so that one that may has all.
     OfServers,
+}
+
+/// The files that a process, with all that it starts, may touch of those that its user may: these, and what it takes to start
+/// it. It is kept from gaining privileges then, whatever else is said, because the kernel fences nobody in who might.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Files {
+    /// What it may read, and start.
+    pub read: Paths,
+    /// What it may read, write, make and remove, but not start.
+    pub write: Paths,
+}
+
+/// Absolute paths of files and folders.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Paths {
+    /// What this list is called where somebody wrote it, for messages.
+    pub key: String,
+    /// Each with all that is below it.
+    pub paths: Vec<PathBuf>,
 }
 
 /// What sets a process apart from the session of the supervisor, so that the end of that one does not reach it and it can be
@@ -298,6 +319,7 @@ mod tests {
                 privileges: Privileges { gain: Gain::Never, capabilities: Some(0), calls: Calls::OfServers },
                 ..spec()
             },
+            Spec { files: Some(Arc::default()), ..spec() },
             Spec { policy: Policy { free_attempts: 9, ..Policy::default() }, ..spec() },
         ];
         for other in same {

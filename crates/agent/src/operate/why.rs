@@ -65,6 +65,8 @@ pub(crate) struct Facts {
     pub(crate) queries: BTreeMap<String, Asked>,
     /// Whether there is access control.
     pub(crate) acl: bool,
+    /// What lists the files that the proxy may touch, where that is limited.
+    pub(crate) fence: Option<String>,
     /// Where the managed proxies of this agent that the caller may see listen.
     pub(crate) listening: Vec<Listening>,
 }
@@ -210,6 +212,10 @@ impl Inner {
                 (!decision.is_allowed()).then(|| (name.to_owned(), decision.reason))
             })
             .collect();
+        let fence = view.as_ref().filter(|view| !self.is_built_in(&view.command)).and_then(|_| {
+            let files = self.config.connect.command_files.as_ref()?;
+            Some(format!("{} and {}", files.read.key, files.write.key))
+        });
         let script = view.is_some_and(|view| view.exec_mode == crate::managed::ExecMode::Script.as_str());
         let failing = registry
             .checks_of(&process.service_id)
@@ -228,6 +234,7 @@ impl Inner {
             blocked,
             queries,
             acl: self.cluster.acls_enabled(),
+            fence,
             listening,
         }
     }
@@ -386,7 +393,7 @@ pub(crate) fn causes(process: &ManagedProcess, facts: &Facts, now_unix_ms: i64) 
         return chain.0;
     }
     if process.pid.is_none() {
-        down(&mut chain, process, now_unix_ms);
+        down(&mut chain, process, facts, now_unix_ms);
         return chain.0;
     }
     if let Some(since) = process.unheard_since_unix_ms {
@@ -486,7 +493,7 @@ fn refusal_remedy(reason: &str) -> &'static str {
 }
 
 /// There is no process.
-fn down(chain: &mut Chain, process: &ManagedProcess, now_unix_ms: i64) {
+fn down(chain: &mut Chain, process: &ManagedProcess, facts: &Facts, now_unix_ms: i64) {
     let id = &process.id;
     match process.next_try_unix_ms {
         Some(at) => chain.add(
@@ -503,7 +510,13 @@ fn down(chain: &mut Chain, process: &ManagedProcess, now_unix_ms: i64) {
         let lines: Vec<&str> = last.output.iter().map(String::as_str).collect();
         chain.and_that_because(
             format!("its last words:\n{}", lines.join("\n")),
-            format!("read more: lictor connect logs {id}"),
+            match &facts.fence {
+                Some(keys) if last.output.iter().any(|line| line.to_lowercase().contains("permission denied")) => format!(
+                    "it is kept from files that are not listed in {keys}: add what it needs and restart the agent, then \
+                     lictor connect restart {id}"
+                ),
+                _ => format!("read more: lictor connect logs {id}"),
+            },
         );
     }
 }

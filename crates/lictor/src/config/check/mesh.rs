@@ -1,12 +1,14 @@
 //! The mesh: the authority, managed proxies, and their defaults.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use lictor_agent::config::SameNode;
 use lictor_model::Opaque;
 use lictor_model::service::ProxyLimits;
-use lictor_supervisor::{Calls, Gain, Limits, Privileges};
+use lictor_supervisor::{Calls, Files, Gain, Limits, Paths, Privileges};
 use serde_json::Value;
 
 use super::Check;
@@ -65,6 +67,8 @@ pub(crate) struct ProxyDefaults {
     pub(crate) limits: Limits,
     /// What programs other than the built-in proxy may do.
     pub(crate) command_privileges: Privileges,
+    /// The files that those may touch, where that is limited.
+    pub(crate) command_files: Option<Arc<Files>>,
     /// Whether they end with their agent.
     pub(crate) kill_on_agent_exit: bool,
     /// How long a built-in one may go on without its agent; zero for ever.
@@ -229,6 +233,7 @@ fn proxy_defaults(check: &mut Check<'_>) -> ProxyDefaults {
         run_as: settings.text("connect.proxy_defaults.run_as").to_owned(),
         limits: limits(check),
         command_privileges: command_privileges(check),
+        command_files: command_files(check),
         kill_on_agent_exit: settings.flag("connect.proxy_defaults.kill_on_agent_exit"),
         agent_lease: settings.duration("connect.proxy_defaults.agent_lease").or_zero(),
         sandbox: settings.flag("connect.proxy_defaults.sandbox"),
@@ -336,6 +341,11 @@ fn command_privileges(check: &mut Check<'_>) -> Privileges {
             Some(bits)
         }
     };
+    let wanted = match wanted {
+        // The kernel fences nobody in who might come to privileges.
+        Gain::AsOurUser if PATHS.iter().any(|key| !check.settings.texts(key).is_empty()) => Gain::Never,
+        other => other,
+    };
     let (gain, calls) = match (check.settings.text(CALLS), wanted) {
         ("" | "auto", gain) => (gain, Calls::OfServers),
         ("all", gain) => (gain, Calls::All),
@@ -357,6 +367,31 @@ fn command_privileges(check: &mut Check<'_>) -> Privileges {
     };
     Privileges { gain, capabilities, calls }
 }
+
+fn command_files(check: &mut Check<'_>) -> Option<Arc<Files>> {
+    const GAIN: &str = "connect.proxy_defaults.command_new_privileges";
+    let [read, write] = PATHS.map(|key| {
+        let paths: Vec<PathBuf> = check.settings.texts(key).into_iter().map(PathBuf::from).collect();
+        for path in &paths {
+            if !path.is_absolute() || path.as_os_str().as_encoded_bytes().contains(&0) {
+                let text = format!("{key}: {path:?} is no absolute path");
+                check.refuse(Stage::Rules, key, text, "write the path from the root on, such as \"/etc/haproxy\"");
+            }
+        }
+        Paths { key: key.to_owned(), paths }
+    });
+    let limited = [&read, &write].into_iter().find(|listed| !listed.paths.is_empty())?;
+    if check.settings.text(GAIN) == "yes" {
+        let key = &limited.key;
+        let text = format!("{key} goes only with programs that cannot gain privileges, and {GAIN} is \"yes\"");
+        let remedy = format!("leave {GAIN} out, or {}", PATHS.join(" and "));
+        check.refuse(Stage::Rules, PATHS[usize::from(read.paths.is_empty())], text, remedy);
+    }
+    Some(Arc::new(Files { read, write }))
+}
+
+/// What lists the files that custom commands may read, and those that they may write.
+const PATHS: [&str; 2] = ["connect.proxy_defaults.command_read_paths", "connect.proxy_defaults.command_write_paths"];
 
 fn proxy_logs(check: &mut Check<'_>) -> ProxyLogs {
     const BYTES: &str = "connect.proxy_defaults.log_rotate_bytes";

@@ -2,6 +2,7 @@
 //! where the agent could not start.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use lictor_model::Opaque;
 use lictor_model::service::{Definition, Upstream};
@@ -72,6 +73,7 @@ pub(crate) fn proxies(check: &mut Check<'_>, network: &Network, mesh: &Mesh) {
     }
     range(check, network, &without_port);
     run_as(check, mesh);
+    command_files(check, mesh);
 }
 
 fn warn(check: &mut Check<'_>, origin: &Origin, path: &str, text: &str) {
@@ -219,6 +221,32 @@ fn run_as(check: &mut Check<'_>, mesh: &Mesh) {
         if let Err(why) = users::run_as(key, text) {
             let origin = check.settings.origin(key);
             check.warn(format!("config: {origin}: {why}; the agent does not start on a machine where that is so"));
+        }
+    }
+}
+
+/// Says what the lists of files let in that nobody means to, and, to whoever validates files, what is not there.
+fn command_files(check: &mut Check<'_>, mesh: &Mesh) {
+    let Some(files) = &mesh.proxy_defaults.command_files else { return };
+    let data = check.settings.text("data_dir").to_owned();
+    for listed in [&files.read, &files.write] {
+        let key = listed.key.as_str();
+        let origin = check.settings.origin(key);
+        for path in &listed.paths {
+            if !data.is_empty() && mesh.proxy_defaults.run_as.is_empty() && Path::new(&data).starts_with(path) {
+                check.warn(format!(
+                    "config: {origin}: {key}: {path:?} opens the agent's data directory {data:?} to custom commands that run \
+                     as its user, with its keys and tokens; list other folders, or set connect.proxy_defaults.run_as"
+                ));
+            }
+            if check.purpose == Purpose::Validate
+                && let Err(error) = std::fs::metadata(path)
+            {
+                check.warn(format!(
+                    "config: {origin}: {key}: {path:?} is not here: {error}; where it is missing when a custom command \
+                     starts, it is kept from it until the next start"
+                ));
+            }
         }
     }
 }

@@ -238,6 +238,45 @@ fn system_calls_of_commands_are_limited_only_where_they_cannot_gain_privileges()
 }
 
 #[test]
+fn files_of_commands_are_listed_by_absolute_paths_and_go_with_no_gain_of_privileges() {
+    use lictor_supervisor::Gain;
+    let with = |defaults: &str| format!("connect {{ enabled = true proxy_defaults {{ {defaults} }} }}");
+    assert_eq!(dev_hcl(&with("")).config.mesh.proxy_defaults.command_files, None);
+    let both = "command_read_paths = [\"/etc\", \"/usr/bin\"] command_write_paths = [\"/run/x\"]";
+    let defaults = dev_hcl(&with(both)).config.mesh.proxy_defaults;
+    let files = defaults.command_files.unwrap();
+    assert_eq!(files.read.paths, ["/etc", "/usr/bin"].map(std::path::PathBuf::from));
+    assert_eq!(files.write.paths, ["/run/x"].map(std::path::PathBuf::from));
+    assert_eq!(defaults.command_privileges.gain, Gain::Never);
+    // Either list is enough.
+    let defaults = dev_hcl(&with("command_write_paths = [\"/run/x\"]")).config.mesh.proxy_defaults;
+    assert!(defaults.command_files.is_some() && defaults.command_privileges.gain == Gain::Never);
+
+    for bad in ["etc", "", "~/x", "./x"] {
+        let errors = problems(&with(&format!("command_write_paths = [\"/run\", \"{bad}\"]")));
+        let wanted = format!("connect.proxy_defaults.command_write_paths: {bad:?} is no absolute path");
+        assert_eq!(errors.headline(), wanted);
+    }
+    let errors = problems(&with("command_read_paths = [\"/etc\"] command_new_privileges = \"yes\""));
+    assert_eq!(
+        errors.headline(),
+        "connect.proxy_defaults.command_read_paths goes only with programs that cannot gain privileges, and \
+         connect.proxy_defaults.command_new_privileges is \"yes\""
+    );
+    // Whoever validates files may do so on another machine.
+    let text = "data_dir = \"/var/lib/lictor\" server = true connect { enabled = true proxy_defaults { command_read_paths = \
+                [\"/var/lib\", \"/no such\"] } }";
+    let loaded = load_for(Purpose::Validate, &[], &[("a.hcl", text)]).unwrap();
+    let said = warnings(&loaded).join("\n");
+    for wanted in [
+        "command_read_paths: \"/no such\" is not here: No such file or directory",
+        "command_read_paths: \"/var/lib\" opens the agent's data directory \"/var/lib/lictor\" to custom commands",
+    ] {
+        assert!(said.contains(wanted), "{wanted} is not in {said}");
+    }
+}
+
+#[test]
 fn proxies_of_one_node_meet_with_tls_or_directly() {
     let errors = problems("connect { enabled = true same_node = \"fast\" }");
     assert_eq!(errors.headline(), "connect.same_node: \"fast\" is neither \"mtls\" nor \"direct\"");
