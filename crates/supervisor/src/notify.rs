@@ -10,8 +10,7 @@
 //! while no agent listens is lost: processes that want their fields known repeat them now and then.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::{self, IoSliceMut};
-use std::mem::MaybeUninit;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixDatagram;
@@ -21,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use lictor_task::descriptors;
 use parking_lot::Mutex;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SocketAddrUnix};
+use rustix::net::SocketAddrUnix;
 use tokio::io::Interest;
 use tokio::sync::watch;
 
@@ -313,8 +312,6 @@ struct Heard {
 /// to do.
 fn hear_burst(socket: &tokio::net::UnixDatagram, registry: &Registry) -> io::Result<()> {
     for _ in 0..MOST_AT_ONCE {
-        // Each may bring descriptors.
-        descriptors::may_receive()?;
         match receive(socket) {
             Ok(heard) => registry.hear(heard),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -333,25 +330,11 @@ fn hear_burst(socket: &tokio::net::UnixDatagram, registry: &Registry) -> io::Res
 
 fn receive(socket: &tokio::net::UnixDatagram) -> io::Result<Heard> {
     let mut buffer = [0u8; LONGEST_MESSAGE];
-    let mut space =
-        [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1), ScmRights(descriptors::MOST_IN_A_MESSAGE))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-    let received = rustix::net::recvmsg(socket, &mut [IoSliceMut::new(&mut buffer)], &mut control, flags)?;
-    let mut sender = None;
     let mut sockets = Vec::new();
-    for message in control.drain() {
-        match message {
-            RecvAncillaryMessage::ScmCredentials(credentials) => {
-                sender = Some(credentials.pid.as_raw_nonzero().get());
-            }
-            RecvAncillaryMessage::ScmRights(sent) => sockets.extend(sent),
-            _ => {}
-        }
-    }
-    let whole = buffer.get(..received.bytes).filter(|_| !received.flags.contains(ReturnFlags::TRUNC));
+    let told = descriptors::receive_message(socket, &mut buffer, &mut sockets)?;
+    let whole = buffer.get(..told.length).filter(|_| told.whole);
     let message = whole.and_then(|bytes| std::str::from_utf8(bytes).ok()).map(str::to_owned);
-    Ok(Heard { sender, message, sockets })
+    Ok(Heard { sender: told.sender, message, sockets })
 }
 
 /// Where the socket is when the directory's own path is too long: always the same place for the same directory.
@@ -379,6 +362,8 @@ fn private_directory(path: &Path, user: u32) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::mem::MaybeUninit;
+
     use super::*;
 
     fn user() -> u32 {

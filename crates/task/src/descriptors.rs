@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::net::Shutdown;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::pin::Pin;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -151,6 +151,74 @@ fn receive_whatever(socket: impl AsFd, bytes: &mut [u8], descriptors: &mut Vec<O
         }
     }
     Ok(received.bytes)
+}
+
+/// What is told of a message beside its bytes and descriptors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// How many bytes of it there are.
+    pub length: usize,
+    /// Whether that is all of it.
+    pub whole: bool,
+    /// Who sent it, as the kernel vouches: none where the socket does not ask (`SO_PASSCRED`), and where the sender has no
+    /// number here, because it is outside of our pid namespace.
+    pub sender: Option<i32>,
+}
+
+/// Room for what comes beside the bytes, aligned as the kernel's headers are.
+const BESIDE: usize = rustix::cmsg_space!(ScmCredentials(1), ScmRights(MOST_IN_A_MESSAGE)).div_ceil(size_of::<u64>());
+
+/// Reads one message, with its descriptors and its sender. Waits for nothing. Nothing is read while too many descriptors wait
+/// to be closed.
+#[expect(unsafe_code, reason = "the safe call takes for granted that a sender has a number here")]
+pub fn receive_message(socket: impl AsFd, bytes: &mut [u8], descriptors: &mut Vec<OwnedFd>) -> io::Result<Told> {
+    may_receive()?;
+    let mut beside = [0u64; BESIDE];
+    let mut part = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+    // SAFETY: a header of zeroes is one that points nowhere.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_iov = &raw mut part;
+    header.msg_iovlen = 1;
+    header.msg_control = beside.as_mut_ptr().cast();
+    header.msg_controllen = size_of_val(&beside) as _;
+    let length = loop {
+        let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
+        // SAFETY: the header names the two buffers and their lengths; both outlive the call.
+        let length = unsafe { libc::recvmsg(socket.as_fd().as_raw_fd(), &raw mut header, flags) };
+        match usize::try_from(length) {
+            Ok(length) => break length,
+            Err(_) if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return Err(io::Error::last_os_error()),
+        }
+    };
+    let mut sender = None;
+    // SAFETY: the kernel has filled the header and what it points to, which nothing has changed since.
+    let mut next = unsafe { libc::CMSG_FIRSTHDR(&raw const header) };
+    while !next.is_null() {
+        // SAFETY: such a pointer leads to a header within the buffer, with as many bytes behind it as it says.
+        let (level, kind, length, data) = unsafe {
+            let beyond = libc::CMSG_LEN(0) as usize;
+            (
+                (*next).cmsg_level,
+                (*next).cmsg_type,
+                ((*next).cmsg_len as usize).saturating_sub(beyond),
+                libc::CMSG_DATA(next),
+            )
+        };
+        if (level, kind) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+            for at in 0..length / size_of::<libc::c_int>() {
+                // SAFETY: so many numbers of descriptors are there, aligned or not, that the kernel has made for us.
+                descriptors.push(unsafe { OwnedFd::from_raw_fd(data.cast::<libc::c_int>().add(at).read_unaligned()) });
+            }
+        } else if (level, kind) == (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) && length >= size_of::<libc::ucred>() {
+            // SAFETY: that many bytes are there, and any bytes are such numbers.
+            let credentials = unsafe { data.cast::<libc::ucred>().read_unaligned() };
+            sender = Some(credentials.pid).filter(|pid| *pid > 0);
+        }
+        // SAFETY: as above.
+        next = unsafe { libc::CMSG_NXTHDR(&raw const header, next) };
+    }
+    Ok(Told { length, whole: header.msg_flags & libc::MSG_TRUNC == 0, sender })
 }
 
 /// A connection over a Unix socket that brings bytes and never a descriptor, and whose end keeps nobody waiting.
@@ -335,7 +403,8 @@ impl Threads {
             if let Some((descriptors, work)) = state.waiting.pop_front() {
                 state.descriptors -= descriptors;
                 drop(state);
-                work();
+                // A panic is told by its hook and ends the work alone: with the thread its place would be lost.
+                let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
                 state = self.lock();
                 continue;
             }
@@ -388,6 +457,68 @@ mod tests {
         let descriptors = [descriptor.as_fd()];
         control.push(SendAncillaryMessage::ScmRights(&descriptors));
         rustix::net::sendmsg(stream, &[io::IoSlice::new(bytes)], &mut control, SendFlags::empty())
+    }
+
+    /// Set in the process that is outside of the other's pid namespace: where that one listens.
+    const LISTENS: &str = "LICTOR_TEST_LISTENS";
+
+    #[test]
+    fn a_sender_outside_of_our_pid_namespace_has_no_number() {
+        let bind = |path: &std::path::Path| {
+            let socket = std::os::unix::net::UnixDatagram::bind(path).unwrap();
+            rustix::net::sockopt::set_socket_passcred(&socket, true).unwrap();
+            socket
+        };
+        let receive = |socket: &std::os::unix::net::UnixDatagram| {
+            let mut polled = [rustix::event::PollFd::new(socket, rustix::event::PollFlags::IN)];
+            let patience = rustix::event::Timespec { tv_sec: 60, tv_nsec: 0 };
+            assert_eq!(rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, Some(&patience))), Ok(1));
+            let (mut bytes, mut descriptors) = ([0; 4], Vec::new());
+            let told = receive_message(socket, &mut bytes, &mut descriptors).unwrap();
+            (told, bytes, descriptors.len())
+        };
+        if let Some(path) = std::env::var_os(LISTENS) {
+            let (told, bytes, _) = receive(&bind(path.as_ref()));
+            assert_eq!((told, &bytes[..2]), (Told { length: 2, whole: true, sender: None }, &b"hi"[..]));
+            println!("heard");
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        // Of our own it has one, with what came with it, and is cut where there is no room.
+        let socket = bind(&folder.path().join("ours"));
+        let sender = std::os::unix::net::UnixDatagram::unbound().unwrap();
+        sender.connect(folder.path().join("ours")).unwrap();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let sent = [sender.as_fd(), sender.as_fd()];
+        control.push(SendAncillaryMessage::ScmRights(&sent));
+        rustix::net::sendmsg(&sender, &[io::IoSlice::new(b"hello")], &mut control, SendFlags::empty()).unwrap();
+        let own = i32::try_from(std::process::id()).ok();
+        assert_eq!(receive(&socket), (Told { length: 4, whole: false, sender: own }, *b"hell", 2));
+        let empty = receive_message(&socket, &mut [0; 4], &mut Vec::new()).unwrap_err();
+        assert_eq!(empty.kind(), io::ErrorKind::WouldBlock);
+
+        let path = folder.path().join("theirs");
+        let test = "descriptors::tests::a_sender_outside_of_our_pid_namespace_has_no_number";
+        let mut inside = std::process::Command::new("unshare");
+        inside.args(["--pid", "--fork"]).arg(std::env::current_exe().unwrap()).args([test, "--exact", "--nocapture"]);
+        inside.env(LISTENS, &path).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        let Ok(mut inside) = inside.spawn() else {
+            eprintln!("SKIPPED: there is no unshare");
+            return;
+        };
+        let end = Instant::now() + LINGER / 10;
+        while sender.connect(&path).is_err() || sender.send(b"hi").is_err() {
+            if inside.try_wait().unwrap().is_some() {
+                eprintln!("SKIPPED: a pid namespace cannot be made here");
+                return;
+            }
+            assert!(Instant::now() < end, "nobody listens");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let output = inside.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("heard"), "{said}{}", String::from_utf8_lossy(&output.stderr));
     }
 
     /// Reads until the end: it comes when nobody has the connection any more.
@@ -498,6 +629,22 @@ mod tests {
             assert!(Instant::now() < end, "nothing is closed");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+    }
+
+    #[tokio::test]
+    async fn work_that_panics_costs_no_thread() {
+        static ONE: Threads = Threads::new(1, STACK);
+        for _ in 0..3 {
+            let end = Instant::now() + LINGER / 10;
+            // Nobody is told of an outcome, and the only thread is there for what follows.
+            let fails = || -> u8 { panic!("this is meant to be") };
+            assert_eq!(ONE.apart(fails).await, None);
+            while ONE.apart(|| 1).await != Some(1) {
+                assert!(Instant::now() < end, "the thread is lost");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+        assert!(ONE.lock().threads <= 1);
     }
 
     #[tokio::test]

@@ -42,19 +42,24 @@ impl Peer {
         self.handle.is_some()
     }
 
-    /// Whether the pid still names the process: it has not ended, as far as the kernel can tell.
+    /// Whether the pid still names the process: it has not ended, as far as the kernel can tell. Whoever trusts it must know,
+    /// so it is not there when the kernel does not say.
     pub fn is_there(&self) -> bool {
         let Some(handle) = &self.handle else { return true };
-        !has_ended(handle)
+        matches!(ask(handle), Ok(false))
     }
 }
 
-/// Whether the process of a pidfd has ended. A zombie has.
+/// Whether the process of a pidfd has ended. A zombie has. One of which the kernel does not say it, as where it has no memory
+/// for an answer, has not: it would be taken for dead while it runs.
 pub fn has_ended(pidfd: impl AsFd) -> bool {
+    matches!(ask(pidfd), Ok(true))
+}
+
+fn ask(pidfd: impl AsFd) -> rustix::io::Result<bool> {
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     // Readable once it has ended. A signal to us in the middle of the question is no answer.
-    let asked = rustix::io::retry_on_intr(|| poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&now)));
-    !matches!(asked, Ok(0))
+    rustix::io::retry_on_intr(|| poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&now))).map(|ready| ready > 0)
 }
 
 /// `SO_PEERPIDFD` of asm-generic.
