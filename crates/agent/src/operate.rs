@@ -56,7 +56,7 @@ pub struct ManagedProcess {
     pub ready: bool,
     /// Whether everything is there: certificates, listeners, and an instance for each upstream.
     pub serving: bool,
-    /// Starts after the first, since this agent began.
+    /// How often another process took its place since this agent began.
     pub restarts: u32,
     /// How the last run ended.
     pub last_exit: Option<LastExit>,

@@ -15,7 +15,7 @@ use common::{LICTOR, Load, connect, echo, echo_once, exchange, holds_listener, m
 use lictor_testkit::house::{is_running, send};
 use lictor_testkit::{House, ports, until};
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Requests at any moment in [`Load`]: a crash may cost each worker the one it has under way.
 const FRESH: usize = 6;
@@ -345,9 +345,21 @@ fn a_new_version_that_does_not_work_is_given_up_and_the_old_one_goes_on() {
         );
     }
     assert_eq!(current_pid(&house, "db-proxy"), pid);
+    let restarts = || {
+        let listed = connect_command(&house, "ps", &["-format=json"]);
+        let all: Value = serde_json::from_slice(&listed.stdout).unwrap();
+        let db = all.as_array().unwrap().iter().find(|process| process["ProxyID"] == "db-proxy").unwrap();
+        db["Restarts"].as_u64().unwrap()
+    };
+    assert_eq!(restarts(), 0, "nothing was restarted");
     load.wait_for(100);
     let (_, failures) = load.stop();
     assert!(failures.is_empty(), "{failures:?}");
+
+    lictor_testkit::program::copy(LICTOR, &binary);
+    assert!(restart_proxies(&house, &["db-proxy"]).status.success());
+    assert_ne!(current_pid(&house, "db-proxy"), pid);
+    assert_eq!(restarts(), 1);
 }
 
 /// A program is busy while it runs, so its file is replaced, as package managers do.

@@ -135,6 +135,7 @@ pub(crate) struct Process {
     /// When they are closed unless a new process has taken them over.
     kept_until: Option<Instant>,
     handover: Handover,
+    /// How many processes have been what runs. One that was to become it and has not is none.
     starts: u32,
     /// Whether the record of an earlier agent was looked at.
     looked: bool,
@@ -511,7 +512,6 @@ impl Process {
 
     /// One start, on a thread that may block.
     fn starting(&mut self, start: impl FnOnce(&Spec) -> Result<Live, Error> + Send + 'static) -> Work {
-        self.starts += 1;
         let spec = self.spec.clone().unwrap_or_default();
         Box::pin(async move {
             let program = spec.program.clone();
@@ -534,6 +534,7 @@ impl Process {
     fn promote(&mut self) {
         let Some(Next { live: Some(mut live), work, .. }) = self.next.take() else { return };
         let old_work = self.work.replace(work);
+        self.starts += 1;
         let mut unnoted = None;
         let mut before = None;
         if let (Some(mut old), Some(old_work)) = (self.live.take(), old_work) {
@@ -686,6 +687,7 @@ impl Process {
     fn answered(&mut self, answer: Answer) {
         match answer {
             Answer::Started(mut live) => {
+                self.starts += 1;
                 let pid = live.session.pid();
                 if live.record.role == Role::Successor {
                     // What it was to take over from ended before it was there.

@@ -78,7 +78,7 @@ pub struct Status {
     pub adopted: bool,
     /// Whether it has said that it is ready.
     pub ready: bool,
-    /// Starts after the first one, since this agent knows the process.
+    /// How often another process took its place since this agent knows it: after a crash, or because somebody wanted it.
     pub restarts: u32,
     /// How the last run ended.
     pub last_exit: Option<LastExit>,
