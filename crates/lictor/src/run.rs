@@ -69,11 +69,15 @@ pub(crate) async fn run(plan: Plan, log: &'static Log) -> Result<ExitCode> {
     let private = PrivateDir::make(&config.runtime_dir)?;
     let _pid_file = lifecycle.pid_file.as_deref().map(PidFile::write).transpose()?;
 
+    // To the end of this function: an agent without a data directory has one of its own.
+    let mut open = None;
     if !config.client_environment.is_empty() {
         config.proxy_socket = proxy_socket(&config)?;
         http.listeners.extend(config.proxy_socket.clone().map(|path| Listener::Proxies { path, open: false }));
         if config.connect.has_other_users() {
-            let path = open_folder(&config)?.join("agent.sock");
+            let folder = open_folder(&config)?;
+            let path = folder.path().join("agent.sock");
+            open = Some(folder);
             config.open_proxy_socket = Some(path.clone());
             http.listeners.push(Listener::Proxies { path, open: true });
         }
@@ -306,7 +310,7 @@ pub(crate) async fn run(plan: Plan, log: &'static Log) -> Result<ExitCode> {
     state_scope.join(STOP_LIMIT).await;
     drop(agent);
     store.close().await;
-    drop(private);
+    drop((private, open));
     tracing::info!("agent: Exit code: {}", if code == ExitCode::SUCCESS { 0 } else { 1 });
     Ok(code)
 }
@@ -372,17 +376,39 @@ fn proxy_socket(config: &Config) -> Result<Option<PathBuf>> {
     Ok(Some(folder.join("agent.sock")).filter(|path| path.as_os_str().len() <= LONGEST_SOCKET_PATH))
 }
 
-/// The folder of the sockets for proxies of another user, which everybody can enter and nobody else change; always the
-/// same one for the same data directory. Who asks there is known by the process, as at the private ones.
-fn open_folder(config: &Config) -> Result<PathBuf> {
+/// The folder of the sockets for proxies of another user, which everybody can enter and nobody else change.
+enum OpenFolder {
+    /// Always the same one for the same data directory.
+    Lasting(PathBuf),
+    /// Of this process alone, whose proxies end with it.
+    Own(PrivateDir),
+}
+
+impl OpenFolder {
+    fn path(&self) -> &Path {
+        match self {
+            OpenFolder::Lasting(path) => path,
+            OpenFolder::Own(folder) => &folder.path,
+        }
+    }
+}
+
+/// Makes that folder. Who asks there is known by the process, as at the private ones.
+fn open_folder(config: &Config) -> Result<OpenFolder> {
+    // systemd names a folder that it has made for a unit (`RuntimeDirectory=`).
+    let base = std::env::var_os("RUNTIME_DIRECTORY").map_or_else(|| PathBuf::from("/run"), PathBuf::from);
+    if config.data_dir.is_none() {
+        let folder = PrivateDir::make(&base.join(settings::runtime_dir_name()))?;
+        fs::set_permissions(&folder.path, fs::Permissions::from_mode(0o711))
+            .with_context(|| format!("cannot open {} for proxies of another user", folder.path.display()))?;
+        return Ok(OpenFolder::Own(folder));
+    }
     let folder = proxy_folder(config)?;
     let folder = folder.canonicalize().with_context(|| format!("cannot find {}", folder.display()))?;
     let text = folder.as_os_str().as_encoded_bytes();
     let hash = text
         .iter()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
-    // systemd names a folder that it has made for a unit (`RuntimeDirectory=`).
-    let base = std::env::var_os("RUNTIME_DIRECTORY").map_or_else(|| PathBuf::from("/run"), PathBuf::from);
     let open = base.join(format!("lictor-{hash:016x}"));
     let failed = || format!("cannot make {} for proxies of another user", open.display());
     match fs::DirBuilder::new().mode(0o711).create(&open) {
@@ -395,7 +421,7 @@ fn open_folder(config: &Config) -> Result<PathBuf> {
         bail!("{} is not this agent's: remove it, or name another folder in RUNTIME_DIRECTORY", open.display());
     }
     fs::set_permissions(&open, fs::Permissions::from_mode(0o711)).with_context(failed)?;
-    Ok(open)
+    Ok(OpenFolder::Lasting(open))
 }
 
 /// Starts keeping managed proxies running, unless this agent has no address that proxies could ask.
@@ -425,7 +451,7 @@ fn supervise(config: &Config, agent: &Agent, scope: &Scope, processes: &Scope) -
         (Some(_), false) => Lifetime::Persistent,
     };
     let folder = proxy_folder(config)?;
-    let open_directory = config.connect.has_other_users().then(|| open_folder(config)).transpose()?;
+    let open_directory = config.open_proxy_socket.as_deref().and_then(Path::parent).map(Path::to_owned);
     let config = lictor_supervisor::Config { directory: folder.join("supervisor"), lifetime, gate, open_directory };
     let supervisor = Supervisor::open(config, processes)?;
     agent.supervise(Some(supervisor.clone()), scope);

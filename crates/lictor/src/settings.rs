@@ -299,8 +299,13 @@ fn allowed_users(texts: &[String]) -> Result<BTreeMap<String, RunAs>, String> {
 /// A folder of this process alone, below the system's folder for such things.
 fn runtime_dir() -> PathBuf {
     let base = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_dir());
+    base.unwrap_or_else(std::env::temp_dir).join(runtime_dir_name())
+}
+
+/// A name for a folder of this process alone; another one each time.
+pub(crate) fn runtime_dir_name() -> String {
     let random = uuid::Uuid::new_v4().simple().to_string();
-    base.unwrap_or_else(std::env::temp_dir).join(format!("lictor-{}-{}", std::process::id(), &random[..8]))
+    format!("lictor-{}-{}", std::process::id(), &random[..8])
 }
 
 /// Whether a folder has the name of an agent's own folder.

@@ -499,7 +499,10 @@ fn the_sandbox_can_be_left_out() {
 /// A house whose proxies may be other users: everybody may enter and read what is public, and has the program; the data
 /// directory stays private.
 fn open_to_other_users(config: Value) -> House {
-    let mut house = House::build(LICTOR, config);
+    opened(House::build(LICTOR, config))
+}
+
+fn opened(mut house: House) -> House {
     fs::set_permissions(house.folder(), fs::Permissions::from_mode(0o755)).unwrap();
     let binary = house.folder().join("lictor");
     lictor_testkit::program::copy(LICTOR, &binary);
@@ -552,6 +555,29 @@ fn an_agent_that_is_root_runs_its_proxies_as_another_user_and_adopts_and_replace
     echo_once(entry).unwrap();
     drop(open);
     until("the former processes end with their last connection", || !pids.iter().any(|pid| is_running(*pid)));
+}
+
+#[test]
+fn an_agent_without_a_data_directory_leaves_nothing_behind_of_proxies_of_another_user() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: this test needs to be root");
+        return;
+    }
+    let (mut config, entry) = two_services(echo().port());
+    config["connect"] = json!({"enabled": true, "proxy_defaults": {"run_as": "65533:65532"}});
+    let mut house = opened(House::build_dev(LICTOR, config));
+    let runtime = house.folder().join("run");
+    fs::create_dir(&runtime).unwrap();
+    fs::set_permissions(&runtime, fs::Permissions::from_mode(0o755)).unwrap();
+    house.start_agent_with(&[("RUNTIME_DIRECTORY", runtime.to_str().unwrap())]);
+    house.wait_ready();
+    wait_path(&house, entry);
+    let folders = || fs::read_dir(&runtime).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
+    let [folder] = folders().try_into().unwrap();
+    assert!(folder.join("agent.sock").exists() && folder.join("notify").exists());
+    assert_eq!(fs::metadata(&folder).unwrap().permissions().mode() & 0o777, 0o711);
+    house.end_agent(rustix::process::Signal::TERM);
+    assert_eq!(folders(), Vec::<PathBuf>::new());
 }
 
 #[test]
