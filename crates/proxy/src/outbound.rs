@@ -107,7 +107,7 @@ impl Outbound {
             }
             let failure = match direct {
                 Some(failure) => failure,
-                None => match timeout(share, self.dial(&instance, upstream, share)).await {
+                None => match timeout(share, self.dial(desk, &instance, upstream, share)).await {
                     Ok(Ok(session)) => {
                         instance.succeeded();
                         return Ok((Reached::Session { session, losses }, instance, engaged));
@@ -133,7 +133,13 @@ impl Outbound {
         })
     }
 
-    async fn dial(&self, instance: &Instance, upstream: &Upstream, limit: Duration) -> Result<Session, DialFailure> {
+    async fn dial(
+        &self,
+        desk: &Desk,
+        instance: &Instance,
+        upstream: &Upstream,
+        limit: Duration,
+    ) -> Result<Session, DialFailure> {
         let found;
         let (stream, target) = match instance.address {
             Some(address) => (socket::dial(address).await.map_err(DialFailure::Connect)?, &instance.target),
@@ -146,7 +152,11 @@ impl Outbound {
             }
         };
         let begin = Instant::now();
-        let connected = self.shared.mesh.connect(stream, target, upstream.reuse).await;
+        let reuse = match upstream.reuse {
+            Reuse::Connections if desk.pool.is_crowded() => Reuse::Sessions,
+            wanted => wanted,
+        };
+        let connected = self.shared.mesh.connect(stream, target, reuse).await;
         let session = connected.map_err(DialFailure::Secure)?;
         upstream.flow.handshakes.add(begin.elapsed());
         Ok(session)

@@ -19,6 +19,9 @@ const MOST: usize = 256;
 /// Sessions that a connection in need of one looks at, of those that may be ready by now: the last ones, for where
 /// applications do not read to the end there are many that never will be.
 const MOST_ASKED: usize = 64;
+/// Sessions whose last connection is still on its way to its application there. From this many on new ones carry one
+/// connection only: to end one that waits could take away bytes.
+const MOST_UNHEARD: usize = 1024;
 /// How long a session waits. Shorter than the other end's patience, so that it is mostly this end that parts.
 const IDLE: Duration = Duration::from_secs(20);
 /// How often waiting sessions are looked after: while there are any, which is seconds after the last connection.
@@ -36,8 +39,8 @@ struct Sessions {
     by_target: HashMap<Target, Vec<Waiting>>,
     /// How many those are.
     count: usize,
-    /// Those whose last connection has not yet reached its application there. As many as there are: to end one could take
-    /// away bytes of that connection.
+    /// Those whose last connection has not yet reached its application there. None of them is ended for its number: that
+    /// could take away bytes of that connection; see [`Pool::is_crowded`].
     unheard: Vec<(Arc<Instance>, Waiting)>,
 }
 
@@ -90,6 +93,12 @@ impl Pool {
         if rests && !waiting.is_empty() {
             self.filled.notify_one();
         }
+    }
+
+    /// Whether so many wait to hear that their last connection has arrived that no new session shall become one of them.
+    /// Those that carry a connection now still will.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.waiting.lock().unheard.len() >= MOST_UNHEARD
     }
 
     /// Looks after the sessions for ever; rests while there are none.
