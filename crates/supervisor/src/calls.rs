@@ -42,7 +42,7 @@ const REFUSED: &[libc::c_long] = &[
     libc::SYS_swapoff,
     libc::SYS_acct,
     libc::SYS_quotactl,
-    libc::SYS_quotactl_fd,
+    QUOTACTL_FD,
     libc::SYS_sethostname,
     libc::SYS_setdomainname,
     libc::SYS_syslog,
@@ -92,6 +92,7 @@ const REFUSED_HERE: &[libc::c_long] = &[];
 
 // Calls that the library does not name everywhere. From 424 on the numbers are the same on all architectures.
 const OPEN_TREE_ATTR: libc::c_long = 467;
+const QUOTACTL_FD: libc::c_long = 443;
 #[cfg(target_arch = "x86_64")]
 const KEXEC_FILE_LOAD: libc::c_long = 320;
 #[cfg(not(target_arch = "x86_64"))]
