@@ -300,6 +300,11 @@ pub fn effective_config(
     effective
 }
 
+/// Whether a program of other settings is to be started again, because it reads them at its start only.
+pub fn restarts_on_change(effective: &Opaque) -> bool {
+    effective.get("restart_on_config_change").is_some_and(|value| value == true)
+}
+
 /// Host and port of the application behind a proxy, of `local_service_address` in its settings.
 pub fn local_service(address: &Value) -> Option<(&str, i64)> {
     let (host, port) = address.as_str()?.rsplit_once(':')?;

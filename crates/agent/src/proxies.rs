@@ -2,7 +2,8 @@
 //!
 //! The table says which proxies are wanted; the supervisor keeps one process for each and knows nothing of services.
 //! A change of settings or upstreams never restarts a process: it learns them by its own blocking read. Only what the
-//! process was started with (command, generated variables) does.
+//! process was started with (command, generated variables) does, and what a custom command that reads its settings at its
+//! start alone asks for (`restart_on_config_change`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -54,12 +55,25 @@ impl Inner {
                     self.warn_once(format!("agent/proxy: {id}: unsupported managed proxy type: \"script\""));
                     return None;
                 }
-                Some(self.spec(id, &entry.definition, view.command, &entry.proof.series))
+                let mut edition = entry.proof.series.clone();
+                if !self.is_built_in(&view.command)
+                    && let Some((shown, ..)) = registry.proxy_config(&self.config, id.as_str())
+                    && managed::restarts_on_change(&shown.config)
+                {
+                    edition.push_str(&format!(" {}", shown.content_hash));
+                }
+                Some(self.spec(id, &entry.definition, view.command, edition))
             })
             .collect()
     }
 
-    fn spec(self: &Arc<Self>, id: &ServiceId, definition: &ManagedProxy, command: Vec<String>, series: &str) -> Spec {
+    fn spec(
+        self: &Arc<Self>,
+        id: &ServiceId,
+        definition: &ManagedProxy,
+        command: Vec<String>,
+        edition: String,
+    ) -> Spec {
         let names = INHERITED.iter().copied().chain(self.config.connect.pass_env.iter().map(String::as_str));
         let mut ambient: BTreeMap<String, String> = names
             .filter_map(|name| Some((name.to_owned(), std::env::var_os(name)?.to_string_lossy().into_owned())))
@@ -114,7 +128,7 @@ impl Inner {
             args: words.collect(),
             environment,
             ambient,
-            edition: drawn.as_ref().map(|_| series.to_owned()).unwrap_or_default(),
+            edition: drawn.as_ref().map(|_| edition).unwrap_or_default(),
             drawn,
             replacement: if built_in {
                 Replacement::HandOver { drain: self.config.connect.drain_time }

@@ -541,6 +541,42 @@ fn w37_a_new_address_or_time_limit_reaches_the_running_process() {
 }
 
 #[test]
+fn w37_a_custom_command_is_started_again_for_other_settings_where_it_wants_that() {
+    let upstreams = |port: u16| json!([{"destination_name": "db", "local_bind_port": port}]);
+    let [first, second] = [ports::one(), ports::one()];
+    let proxy = |wants: bool| {
+        let config = json!({"disable_tcp_check": true, "restart_on_config_change": wants});
+        json!({"command": ["/bin/sleep", "1000"], "config": config, "upstreams": upstreams(first)})
+    };
+    let services = json!([
+        {"name": "wants", "port": 1, "connect": {"proxy": proxy(true)}},
+        {"name": "asks", "port": 2, "connect": {"proxy": proxy(false)}},
+    ]);
+    let mut house = House::start(LICTOR, json!({"services": services}));
+    let pids = ["wants-proxy", "asks-proxy"].map(|id| house.proxy_pid(id));
+    let now = |house: &House| ["wants-proxy", "asks-proxy"].map(|id| house.proxy_pid(id));
+
+    // Nothing new, whoever says it and whatever agent.
+    reload(&house);
+    house.kill_agent();
+    house.start_agent();
+    house.wait_ready();
+    until("both are adopted", || house.log().matches(": adopted pid ").count() == 2);
+    assert_eq!(now(&house), pids);
+
+    house.reconfigure(|config| {
+        for service in config["services"].as_array_mut().unwrap() {
+            service["connect"]["proxy"]["upstreams"] = upstreams(second);
+        }
+    });
+    reload(&house);
+    until("it has ended", || !is_running(pids[0]));
+    until("another one runs", || house.proxies().iter().any(|(id, pid)| id == "wants-proxy" && *pid != pids[0]));
+    assert_eq!(now(&house)[1], pids[1], "the other asks for its settings by itself");
+    assert!(house.log().contains("wants-proxy: its definition changed"), "{}", house.log());
+}
+
+#[test]
 fn fact_6_no_secret_is_in_the_command_line_the_environment_of_the_built_in_proxy_or_any_log() {
     let (house, _) = mesh(echo().port());
     let mut seen = house.log();

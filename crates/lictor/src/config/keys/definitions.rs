@@ -147,6 +147,7 @@ pub(crate) const FIELDS: &[Field] = &[
     config(Place::ProxyConfig, "local_service_port", Form::Port, "int", "the service's `port`", "Port of the application as the catalog shows it. Managed proxies only."),
     config(Place::ProxyConfig, "tcp_check_address", Form::Text, "string", "`bind_address`, or loopback", "Host at which the agent's check looks for the proxy. Managed proxies only."),
     config(Place::ProxyConfig, "disable_tcp_check", Form::Flag, "bool", "`false`", "No such check: the proxy always counts as healthy. Managed proxies only."),
+    config(Place::ProxyConfig, "restart_on_config_change", Form::Flag, "bool", "`false`", "Start a custom command (`command`) again when its settings or upstreams have changed, because it reads them at its start only. The built-in proxy never needs that."),
     config(Place::ProxyConfig, "local_connect_timeout_ms", Form::Limit, "int (ms)", "`1000`", "How long a connection to the application may take."),
     config(Place::ProxyConfig, "handshake_timeout_ms", Form::Limit, "int (ms)", "`10000`", "How long a peer may take for its handshake."),
     config(Place::ProxyConfig, "local_service_wait_ms", Form::Span, "int (ms)", "`0`: off", "How long an application that does not listen is waited for."),
