@@ -257,6 +257,9 @@ fn addresses_of_a_node_are_shown_where_clients_look_for_them() {
     // A character that does not print is one like others.
     assert_eq!(house.request("PUT", "/v1/kv/a%01b", b"1").text(), "true");
     assert_eq!(house.get("/v1/kv/?keys").json(), json!(["a\u{1}b"]));
+    house.put("/v1/agent/service/register", json!({"Name": "two\nlines"}));
+    assert_eq!(house.request("PUT", "/v1/agent/service/deregister/two%0Alines", b"").status, 200);
+    assert_eq!(house.get("/v1/agent/services").json(), json!({}));
 }
 
 #[test]

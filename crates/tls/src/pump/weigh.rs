@@ -198,6 +198,10 @@ fn weigh_two_hundred_connections_on_one_session() {
             ends.transfer();
             assert!(poll(&mut far));
             assert_eq!(near_app.take().len(), 250);
+            // The next one begins when the other end has said that it has everything.
+            ends.transfer();
+            let done = near.line.poll_done(&mut Context::from_waker(Waker::noop()));
+            assert!(matches!(done, Poll::Ready(Ok(Opening::Opened))), "{done:?}");
             lines = (near.line, far.line);
         }
         lines
