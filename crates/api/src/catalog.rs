@@ -369,6 +369,117 @@ pub fn encoded(config: &Opaque) -> Cow<'_, Opaque> {
     Cow::Owned(config)
 }
 
+/// A settings map from one that the catalog shows: its texts were base64 there.
+pub fn decoded(mut config: Opaque) -> Opaque {
+    fn decode(value: &mut Value) {
+        match value {
+            Value::String(text) => {
+                // Not of ours, if it is none.
+                if let Some(plain) = STANDARD.decode(&*text).ok().and_then(|bytes| String::from_utf8(bytes).ok()) {
+                    *text = plain;
+                }
+            }
+            Value::Array(list) => list.iter_mut().for_each(decode),
+            Value::Object(map) => map.values_mut().for_each(decode),
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        }
+    }
+    config.values_mut().for_each(decode);
+    config
+}
+
+impl From<Node<'_>> for node::Node {
+    fn from(shape: Node<'_>) -> node::Node {
+        let Node { id, name, address, datacenter: _, tagged_addresses, meta, create_index: _, modify_index: _ } = shape;
+        node::Node {
+            id: id.into_owned(),
+            name: (&*name).into(),
+            address: address.into_owned(),
+            tagged_addresses: tagged_addresses.map(Cow::into_owned),
+            meta: meta.map(Cow::into_owned),
+        }
+    }
+}
+
+impl From<NodeService<'_>> for service::Service {
+    fn from(shape: NodeService<'_>) -> service::Service {
+        let NodeService {
+            kind,
+            id,
+            name,
+            tags,
+            address,
+            meta,
+            port,
+            weights,
+            enable_tag_override,
+            proxy_destination: _, // A copy, where it is filled.
+            proxy,
+            connect,
+            create_index: _,
+            modify_index: _,
+        } = shape;
+        let kind = service::Kind::parse(&kind);
+        service::Service {
+            proxy: (kind == service::Kind::ConnectProxy).then(|| proxy.into()),
+            kind,
+            id: (&*id).into(),
+            name: (&*name).into(),
+            tags: tags.map(Cow::into_owned),
+            address: address.into_owned(),
+            port,
+            meta: meta.map(Cow::into_owned),
+            weights: service::Weights { passing: weights.passing, warning: weights.warning },
+            enable_tag_override,
+            native: connect.native,
+        }
+    }
+}
+
+impl From<Proxy<'_>> for service::ProxySpec {
+    fn from(shape: Proxy<'_>) -> service::ProxySpec {
+        let Proxy {
+            destination_service_name,
+            destination_service_id,
+            local_service_address,
+            local_service_port,
+            config,
+            upstreams,
+        } = shape;
+        service::ProxySpec {
+            destination_name: (&*destination_service_name).into(),
+            destination_id: (&*destination_service_id).into(),
+            local_service_address: local_service_address.into_owned(),
+            local_service_port,
+            config: config.map(|config| decoded(config.into_owned())),
+            upstreams: upstreams.into_iter().map(service::Upstream::from).collect(),
+        }
+    }
+}
+
+impl From<Upstream<'_>> for service::Upstream {
+    fn from(shape: Upstream<'_>) -> service::Upstream {
+        let Upstream {
+            destination_type,
+            destination_namespace,
+            destination_name,
+            datacenter,
+            local_bind_address,
+            local_bind_port,
+            config,
+        } = shape;
+        service::Upstream {
+            destination_type: destination_type.into_owned(),
+            destination_namespace: destination_namespace.into_owned(),
+            destination_name: destination_name.into_owned(),
+            datacenter: datacenter.into_owned(),
+            local_bind_address: local_bind_address.into_owned(),
+            local_bind_port,
+            config: config.map(|config| decoded(config.into_owned())),
+        }
+    }
+}
+
 /// `GET /v1/catalog/node/:node`.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]

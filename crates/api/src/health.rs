@@ -165,6 +165,63 @@ impl<'a> From<&'a health::CheckDefinition> for Definition<'a> {
     }
 }
 
+impl From<Check<'_>> for health::Check {
+    /// A status that is none of ours counts as the worst.
+    fn from(shape: Check<'_>) -> health::Check {
+        let Check {
+            node,
+            id,
+            name,
+            status,
+            notes,
+            output,
+            service_id,
+            service_name,
+            service_tags,
+            definition,
+            create_index: _,
+            modify_index: _,
+        } = shape;
+        health::Check {
+            node: (&*node).into(),
+            id: (&*id).into(),
+            name: name.into_owned(),
+            status: health::Status::parse(&status).unwrap_or(health::Status::Critical),
+            notes: notes.into_owned(),
+            output: output.into_owned(),
+            service_id: (&*service_id).into(),
+            service_name: (&*service_name).into(),
+            service_tags: service_tags.map(Cow::into_owned),
+            definition: definition.into(),
+        }
+    }
+}
+
+impl From<Definition<'_>> for health::CheckDefinition {
+    fn from(shape: Definition<'_>) -> health::CheckDefinition {
+        let Definition {
+            interval,
+            timeout,
+            deregister_critical_service_after,
+            http,
+            tls_skip_verify,
+            header,
+            method,
+            tcp,
+        } = shape;
+        health::CheckDefinition {
+            http: http.into_owned(),
+            tls_skip_verify,
+            header: header.into_owned(),
+            method: method.into_owned(),
+            tcp: tcp.into_owned(),
+            interval: interval.0,
+            timeout: timeout.0,
+            deregister_critical_service_after: deregister_critical_service_after.0,
+        }
+    }
+}
+
 /// A definition with every key, as the agent's own health answers show it. The agent does not fill it for its checks.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]

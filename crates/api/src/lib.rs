@@ -19,6 +19,7 @@ pub mod header;
 pub mod health;
 pub mod host;
 pub mod intention;
+pub mod internal;
 pub mod json;
 pub mod kv;
 pub mod metrics;
