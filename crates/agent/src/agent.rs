@@ -24,7 +24,7 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use crate::authority::Authority;
 use crate::checks::{RESULTS_BOUND, Report};
-use crate::cluster::Cluster;
+use crate::cluster::{Author, Cluster};
 use crate::config::Reloadable;
 use crate::events::Events;
 use crate::leaves::Leaves;
@@ -34,6 +34,7 @@ use crate::persist::Files;
 use crate::record::{CheckRecord, Ownership, ProxyRecord, ServiceRecord};
 use crate::registry::{CheckEntry, Effects, Origin, Registry};
 use crate::rights::{Askers, may_check};
+use crate::served::Served;
 use crate::sync::PushLocks;
 use crate::tokens::Tokens;
 use crate::{Config, Error, validate};
@@ -59,6 +60,8 @@ pub(crate) struct Inner {
     pub(crate) authority: Option<Authority>,
     /// How the others know that this agent is alive, once it shares its store with others.
     pub(crate) presence: OnceLock<Presence>,
+    /// What client agents are served from, once they are.
+    pub(crate) served: OnceLock<Served>,
     pub(crate) leaves: Leaves,
     pub(crate) files: Files,
     pub(crate) locks: PushLocks,
@@ -134,6 +137,7 @@ impl Agent {
             writer,
             authority,
             presence: OnceLock::new(),
+            served: OnceLock::new(),
             leaves: Leaves::default(),
             files,
             locks: PushLocks::default(),
@@ -152,16 +156,27 @@ impl Agent {
             stop: scope.stop_signal(),
         });
         inner.take_tokens(&inner.reloadable.load().tokens);
-        if inner.cluster.acls_enabled() {
+        if inner.cluster.is_remote() {
+            // What the catalog knows of this node's checks is where they go on. Servers that do not answer are not waited
+            // for: what runs here goes on without them.
+            let seen = inner.cluster.see_node(inner.config.node_name.as_str());
+            if let Ok(Err(error)) = tokio::time::timeout(SEEN_WITHIN, seen).await {
+                tracing::debug!("agent: cannot see what the catalog has of this node: {}", crate::error::chain(&error));
+            }
+        } else if inner.cluster.acls_enabled() {
             inner.supply_acl().await?;
         }
         let effects = inner.load()?;
-        inner.push_node().await;
+        if !inner.cluster.is_remote() {
+            inner.push_node().await;
+        }
         scope.spawn("check results", Arc::clone(&inner).take_reports(incoming));
         scope.spawn("check states", Arc::clone(&inner).push_states());
         scope.spawn("alias checks", Arc::clone(&inner).follow_aliases());
         scope.spawn("critical services", Arc::clone(&inner).reap_critical());
-        scope.spawn("sessions", Arc::clone(&inner).expire_sessions());
+        if !inner.cluster.is_remote() {
+            scope.spawn("sessions", Arc::clone(&inner).expire_sessions());
+        }
         scope.spawn("leaves", Arc::clone(&inner).keep_leaves());
         if let Some(authority) = &inner.authority {
             scope.spawn("roots", authority.clone().keep_roots(inner.stop.clone()));
@@ -209,6 +224,37 @@ impl Agent {
             Some(caller) => Ok(caller),
             None => self.caller(secret),
         }
+    }
+
+    /// Makes sure that it is known what a secret stands for. To be called before [`Agent::caller`]; where the state is at
+    /// hand there is nothing to do.
+    pub async fn learn(&self, secret: &str) -> Result<(), Error> {
+        let inner = &self.inner;
+        if !inner.cluster.is_remote() || inner.master_caller(secret).is_some() {
+            return Ok(());
+        }
+        inner.cluster.learn(&inner.secret_elsewhere(secret)).await
+    }
+
+    /// The secret by which the cluster knows whoever asks here with `secret`: that of a managed proxy is known here alone,
+    /// and stands for the token of its service; none is the agent's default token.
+    pub fn secret_elsewhere(&self, secret: &str) -> String {
+        self.inner.secret_elsewhere(secret)
+    }
+
+    /// Whether a secret is that of a managed proxy of this agent.
+    pub fn is_proxy(&self, secret: &str) -> bool {
+        !secret.is_empty() && self.inner.proxy_rights(secret).is_some()
+    }
+
+    /// Has everything compared with the catalog soon.
+    pub fn sync_soon(&self) {
+        self.inner.full_sync_nudge.notify_one();
+    }
+
+    /// Whether the cluster is somewhere else: this is a client agent.
+    pub fn is_client(&self) -> bool {
+        self.inner.cluster.is_remote()
     }
 
     /// The caller that a secret stands for; an empty secret is the agent's default token, or nobody in particular.
@@ -317,7 +363,10 @@ impl Agent {
         let inner = &self.inner;
         let sidecar = match definition.sidecar.as_deref().map(|sidecar| sidecar.token.as_str()) {
             None | Some("") => caller.clone(),
-            Some(token) => self.caller(token)?,
+            Some(token) => {
+                self.learn(token).await?;
+                self.caller(token)?
+            }
         };
         let askers = Askers { service: caller, sidecar: &sidecar };
         let effects = {
@@ -577,7 +626,13 @@ impl Agent {
 
     /// Whether the holder of a certificate may connect to a service. The second value tells whether the answer came
     /// from the cache: intentions are always at hand here.
-    pub fn authorize(&self, caller: &Caller, target: &str, client_uri: &str) -> Result<(Decision, bool), Error> {
+    pub async fn authorize(
+        &self,
+        caller: &Caller,
+        token: &str,
+        target: &str,
+        client_uri: &str,
+    ) -> Result<(Decision, bool), Error> {
         let bad = |text: &str| Error::BadRequest(format!("Bad request: {text}"));
         if target.is_empty() {
             return Err(bad("Target service must be specified"));
@@ -594,12 +649,9 @@ impl Agent {
         if !allowed && !caller.is_unrestricted() {
             return Err(Error::Denied);
         }
-        let decision = self.reader(caller).decide(
-            &identity.namespace,
-            identity.service.as_str(),
-            lictor_model::identity::DEFAULT_NAMESPACE,
-            target,
-        );
+        let source = (identity.namespace.as_str(), identity.service.as_str());
+        let token = self.inner.secret_elsewhere(token);
+        let decision = self.inner.cluster.decide(caller, &token, source, target).await?;
         Ok((decision, self.inner.leaves.asked_before(target)))
     }
 
@@ -684,12 +736,12 @@ impl Agent {
 
     /// Writes catalog entries for any node.
     pub async fn catalog_register(&self, caller: &Caller, registration: Registration) -> Result<(), Error> {
-        self.inner.cluster.register(caller, registration).await
+        self.inner.cluster.register(&Author::Caller(caller.clone()), registration).await
     }
 
     /// Removes catalog entries of any node.
     pub async fn catalog_deregister(&self, caller: &Caller, node: &str, removal: Removal) -> Result<(), Error> {
-        self.inner.cluster.deregister(caller, node, removal).await
+        self.inner.cluster.deregister(&Author::Caller(caller.clone()), node, removal).await
     }
 
     // --- the agent itself -----------------------------------------------------------------------------------------
@@ -766,6 +818,19 @@ impl Inner {
 
     pub(crate) fn or_default(&self, token: &str) -> String {
         if token.is_empty() { self.tokens.load().default.clone() } else { token.to_owned() }
+    }
+
+    /// The secret by which the cluster knows whoever asks here with `secret`.
+    pub(crate) fn secret_elsewhere(&self, secret: &str) -> String {
+        match self.proxy_rights(secret) {
+            Some((parent, _)) => self.or_default(&parent),
+            None => self.or_default(secret),
+        }
+    }
+
+    /// Whether there is a mesh.
+    pub(crate) fn has_mesh(&self) -> bool {
+        self.authority.is_some() || self.cluster.is_remote() && self.config.connect.enabled
     }
 
     pub(crate) fn warn_once(&self, text: String) {
@@ -1021,6 +1086,9 @@ fn is_telemetry_key(key: &str) -> bool {
     ];
     KEYS.contains(&key) || key.starts_with("circonus_")
 }
+
+/// How long a start waits for servers to say what they know of this node.
+const SEEN_WITHIN: Duration = Duration::from_secs(3);
 
 /// How long reconcilers get to finish when the agent ends.
 pub const STOP_LIMIT: Duration = Duration::from_secs(5);

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lictor_ca::limit::{Admission, Limiter};
+use lictor_ca::limit::{Admission, Limiter, MAX_WAIT_OF_OWN};
 use lictor_ca::provider::{Change, Provider, Rotation, Settings, Spelling};
 use lictor_ca::rotate::{self, CrossSigning};
 use lictor_ca::seal::Seal;
@@ -26,6 +26,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::Error;
+use crate::cluster::Certified;
 use crate::error::chain;
 
 /// How often old roots are looked through.
@@ -64,11 +65,74 @@ struct Signer {
     roots_revision: Revision,
 }
 
+impl Signer {
+    fn certified(&self, issued: IssuedCert) -> Certified {
+        Certified {
+            serial_number: issued.serial.to_string(),
+            cert_pem: issued.cert_pem,
+            service: issued.service,
+            uri: issued.uri,
+            valid_after: issued.validity.not_before,
+            valid_before: issued.validity.not_after,
+            root_id: self.roots.active().map(|root| root.id.clone()).unwrap_or_default(),
+        }
+    }
+}
+
 /// A leaf just issued.
 pub(crate) struct Issued {
     pub(crate) leaf: IssuedLeaf,
     pub(crate) root_id: String,
     pub(crate) renew_after: Duration,
+}
+
+impl Issued {
+    /// A new key and the request for its certificate: the request and the key, both PEM.
+    pub(crate) fn request(
+        trust_domain: &TrustDomain,
+        datacenter: &str,
+        service: &str,
+    ) -> Result<(String, String), Error> {
+        if service.is_empty() || service.contains('/') {
+            return Err(Error::Refused("SPIFFE ID is not in the expected format".into()));
+        }
+        let identity = ServiceIdentity::new(trust_domain, datacenter, ServiceName::from(service));
+        let request = new_key_and_csr(&identity).map_err(refused)?;
+        Ok((request.csr_pem, request.key_pem.to_string()))
+    }
+
+    /// What a server has signed for a key of ours.
+    pub(crate) fn certified(certified: Certified, key_pem: String) -> Issued {
+        let Certified { serial_number, cert_pem, service, uri, valid_after, valid_before, root_id } = certified;
+        let validity = lictor_ca::certificate::Validity { not_before: valid_after, not_after: valid_before };
+        Issued {
+            leaf: IssuedLeaf {
+                serial_number,
+                cert_pem,
+                key_pem,
+                service,
+                uri,
+                valid_after,
+                valid_before,
+                revision: Revision::ZERO,
+            },
+            root_id,
+            renew_after: renewal(validity),
+        }
+    }
+}
+
+/// When a certificate that was just issued is to be renewed.
+fn renewal(validity: lictor_ca::certificate::Validity) -> Duration {
+    let now = clock::unix_seconds();
+    let renew_in = renew::moment(validity, now, fastrand::f64()).saturating_sub(now);
+    Duration::from_secs(u64::try_from(renew_in).unwrap_or_default())
+}
+
+/// How long to wait before a leaf is renewed because the root changed, when there are so many of them and the settings of
+/// the authority are those of most.
+pub(crate) fn usual_rotation_delay(leaves: usize) -> Duration {
+    renew::after_rotation(leaves, Settings::default().limit, fastrand::f64())
 }
 
 fn refused(error: lictor_ca::Error) -> Error {
@@ -198,29 +262,21 @@ impl Authority {
     /// Makes a key and a certificate for a service of this datacenter.
     /// `patience` is how long it may wait for its turn.
     pub(crate) async fn issue_leaf(&self, service: &str, patience: Duration) -> Result<Issued, Error> {
-        if service.is_empty() || service.contains('/') {
-            return Err(Error::Refused("SPIFFE ID is not in the expected format".into()));
+        let signer = self.signer().await?;
+        let (request, key_pem) = Issued::request(&signer.trust_domain, &self.inner.datacenter, service)?;
+        let issued = self.sign(&signer, &request, patience).await?;
+        Ok(Issued::certified(signer.certified(issued), key_pem))
+    }
+
+    /// Signs a request for the certificate of a service, if `may` says so of that service.
+    pub(crate) async fn certify(&self, csr_pem: &str, may: impl FnOnce(&str) -> bool) -> Result<Certified, Error> {
+        let csr = Csr::from_pem(csr_pem.as_bytes()).map_err(|error| Error::BadRequest(chain(&error)))?;
+        if !may(csr.identity().service.as_str()) {
+            return Err(Error::Denied);
         }
         let signer = self.signer().await?;
-        let identity = ServiceIdentity::new(&signer.trust_domain, &self.inner.datacenter, ServiceName::from(service));
-        let request = new_key_and_csr(&identity).map_err(refused)?;
-        let issued = self.sign(&signer, &request.csr_pem, patience).await?;
-        let now = clock::unix_seconds();
-        let renew_in = renew::moment(issued.validity, now, fastrand::f64()).saturating_sub(now);
-        Ok(Issued {
-            leaf: IssuedLeaf {
-                serial_number: issued.serial.to_string(),
-                cert_pem: issued.cert_pem,
-                key_pem: request.key_pem.to_string(),
-                service: issued.service,
-                uri: issued.uri,
-                valid_after: issued.validity.not_before,
-                valid_before: issued.validity.not_after,
-                revision: Revision::ZERO,
-            },
-            root_id: signer.roots.active().map(|root| root.id.clone()).unwrap_or_default(),
-            renew_after: Duration::from_secs(u64::try_from(renew_in).unwrap_or_default()),
-        })
+        let issued = self.sign(&signer, csr_pem, MAX_WAIT_OF_OWN).await?;
+        Ok(signer.certified(issued))
     }
 
     /// How long to wait before a leaf is renewed because the root changed, when there are so many of them.

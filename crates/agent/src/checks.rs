@@ -185,7 +185,8 @@ impl Inner {
             let reader = self.cluster.reader(&Caller::management(""));
             // Before anything is read: what changes while it is read is seen the next time.
             let seen = reader.current();
-            let topics = self.settle_aliases(&reader);
+            let (topics, nodes) = self.settle_aliases(&reader);
+            self.cluster.follow_nodes(nodes);
             let remote_changed = async {
                 if topics.is_empty() {
                     std::future::pending::<()>().await;
@@ -202,9 +203,9 @@ impl Inner {
         }
     }
 
-    /// Works out all alias checks once; gives what to watch for those that mirror another node.
-    fn settle_aliases(&self, reader: &Reader) -> Vec<Topic> {
-        let mut topics = Vec::new();
+    /// Works out all alias checks once; gives what to watch for those that mirror another node, and which nodes those are.
+    fn settle_aliases(&self, reader: &Reader) -> (Vec<Topic>, BTreeSet<String>) {
+        let (mut topics, mut nodes) = (Vec::new(), BTreeSet::new());
         let results: Vec<(CheckId, Status, String)> = {
             let registry = self.registry.lock();
             let aliases = Aliases { registry: &registry, node: &self.config.node_name };
@@ -219,6 +220,7 @@ impl Inner {
                         let service = &entry.spec.alias_service;
                         let node = NodeName::from(entry.spec.alias_node.as_str());
                         topics.push(Topic::Node(node.folded().as_str().into()));
+                        nodes.insert(node.as_str().to_owned());
                         let rows = reader.checks_of_node(node.as_str()).value;
                         let checks = rows.iter().map(|row| &row.check);
                         let of_service =
@@ -232,7 +234,7 @@ impl Inner {
         for (id, status, output) in results {
             self.set_check_state(&id, status, output);
         }
-        topics
+        (topics, nodes)
     }
 
     /// Removes services that have been critical for longer than their definition allows, until told to stop.

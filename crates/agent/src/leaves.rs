@@ -22,6 +22,7 @@ use tokio::time::Instant;
 
 use crate::Error;
 use crate::agent::Inner;
+use crate::authority::Issued;
 
 /// A leaf that nobody has read for so long is forgotten.
 const UNREAD_LIMIT: Duration = Duration::from_secs(72 * 3600);
@@ -192,8 +193,10 @@ impl Inner {
     }
 
     async fn issue(&self, key: &Key, patience: Duration) -> Result<Arc<IssuedLeaf>, Error> {
-        let authority = self.authority()?;
-        let mut issued = authority.issue_leaf(&key.service, patience).await?;
+        let mut issued = match &self.authority {
+            None if self.cluster.is_remote() && self.has_mesh() => self.issue_elsewhere(key).await?,
+            _ => self.authority()?.issue_leaf(&key.service, patience).await?,
+        };
         let mut slots = self.leaves.slots.lock();
         // Readers compare revisions, over restarts of the agent as well: microseconds keep growing and still fit
         // the integers that every JSON reader can hold.
@@ -213,6 +216,16 @@ impl Inner {
         drop(slots);
         self.leaves.changed.notify_one();
         Ok(leaf)
+    }
+
+    /// Makes a key here and has a server sign for it.
+    async fn issue_elsewhere(&self, key: &Key) -> Result<Issued, Error> {
+        let roots = self.cluster.reader(&Caller::management("")).roots().value;
+        let trust_domain =
+            roots.trust_domain.as_ref().ok_or_else(|| Error::Refused("cluster has no CA bootstrapped yet".into()))?;
+        let (request, key_pem) = Issued::request(trust_domain, &self.config.datacenter, &key.service)?;
+        let certified = self.cluster.certify(&self.secret_elsewhere(&key.token), &request).await?;
+        Ok(Issued::certified(certified, key_pem))
     }
 
     /// Renews leaves in time until told to stop.
@@ -236,14 +249,20 @@ impl Inner {
     /// After a rotation, old leaves are renewed soon, each at a time of its own; at once where nobody trusts their root any
     /// more, as after a restore.
     fn bring_forward(&self, roots: &Roots) {
-        let Some(authority) = &self.authority else { return };
+        if !self.has_mesh() {
+            return;
+        }
+        let delay = |leaves| match &self.authority {
+            Some(authority) => authority.rotation_delay(leaves),
+            None => crate::authority::usual_rotation_delay(leaves),
+        };
         let Some(active) = roots.active() else { return };
         let mut slots = self.leaves.slots.lock();
         let count = slots.len();
         for slot in slots.values_mut() {
             if slot.root_id != active.id {
                 let is_trusted = roots.roots.iter().any(|root| root.id == slot.root_id);
-                let soon = if is_trusted { authority.rotation_delay(count) } else { Duration::ZERO };
+                let soon = if is_trusted { delay(count) } else { Duration::ZERO };
                 slot.root_id.clone_from(&active.id);
                 slot.renew_at = slot.renew_at.min(Instant::now() + soon);
                 slot.renew_at_wall =

@@ -38,6 +38,7 @@ pub mod record;
 pub mod registry;
 pub mod replace;
 pub mod rights;
+pub mod served;
 pub mod sessions;
 pub mod sync;
 pub mod tokens;

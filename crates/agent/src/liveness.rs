@@ -14,13 +14,16 @@ use lictor_model::name::NodeName;
 use lictor_state::Presence;
 use lictor_state::answer::Topic;
 use lictor_state::presence::Member;
+use lictor_state::presence::Standing;
 use lictor_state::reader::Filter;
 use lictor_state::writer::{Registration, Removal};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::agent::{Agent, Inner};
+use crate::cluster::Author;
 use crate::error::chain;
-use crate::sync::SERF_HEALTH;
+use crate::sync::{CONSUL_SERVICE, SERF_HEALTH};
 
 /// What is looked at even when nothing seems to have changed.
 const LOOK: Duration = Duration::from_secs(2);
@@ -72,8 +75,8 @@ impl Known {
     }
 
     /// Whether a node that counts as alive without an agent had one, or has had time enough to get one.
-    fn is_lost(&self, node: &str) -> bool {
-        self.unseen.get(node).is_none_or(|since| since.elapsed() >= START)
+    fn is_lost(&self, node: &str, time: Duration) -> bool {
+        self.unseen.get(node).is_none_or(|since| since.elapsed() >= time)
     }
 }
 
@@ -93,10 +96,9 @@ impl Agent {
         self.reader(&Caller::management("")).members().value
     }
 
-    /// The agents that shared the store, are gone, and are not forgotten yet, by node; public. Empty where the store is not
-    /// shared.
+    /// The agents that shared the store or asked its servers, are gone, and are not forgotten yet, by node; public.
     pub fn lost_members(&self) -> Vec<Member> {
-        if !self.is_sharing() {
+        if !self.is_sharing() && self.inner.served.get().is_none() {
             return Vec::new();
         }
         let reader = self.reader(&Caller::management(""));
@@ -121,7 +123,8 @@ impl Agent {
                     node: node.name.as_str().to_owned(),
                     id: node.id.clone(),
                     address,
-                    is_server: true,
+                    // Only servers publish this.
+                    is_server: contents.services.iter().any(|row| row.service.id.as_str() == CONSUL_SERVICE),
                     ..Member::default()
                 }
             })
@@ -202,19 +205,33 @@ impl Inner {
             }
             tracing::warn!("agent: node {:?} was lost {stay} s ago and is forgotten", check.node.as_str());
             let node = check.node.as_str();
-            if let Err(error) = self.cluster.deregister(&Caller::management(""), node, Removal::Node).await {
+            let everything = Author::Caller(Caller::management(""));
+            if let Err(error) = self.cluster.deregister(&everything, node, Removal::Node).await {
                 tracing::error!("agent: cannot forget a lost node: {}", chain(&error));
             }
         }
     }
 
+    /// Looks after nodes while this is the only server.
+    pub(crate) async fn mark_lost_clients(self: Arc<Self>) {
+        // It counts as alive as long as it looks.
+        let (_always, standing) = watch::channel(Standing::default());
+        self.mark_lost(standing).await;
+    }
+
     /// While this server leads: marks the nodes whose agent is not alive any more, and forgets them in the end.
     pub(crate) async fn mark_lost_nodes(self: Arc<Self>, presence: Presence) {
-        let mut standing = presence.standing();
+        self.mark_lost(presence.standing()).await;
+    }
+
+    async fn mark_lost(self: Arc<Self>, mut standing: watch::Receiver<Standing>) {
         let mut known = Known::default();
         loop {
+            // Leases of clients may have ended while servers were away: they need the time to find one again.
+            let start = self.served.get().map_or(START, |served| served.ttl.max(START));
             let reader = self.cluster.reader(&Caller::management(""));
             standing.mark_unchanged();
+            let alone = self.presence.get().is_none();
             if self.leads()
                 && let Err(error) = self.writer.help_restore().await
             {
@@ -223,7 +240,9 @@ impl Inner {
             if self.leads() {
                 self.forget_lost_nodes().await;
             }
-            let lost = reader.passing_without_agent(SERF_HEALTH);
+            let mut lost = reader.passing_without_agent(SERF_HEALTH);
+            // A server that shares its store with nobody holds no lease.
+            lost.value.retain(|contents| !alone || contents.node.node.name != self.config.node_name);
             let seen = reader.current();
             let mut complete = true;
             let members = reader.members().value;
@@ -234,7 +253,7 @@ impl Inner {
             for contents in lost.value {
                 let ours =
                     contents.checks.iter().any(|row| row.check.id.as_str() == SERF_HEALTH && row.check.output == ALIVE);
-                let is_lost = known.is_lost(&contents.node.node.name.as_str().to_ascii_lowercase());
+                let is_lost = known.is_lost(&contents.node.node.name.as_str().to_ascii_lowercase(), start);
                 if !ours || !is_lost || !self.leads() {
                     continue;
                 }
@@ -244,7 +263,8 @@ impl Inner {
                 let notes = format!("{SINCE}{}", lictor_task::clock::unix_seconds());
                 let checks = vec![Check { notes, ..serf_health(&node.name, Status::Critical) }];
                 let registration = Registration { node, skip_node_update: true, service: None, checks };
-                if let Err(error) = self.cluster.register(&Caller::management(""), registration).await {
+                let everything = Author::Caller(Caller::management(""));
+                if let Err(error) = self.cluster.register(&everything, registration).await {
                     tracing::error!("agent: cannot mark a node that is not alive: {}", chain(&error));
                     complete = false;
                 }
@@ -269,17 +289,17 @@ mod tests {
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>().into_iter();
         // It registers before it holds a lease.
         known.look(names(&["b"]), names(&["a"]));
-        assert!(!known.is_lost("a"));
+        assert!(!known.is_lost("a", START));
         tokio::time::advance(START / 2).await;
         known.look(names(&["a", "b"]), names(&[]));
         known.look(names(&["b"]), names(&["a"]));
-        assert!(known.is_lost("a"), "its agent was seen");
+        assert!(known.is_lost("a", START), "its agent was seen");
         // It was marked, and starts again.
         known.look(names(&["b"]), names(&[]));
         known.look(names(&["b"]), names(&["a"]));
-        assert!(!known.is_lost("a"));
+        assert!(!known.is_lost("a", START));
         tokio::time::advance(START).await;
         known.look(names(&["b"]), names(&["a"]));
-        assert!(known.is_lost("a"), "no agent came");
+        assert!(known.is_lost("a", START), "no agent came");
     }
 }

@@ -40,7 +40,7 @@ impl Agent {
     }
 
     /// Executes a prepared query by its id or name; `None` when there is none. A query with a token of its own finds
-    /// what that token may see, whoever executes it. `_agent` means this agent's node.
+    /// what that token may see, whoever executes it. `_agent` means this agent's node, if the execution names no other.
     pub fn execute_query(
         &self,
         caller: &Caller,
@@ -48,7 +48,8 @@ impl Agent {
         execution: &Execution<'_>,
     ) -> Result<Answer<Option<Executed>>, Error> {
         let start = Instant::now();
-        let execution = Execution { agent_node: Some(self.inner.config.node_name.as_str()), ..execution.clone() };
+        let own = self.inner.config.node_name.as_str();
+        let execution = Execution { agent_node: execution.agent_node.or(Some(own)), ..execution.clone() };
         let random = &mut fastrand::Rng::new();
         // Tokens are hidden from the caller, who need not be able to see the query at all.
         let query = self.reader(&Caller::management("")).explain(id_or_name)?;

@@ -18,12 +18,9 @@ const AT_LEAST: Duration = Duration::from_secs(5);
 const AT_MOST: Duration = Duration::from_millis(100);
 
 impl Agent {
-    /// Creates a session and gives its id. Without a node it is bound to this one.
+    /// Creates a session, on the node that it names, and gives its id.
     pub async fn create_session(&self, caller: &Caller, mut session: Session) -> Result<String, Error> {
         let config = &self.inner.config;
-        if session.node.is_empty() {
-            session.node = config.node_name.clone();
-        }
         if !caller.may(Access::Write, Resource::Session, session.node.as_str()) {
             return Err(Error::Denied);
         }

@@ -4,6 +4,7 @@
 //! side by side, those of one service one after the other, always with its latest state. From time to time everything
 //! is compared, which repairs what a failed push or a stranger left behind.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use tokio::time::Instant;
 
 use crate::Error;
 use crate::agent::Inner;
+use crate::cluster::Author;
 use crate::liveness::serf_health;
 use crate::local::LocalService;
 use crate::registry::{Effects, Gone};
@@ -177,10 +179,8 @@ impl Inner {
         let _turn = self.locks.of(id).lock().await;
         // It may have been registered again while we waited for our turn.
         let Some(mark) = self.registry.lock().gone.get(gone).cloned() else { return true };
-        let outcome = match self.removing_caller(&mark.token) {
-            Ok(caller) => self.cluster.deregister(&caller, self.config.node_name.as_str(), removal).await,
-            Err(error) => Err(error),
-        };
+        let author = Author::Secret(self.removing_secret(&mark.token));
+        let outcome = self.cluster.deregister(&author, self.config.node_name.as_str(), removal).await;
         let done = self.settle_push(&Pushed { kind, id, what: "deregistration" }, &mark.token, &outcome);
         if done {
             let mut registry = self.registry.lock();
@@ -203,18 +203,13 @@ impl Inner {
     }
 
     async fn register_with(&self, token: &str, registration: Registration) -> Result<(), Error> {
-        let caller = self.pushing_caller(token)?;
-        self.cluster.register(&caller, registration).await
-    }
-
-    /// Who registers: the holder of the token given at registration, else of the agent's default token.
-    fn pushing_caller(&self, token: &str) -> Result<Caller, Error> {
-        self.cluster.caller(&self.or_default(token))
+        // The holder of the token given at registration, else of the agent's default token.
+        self.cluster.register(&Author::Secret(self.or_default(token)), registration).await
     }
 
     /// Who removes: the same, but what has no token of its own is the agent's business.
-    fn removing_caller(&self, token: &str) -> Result<Caller, Error> {
-        if token.is_empty() { self.own_caller() } else { self.cluster.caller(token) }
+    fn removing_secret(&self, token: &str) -> String {
+        if token.is_empty() { self.own_secret() } else { token.to_owned() }
     }
 
     /// Says what became of a push. One that the ACLs forbid counts as settled until the next full sync, which tries
@@ -286,8 +281,13 @@ impl Inner {
 
     /// Compares everything with the catalog and repairs the differences; `false` when something failed.
     pub(crate) async fn full_sync(&self) -> bool {
+        let node = self.config.node_name.as_str();
+        if let Err(error) = self.cluster.see_node(node).await {
+            tracing::warn!("agent: cannot compare with the catalog: {}", crate::error::chain(&error));
+            return false;
+        }
         let management = Caller::management("");
-        let remote = self.cluster.reader(&management).node(self.config.node_name.as_str()).value;
+        let remote = self.cluster.reader(&management).node(node).value;
         let mut complete = true;
         if remote.as_ref().is_none_or(|contents| contents.node.node != self.node()) {
             complete &= self.push_node().await;
@@ -328,6 +328,7 @@ impl Inner {
 
     fn differences(&self, services: &BTreeMap<ServiceId, Service>, checks: &BTreeMap<CheckId, Check>) -> Effects {
         let mut effects = Effects::default();
+        let is_remote = self.cluster.is_remote();
         let mut registry = self.registry.lock();
         for (id, entry) in &mut registry.services {
             let remote = services.iter().find(|(remote, _)| remote.same(id.as_str())).map(|(_, service)| service);
@@ -339,20 +340,27 @@ impl Inner {
                 let service = Service { tags: remote.tags.clone(), ..service };
                 entry.view = Arc::new(LocalService { service, proxy });
             }
-            entry.synced = remote == Some(&entry.view.service);
+            entry.synced = match remote {
+                Some(remote) if is_remote => as_shown(remote) == as_shown(&entry.view.service),
+                remote => remote == Some(&entry.view.service),
+            };
             if !entry.synced {
                 effects.push_services.insert(id.clone());
             }
         }
         for (id, entry) in &mut registry.checks {
             let remote = checks.get(id);
-            entry.synced = match remote {
+            let (remote, own) = match remote {
+                Some(remote) if is_remote => (Some(check_as_shown(remote)), check_as_shown(&entry.check)),
+                remote => (remote.map(Cow::Borrowed), Cow::Borrowed(&entry.check)),
+            };
+            entry.synced = match remote.as_deref() {
                 None => false,
                 Some(remote) if entry.output_due.is_some() => {
                     Check { output: String::new(), ..remote.clone() }
-                        == Check { output: String::new(), ..entry.check.clone() }
+                        == Check { output: String::new(), ..Check::clone(&own) }
                 }
-                Some(remote) => *remote == entry.check,
+                Some(remote) => *remote == *own,
             };
             if !entry.synced {
                 effects.push_checks.insert(id.clone());
@@ -379,6 +387,10 @@ impl Inner {
 
     /// Publishes the node itself, with the entries that gossip would have made in the original.
     pub(crate) async fn push_node(&self) -> bool {
+        if self.cluster.is_remote() {
+            let outcome = self.cluster.announce(self.node()).await;
+            return self.settle_node(&outcome);
+        }
         let mut registration = self.registration(None, vec![serf_health(&self.config.node_name, Status::Passing)]);
         if self.config.is_server {
             registration.service = Some(Service {
@@ -395,12 +407,18 @@ impl Inner {
             registration.node.tagged_addresses = None;
             registration.node.meta = None;
         }
-        let outcome = self.cluster.register(&Caller::management(""), registration).await;
+        let everything = Author::Caller(Caller::management(""));
+        let outcome = self.cluster.register(&everything, registration).await;
         let outcome = match outcome {
             Ok(()) if self.cluster.acls_enabled() => self.push_node_info().await,
             outcome => outcome,
         };
-        match &outcome {
+        self.settle_node(&outcome)
+    }
+
+    /// Says what became of a push of the node itself.
+    fn settle_node(&self, outcome: &Result<(), Error>) -> bool {
+        match outcome {
             Ok(()) => tracing::info!("agent: Synced node info"),
             Err(error @ (Error::Denied | Error::UnknownToken)) => {
                 self.say_blocked(("node", "", "registration"), &self.who_is_blocked("", true), error);
@@ -413,7 +431,7 @@ impl Inner {
     }
 
     async fn push_node_info(&self) -> Result<(), Error> {
-        self.cluster.register(&self.own_caller()?, self.registration(None, Vec::new())).await
+        self.cluster.register(&Author::Secret(self.own_secret()), self.registration(None, Vec::new())).await
     }
 
     /// Keeps the catalog current until told to stop.
@@ -454,6 +472,29 @@ impl Inner {
             self.push_check(&id).await;
         }
         next
+    }
+}
+
+/// A service as answers of the API show it: what is absent and what is empty look the same there.
+fn as_shown(service: &Service) -> Service {
+    let mut shown = service.clone();
+    let full = |config: &lictor_model::Opaque| !config.is_empty();
+    shown.tags = shown.tags.filter(|tags| !tags.is_empty());
+    shown.meta = shown.meta.filter(|meta| !meta.is_empty());
+    if let Some(proxy) = &mut shown.proxy {
+        proxy.config = proxy.config.take().filter(full);
+        for upstream in &mut proxy.upstreams {
+            upstream.config = upstream.config.take().filter(full);
+        }
+    }
+    shown
+}
+
+/// The same for a check.
+fn check_as_shown(check: &Check) -> Cow<'_, Check> {
+    match &check.service_tags {
+        Some(tags) if tags.is_empty() => Cow::Owned(Check { service_tags: None, ..check.clone() }),
+        _ => Cow::Borrowed(check),
     }
 }
 

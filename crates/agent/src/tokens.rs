@@ -120,6 +120,7 @@ impl Agent {
         let mut tokens = Tokens::clone(&inner.tokens.load());
         tokens.set(name, secret);
         inner.tokens.store(tokens.into());
+        inner.cluster.speak_as(&inner.own_secret());
         // What was refused to the former token may be granted to this one.
         inner.full_sync_nudge.notify_one();
         Ok(())
@@ -154,15 +155,16 @@ impl Inner {
         }
         if **self.tokens.load() != tokens {
             self.tokens.store(tokens.into());
+            self.cluster.speak_as(&self.own_secret());
             self.full_sync_nudge.notify_one();
         }
     }
 
-    /// Whoever acts for the agent itself.
-    pub(crate) fn own_caller(&self) -> Result<Caller, Error> {
+    /// The secret with which the agent acts for itself.
+    pub(crate) fn own_secret(&self) -> String {
         let tokens = self.tokens.load();
         let secret = if tokens.agent.is_empty() { &tokens.default } else { &tokens.agent };
-        self.cluster.caller(secret)
+        secret.clone()
     }
 
     /// The caller that the agent's master token stands for, if this is its secret: it may do everything with this

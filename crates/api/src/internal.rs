@@ -18,8 +18,6 @@ pub struct TokenAnswer {
     /// The token's public name; empty for the anonymous one.
     #[serde(rename = "AccessorID")]
     pub accessor_id: String,
-    /// Whether it may do everything.
-    pub unrestricted: bool,
     /// Its rules, each text as a policy holds it.
     pub rules: Vec<RuleText>,
     /// What holds where they say nothing: `allow` or `deny`.

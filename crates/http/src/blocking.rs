@@ -129,7 +129,7 @@ impl Read<'_> {
         let query = self.call.query;
         let near = match query.get("near") {
             "" => None,
-            "_agent" => Some(self.call.config().node_name.to_string()),
+            "_agent" => Some(self.call.node().to_owned()),
             near => Some(near.to_owned()),
         };
         let node_meta = query.all("node-meta").map(|pair| pair.split_once(':').unwrap_or((pair, "")));
@@ -367,7 +367,7 @@ async fn wait_for(reading: &Reading, call: &Call<'_>, options: &Options) -> Resu
             () = call.server.stop.requested() => wanted = Wanted::Any,
         }
         if !rights.is_empty() {
-            asking.caller = call.server.caller(call.route, call.secret)?;
+            asking.caller = call.caller_now()?;
             reader = call.agent().reader(&asking.caller);
         }
     }
@@ -425,7 +425,7 @@ pub(crate) async fn read_hashed(find: fn(&Call<'_>) -> Result<Hashed, Failure>, 
             () = tokio::time::sleep_until(deadline) => waits = false,
             () = call.server.stop.requested() => waits = false,
         }
-        asking.caller = call.server.caller(call.route, call.secret)?;
+        asking.caller = call.caller_now()?;
     }
 }
 

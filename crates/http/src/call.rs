@@ -23,6 +23,8 @@ pub(crate) type Answered = Result<Response, Failure>;
 pub(crate) enum Peer {
     Tcp(SocketAddr),
     Unix,
+    /// A client agent, at the port for agents.
+    Agent(SocketAddr),
 }
 
 /// One request without its body.
@@ -35,11 +37,15 @@ pub(crate) struct Call<'a> {
     pub(crate) query: &'a Query<'a>,
     /// The same, as it travelled.
     pub(crate) raw_query: &'a str,
+    /// The path as it travelled.
+    pub(crate) raw_path: &'a str,
     pub(crate) headers: &'a HeaderMap,
     /// Where it came from.
     pub(crate) peer: Peer,
     /// The secret given, empty if none was.
     pub(crate) secret: &'a str,
+    /// Whether a managed proxy of this agent asks.
+    pub(crate) is_proxy: bool,
     /// Who asks. On public routes nobody in particular: they do not look at secrets.
     pub(crate) caller: Caller,
     pub(crate) layout: Layout,
@@ -52,6 +58,20 @@ impl Call<'_> {
 
     pub(crate) fn config(&self) -> &Config {
         &self.server.config
+    }
+
+    /// Who asks, as it is known by now: rights may have changed since.
+    pub(crate) fn caller_now(&self) -> Result<Caller, lictor_agent::Error> {
+        self.server.caller(self.route, self.secret, self.peer)
+    }
+
+    /// The node for which this agent answers: its own, or that of the client agent that asks.
+    pub(crate) fn node(&self) -> &str {
+        let named = match self.peer {
+            Peer::Agent(_) => self.headers.get(&lictor_link::servers::NODE).and_then(|name| name.to_str().ok()),
+            Peer::Tcp(_) | Peer::Unix => None,
+        };
+        named.unwrap_or(self.config().node_name.as_str())
     }
 
     /// A JSON value in the layout asked for.

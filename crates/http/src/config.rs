@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use lictor_api::json::Layout;
+use lictor_link::Servers;
+use lictor_link::kept::Kept;
 use lictor_model::Opaque;
 use lictor_model::name::NodeName;
 use lictor_tls::listener::Acceptor;
@@ -60,6 +62,22 @@ pub struct Config {
     pub key_lists: KeyLists,
     /// The value of `DebugConfig`, secrets already hidden.
     pub debug_config: Opaque,
+    /// Whom this agent asks what it does not know itself; `None` where it holds the state.
+    pub elsewhere: Option<Arc<Elsewhere>>,
+}
+
+/// Whom a client agent asks.
+pub struct Elsewhere {
+    /// Its servers.
+    pub servers: Servers,
+    /// What they have answered.
+    pub kept: Kept,
+}
+
+impl fmt::Debug for Elsewhere {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Elsewhere").field("servers", &self.servers.known()).finish_non_exhaustive()
+    }
 }
 
 /// Whether there is a mesh: a CA and what follows from it.
@@ -112,6 +130,15 @@ pub enum Listener {
         /// What speaks TLS there, if anything.
         acceptor: Option<Arc<Acceptor>>,
     },
+    /// A TCP address for client agents: the whole API, and what they alone may ask.
+    Agents {
+        /// Where.
+        address: SocketAddr,
+        /// What speaks TLS there, with certificates on both sides. In the clear where there is none.
+        acceptor: Option<Arc<Acceptor>>,
+        /// Whether the agent cannot do without it.
+        required: bool,
+    },
     /// A Unix socket for managed proxies of this agent alone: the kernel says which process asks, and no secret is
     /// needed or looked at. A file that is there already is replaced.
     Proxies {
@@ -127,7 +154,7 @@ impl Listener {
     pub(crate) fn acceptor(&self) -> Option<&Arc<Acceptor>> {
         match self {
             Listener::Tls(_, acceptor) => Some(acceptor),
-            Listener::Unix { acceptor, .. } => acceptor.as_ref(),
+            Listener::Unix { acceptor, .. } | Listener::Agents { acceptor, .. } => acceptor.as_ref(),
             Listener::Tcp(_) | Listener::Proxies { .. } => None,
         }
     }
@@ -141,6 +168,7 @@ impl fmt::Debug for Listener {
             Listener::Proxies { path, open } => {
                 f.debug_struct("Proxies").field("path", path).field("open", open).finish()
             }
+            Listener::Agents { address, .. } => f.debug_tuple("Agents").field(address).finish_non_exhaustive(),
             Listener::Unix { path, .. } => f.debug_tuple("Unix").field(path).finish_non_exhaustive(),
         }
     }

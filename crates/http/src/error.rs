@@ -72,6 +72,9 @@ pub(crate) enum Failure {
     /// Bodies of others take all the room that there is for them.
     #[error("too many large request bodies at once, try again")]
     Crowded,
+    /// This agent asks its servers more than it may. The original says nothing with it.
+    #[error("")]
+    Throttled,
     /// Somebody else is restoring a snapshot.
     #[error("a snapshot is being restored already, try again")]
     Restoring,
@@ -111,6 +114,7 @@ impl Failure {
             Failure::CoordinatesDisabled => StatusCode::UNAUTHORIZED,
             Failure::TooLarge(_) | Failure::AnswerTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Failure::Crowded | Failure::Restoring => StatusCode::SERVICE_UNAVAILABLE,
+            Failure::Throttled => StatusCode::TOO_MANY_REQUESTS,
             Failure::TooSlow => StatusCode::REQUEST_TIMEOUT,
         }
     }

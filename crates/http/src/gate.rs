@@ -94,7 +94,9 @@ impl Gate {
         if let Some(target) = self.elsewhere(uri.path(), &path) {
             return Admission::Elsewhere(respond::redirect(method, &target, uri.query()));
         }
-        let Some((route, argument_at)) = self.table.find(&path) else {
+        let is_agent = matches!(peer, Peer::Agent(_));
+        let found = self.table.find(&path).filter(|(route, _)| is_agent || !route.is_for_agents());
+        let Some((route, argument_at)) = found else {
             if let Some(file) = path.strip_prefix(pages::BELOW).filter(|_| self.has_page) {
                 return Admission::Page(file.to_owned());
             }
@@ -109,7 +111,7 @@ impl Gate {
         let Ok(query) = Query::parse(uri.query().unwrap_or_default()) else {
             return Admission::Answered(respond::empty(StatusCode::INTERNAL_SERVER_ERROR));
         };
-        if self.blocked.iter().any(|blocked| path.starts_with(blocked)) {
+        if !is_agent && self.blocked.iter().any(|blocked| path.starts_with(blocked)) {
             let text = "Endpoint is blocked by agent configuration";
             return Admission::Answered(respond::text(StatusCode::FORBIDDEN, text));
         }
@@ -151,6 +153,8 @@ impl Gate {
         }
         match peer {
             Peer::Tcp(address) if self.is_allowed(address.ip()) => None,
+            // It forwards for others, whom it has asked where they come from.
+            Peer::Agent(_) => None,
             Peer::Tcp(_) => Some(respond::text(StatusCode::FORBIDDEN, "Access is restricted")),
             // The networks say nothing about who may use the socket file, and its mode does.
             Peer::Unix => {

@@ -10,6 +10,7 @@ pub(crate) mod event;
 pub(crate) mod health;
 pub(crate) mod host;
 pub(crate) mod intention;
+pub(crate) mod internal;
 pub(crate) mod kv;
 pub(crate) mod metrics;
 pub(crate) mod operate;

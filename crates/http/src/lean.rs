@@ -81,7 +81,7 @@ pub(crate) async fn serve(server: &Server, line: &mut impl Line, peer: Peer, pro
             Err(_) | Ok(None) => return Left::Over,
         };
         let admission = server.rules().gate.admit(&head.method, &head.uri, peer);
-        if !admission.is_read() {
+        if !server.reads_itself(&admission) {
             return Left::Bytes(bytes);
         }
         // Not needed while the read waits.
@@ -241,6 +241,12 @@ pub(crate) struct Rewound<L> {
 impl<L> Rewound<L> {
     pub(crate) fn new(before: Vec<u8>, line: L) -> Rewound<L> {
         Rewound { before: before.into(), line }
+    }
+
+    /// Whether what was read begins so, as far as there is something.
+    pub(crate) fn begins_with(&self, text: &[u8]) -> bool {
+        let length = text.len().min(self.before.len());
+        length > 0 && self.before[..length] == text[..length]
     }
 }
 

@@ -19,6 +19,7 @@ mod call;
 mod caller;
 mod decode;
 mod encoded;
+mod forward;
 mod gate;
 mod handlers;
 mod lean;

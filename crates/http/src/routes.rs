@@ -13,8 +13,8 @@ use crate::call::{Answered, Call};
 use crate::config::Pending;
 use crate::error::Failure;
 use crate::handlers::{
-    acl, agent, catalog, check, connect, coordinate, event, health, host, intention, kv, metrics, operate, operator,
-    process, query, session, snapshot, status, txn, ui,
+    acl, agent, catalog, check, connect, coordinate, event, health, host, intention, internal, kv, metrics, operate,
+    operator, process, query, session, snapshot, status, txn, ui,
 };
 
 /// One path or family of paths.
@@ -32,6 +32,11 @@ impl Route {
     pub(crate) fn methods_on(&self, argument: &str) -> impl Iterator<Item = &'static (Method, Handler)> {
         let only_read = self.only_read.iter().any(|end| argument.ends_with(end));
         self.methods.iter().filter(move |(method, _)| !only_read || method == GET)
+    }
+
+    /// Whether it is there for client agents, at the port for those and nowhere else.
+    pub(crate) fn is_for_agents(&self) -> bool {
+        self.pattern.starts_with("/v1/internal/agent/")
     }
 
     /// Whether what follows the pattern is a key of the key-value store: that may be as long as a path.
@@ -114,7 +119,7 @@ static ROUTES: &[Route] = &[
     route!(Caller "/v1/agent/metrics": GET Now(metrics::show)),
     route!(Caller "/v1/agent/monitor": GET Now(process::monitor)),
     route!(Caller "/v1/agent/reload": PUT Act(process::reload)),
-    route!(Caller "/v1/agent/join/": PUT Now(process::join)),
+    route!(Caller "/v1/agent/join/": PUT Act(process::join)),
     route!(Caller "/v1/agent/leave": PUT Act(process::leave)),
     route!(Caller "/v1/agent/force-leave/": PUT Now(process::force_leave)),
     route!(Acl "/v1/agent/token/": PUT Act(process::token)),
@@ -226,6 +231,11 @@ static ROUTES: &[Route] = &[
     route!(Public "/v1/status/leader": GET Now(status::leader)),
     route!(Public "/v1/status/peers": GET Now(status::peers)),
     route!(Caller "/v1/operator/store/move": PUT Act(operator::move_store)),
+    // What client agents ask, at the port for agents.
+    route!(Caller "/v1/internal/agent/token": GET Now(internal::token)),
+    route!(Caller "/v1/internal/agent/sign": PUT Act(internal::sign)),
+    route!(Caller "/v1/internal/agent/alive": PUT Act(internal::alive)),
+    route!(Caller "/v1/internal/agent/gone": PUT Act(internal::gone)),
     // Feeds of the web interface.
     route!(Caller "/v1/internal/ui/nodes": GET Blocking(ui::NODES)),
     route!(Caller "/v1/internal/ui/node/": GET Blocking(ui::NODE)),

@@ -36,6 +36,7 @@ use crate::caller::{self, Known};
 use crate::config::{Config, Listener, Process};
 use crate::encoded::Kept;
 use crate::error::{Error, Failure};
+use crate::forward;
 use crate::gate::{Admission, Admitted, Gate};
 use crate::lean::{self, Left, Line, Rewound};
 use crate::leaving::{self, Overheard};
@@ -58,6 +59,8 @@ const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// A client over the network that has not taken anything of its answer for so long is given up. One on this machine's
 /// Unix sockets was let in by the operator.
 const UNREAD_LIMIT: Duration = Duration::from_secs(120);
+/// With what a connection begins on which HTTP/2 is spoken without having been agreed on.
+const HTTP2: &[u8] = b"PRI * HTTP/2.0";
 /// Between probes of a silent connection.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 /// Connections that may wait to be accepted.
@@ -91,14 +94,14 @@ pub(crate) struct Rules {
 #[derive(Clone)]
 pub struct Reload {
     rules: Arc<watch::Sender<Arc<Rules>>>,
-    /// That of the listeners for HTTPS, if there are any.
-    acceptor: Option<Arc<Acceptor>>,
+    /// Those of the listeners that speak TLS, each once.
+    acceptors: Vec<Arc<Acceptor>>,
 }
 
 /// Rules and certificates that were checked and do not hold yet.
 pub struct Next {
     rules: Rules,
-    renewal: Option<Renewal>,
+    renewals: Vec<(Arc<Acceptor>, Renewal)>,
 }
 
 impl Reload {
@@ -106,21 +109,33 @@ impl Reload {
     pub fn prepare(&self, config: &Config) -> Result<Next, Error> {
         let now = Arc::clone(&self.rules.borrow());
         let common = Common { configured: headers(config)?, ..now.common };
-        let renewal = match (&self.acceptor, config.listeners.iter().find_map(Listener::acceptor)) {
-            (Some(ours), Some(next)) => Some(ours.read_anew(next).map_err(Error::Certificate)?),
-            _ => None,
+        let named = acceptors(config);
+        let renewed = |(ours, next): (&Arc<Acceptor>, &Arc<Acceptor>)| {
+            Ok((Arc::clone(ours), ours.read_anew(next).map_err(Error::Certificate)?))
         };
-        Ok(Next { rules: Rules { gate: now.gate.renewed(config), common }, renewal })
+        let renewals = self.acceptors.iter().zip(&named).map(renewed).collect::<Result<_, Error>>()?;
+        Ok(Next { rules: Rules { gate: now.gate.renewed(config), common }, renewals })
     }
 
     /// Every request from now on is judged by these rules, and every connection gets these certificates.
     pub fn replace(&self, next: Next) {
-        let Next { rules, renewal } = next;
+        let Next { rules, renewals } = next;
         self.rules.send_replace(Arc::new(rules));
-        if let (Some(acceptor), Some(renewal)) = (&self.acceptor, renewal) {
+        for (acceptor, renewal) in renewals {
             acceptor.renew(renewal);
         }
     }
+}
+
+/// What speaks TLS at the listeners, each once: several addresses may share one.
+fn acceptors(config: &Config) -> Vec<Arc<Acceptor>> {
+    let mut all: Vec<Arc<Acceptor>> = Vec::new();
+    for acceptor in config.listeners.iter().filter_map(Listener::acceptor) {
+        if !all.iter().any(|known| Arc::ptr_eq(known, acceptor)) {
+            all.push(Arc::clone(acceptor));
+        }
+    }
+    all
 }
 
 fn headers(config: &Config) -> Result<Vec<(HeaderName, HeaderValue)>, Error> {
@@ -153,6 +168,8 @@ pub enum Address {
     UnixTls(PathBuf),
     /// The same for managed proxies only.
     Proxies(PathBuf),
+    /// A TCP address for client agents, and whether TLS is spoken there.
+    Agents(SocketAddr, bool),
 }
 
 impl fmt::Display for Address {
@@ -162,6 +179,8 @@ impl fmt::Display for Address {
             Address::Tls(address) => write!(f, "HTTPS server on {address} (tcp)"),
             Address::Unix(path) => write!(f, "HTTP server on {} (unix)", path.display()),
             Address::UnixTls(path) => write!(f, "HTTPS server on {} (unix)", path.display()),
+            Address::Agents(address, true) => write!(f, "server for client agents on {address} (mutual TLS)"),
+            Address::Agents(address, false) => write!(f, "server for client agents on {address} (in the clear)"),
             Address::Proxies(path) => write!(f, "HTTP server for managed proxies on {} (unix)", path.display()),
         }
     }
@@ -173,6 +192,7 @@ enum ListenSocket {
     Unix(Local),
     UnixTls(Local, Arc<Acceptor>),
     Proxies(Local),
+    Agents(TcpListener, Option<Arc<Acceptor>>),
 }
 
 /// A Unix socket that listens. Nothing that anybody sends through it can make a thread of ours wait: see [`descriptors`].
@@ -207,11 +227,9 @@ impl Drop for Local {
 pub fn bind(config: Config, agent: Agent, process: Arc<dyn Process>) -> Result<Bound, Error> {
     let common = Common { configured: headers(&config)?, translate_addresses: config.translate_wan_addrs };
     let rules = Rules { gate: Gate::new(&config), common };
-    let reload = Reload {
-        rules: Arc::new(watch::Sender::new(Arc::new(rules))),
-        acceptor: config.listeners.iter().find_map(Listener::acceptor).cloned(),
-    };
-    let sockets = config.listeners.iter().map(listen).collect::<Result<_, _>>()?;
+    let reload = Reload { rules: Arc::new(watch::Sender::new(Arc::new(rules))), acceptors: acceptors(&config) };
+    let sockets = config.listeners.iter().filter_map(|listener| listen_if_wanted(listener).transpose());
+    let sockets = sockets.collect::<Result<_, _>>()?;
     Ok(Bound { config, agent, process, reload, sockets })
 }
 
@@ -264,6 +282,21 @@ impl Bound {
     }
 }
 
+/// Listens; `None` at an address that the agent can do without and does not get.
+fn listen_if_wanted(listener: &Listener) -> Result<Option<(Address, ListenSocket)>, Error> {
+    match (listener, listen(listener)) {
+        (_, Ok(listening)) => Ok(Some(listening)),
+        (Listener::Agents { required: false, .. }, Err(error)) => {
+            let text = lictor_agent::error::chain(&error);
+            tracing::warn!(
+                "agent: no client agent can ask this server: {text}; name a free port in ports.server, or 0"
+            );
+            Ok(None)
+        }
+        (_, Err(error)) => Err(error),
+    }
+}
+
 fn listen(listener: &Listener) -> Result<(Address, ListenSocket), Error> {
     match listener {
         Listener::Tcp(address) => {
@@ -277,6 +310,12 @@ fn listen(listener: &Listener) -> Result<(Address, ListenSocket), Error> {
             let socket = listen_tcp(*address, UNREAD_LIMIT).map_err(failed)?;
             let taken = socket.local_addr().map_err(failed)?;
             Ok((Address::Tls(taken), ListenSocket::Tls(socket, Arc::clone(acceptor))))
+        }
+        Listener::Agents { address, acceptor, required: _ } => {
+            let failed = |source| Error::Listen { address: address.to_string(), source };
+            let socket = listen_tcp(*address, UNREAD_LIMIT).map_err(failed)?;
+            let taken = socket.local_addr().map_err(failed)?;
+            Ok((Address::Agents(taken, acceptor.is_some()), ListenSocket::Agents(socket, acceptor.clone())))
         }
         Listener::Unix { path, mode, user, group, acceptor } => {
             let failed = |source| Error::Listen { address: path.display().to_string(), source };
@@ -358,6 +397,14 @@ async fn accept(server: Arc<Server>, scope: Scope, socket: ListenSocket) {
                 accepted
                     .map(|(stream, peer)| scope.spawn("connection", serve.secure(stream, acceptor, Peer::Tcp(peer))))
             }
+            ListenSocket::Agents(listener, acceptor) => {
+                let Some(accepted) = stop.or_stopped(listener.accept()).await else { return };
+                let acceptor = acceptor.clone();
+                accepted.map(|(stream, peer)| match acceptor {
+                    Some(acceptor) => scope.spawn("connection", serve.secure(stream, acceptor, Peer::Agent(peer))),
+                    None => scope.spawn("connection", serve.plain(stream, Peer::Agent(peer))),
+                })
+            }
             ListenSocket::Unix(listener) => {
                 let Some(accepted) = stop.or_stopped(listener.accept()).await else { return };
                 accepted.map(|stream| scope.spawn("connection", serve.plain(stream, Peer::Unix)))
@@ -428,7 +475,11 @@ impl Serve {
         };
         if let Left::Bytes(before) = left {
             // A future of its own, on the heap: a connection of reads need not have room for it.
-            Box::pin(self.whole(Rewound::new(before, stream), peer)).await;
+            let stream = Rewound::new(before, stream);
+            if matches!(peer, Peer::Agent(_)) && stream.begins_with(HTTP2) {
+                return Box::pin(self.streams(stream, peer)).await;
+            }
+            Box::pin(self.whole(stream, peer)).await;
         }
     }
 
@@ -461,7 +512,7 @@ impl Serve {
             Some(Ok(Ok(stream))) => stream,
             Some(Ok(Err(error))) => {
                 let from = match peer {
-                    Peer::Tcp(address) => address.to_string(),
+                    Peer::Tcp(address) | Peer::Agent(address) => address.to_string(),
                     Peer::Unix => "a unix socket".to_owned(),
                 };
                 tracing::debug!("http: TLS handshake error from {from}: {error}");
@@ -472,12 +523,22 @@ impl Serve {
         if !stream.is_http2() {
             return self.whole(stream, peer).await;
         }
+        self.streams(stream, peer).await;
+    }
+
+    /// HTTP/2.
+    async fn streams(self, stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer) {
+        let stop = self.server.stop.clone();
+        let most = match peer {
+            Peer::Agent(_) => streams::MOST_STREAMS_OF_AGENT,
+            Peer::Tcp(_) | Peer::Unix => streams::MOST_STREAMS,
+        };
         let server = self.server;
         let answer = |request| {
             let server = Arc::clone(&server);
             async move { server.respond(request, peer, None).await }
         };
-        streams::serve(stream, self.scope, &stop, UNREAD_LIMIT, answer).await;
+        streams::serve(stream, self.scope, &stop, (UNREAD_LIMIT, most), answer).await;
     }
 }
 
@@ -530,6 +591,12 @@ impl Server {
     /// The rules of now.
     pub(crate) fn rules(&self) -> Arc<Rules> {
         Arc::clone(&self.rules.borrow())
+    }
+
+    /// Whether what was admitted is a read that is answered from what is at hand.
+    pub(crate) fn reads_itself(&self, admission: &Admission<'_>) -> bool {
+        let Admission::Handler(admitted) = admission else { return false };
+        admission.is_read() && (self.config.elsewhere.is_none() || forward::is_own(admitted.route))
     }
 
     /// Whether a request is one that may have to wait.
@@ -596,7 +663,7 @@ impl Server {
             let target = head.uri.path_and_query().map_or("", |target| target.as_str());
             let from = match (peer, proxy) {
                 (_, Some(id)) => format!("@{id}"),
-                (Peer::Tcp(address), None) => address.to_string(),
+                (Peer::Tcp(address) | Peer::Agent(address), None) => address.to_string(),
                 (Peer::Unix, None) => "@".to_owned(),
             };
             let (target, took) = (query::redacted(target), started.elapsed());
@@ -631,10 +698,22 @@ impl Server {
         let known = if proxy.is_some() { Known::ByProcess } else { Known::BySecret };
         let of_proxy = proxy.map(|id| self.agent.secret_of_proxy(id).unwrap_or_else(|| caller::UNREADABLE.to_owned()));
         let secret = of_proxy.as_deref().unwrap_or_else(|| caller::secret(query, &head.headers));
-        if admitted.route.access.needs_acls() && !self.agent.acls_enabled() {
+        let elsewhere = self.config.elsewhere.as_ref();
+        let forwarded = elsewhere.filter(|_| !forward::is_own(admitted.route));
+        if admitted.route.access.needs_acls() && forwarded.is_none() && !self.agent.acls_enabled() {
             return Err(lictor_agent::Error::AclDisabled.into());
         }
-        let caller = match (self.caller(admitted.route, secret), admitted.handler) {
+        let caller = match forwarded {
+            // Who that is, a server knows.
+            Some(_) => Ok(self.agent.anybody(secret)),
+            None => {
+                if elsewhere.is_some() && matches!(admitted.route.access, Access::Caller | Access::Acl) {
+                    self.agent.learn(secret).await?;
+                }
+                self.caller(admitted.route, secret, peer)
+            }
+        };
+        let caller = match (caller, admitted.handler) {
             (Ok(caller), _) => caller,
             (Err(error), Handler::Read(reading)) => return blocking::failed(reading, self, error.into()),
             (Err(error), _) => return Err(error.into()),
@@ -646,6 +725,8 @@ impl Server {
             argument: admitted.argument(),
             query,
             raw_query: head.uri.query().unwrap_or_default(),
+            raw_path: head.uri.path(),
+            is_proxy: forwarded.is_some() && (proxy.is_some() || self.agent.is_proxy(secret)),
             headers: &head.headers,
             peer,
             secret,
@@ -657,6 +738,9 @@ impl Server {
             && !caller::is_within(rights, &call, known)
         {
             return Err(Failure::Denied);
+        }
+        if let Some(elsewhere) = forwarded {
+            return forward::forward(elsewhere, &call, admitted.handler, body).await;
         }
         let answered = match admitted.handler {
             Handler::Now(answer) => answer(&call),
@@ -671,8 +755,10 @@ impl Server {
 
 impl Server {
     /// Who asks, on a route.
-    pub(crate) fn caller(&self, route: &Route, secret: &str) -> Result<Caller, lictor_agent::Error> {
+    pub(crate) fn caller(&self, route: &Route, secret: &str, peer: Peer) -> Result<Caller, lictor_agent::Error> {
         match route.access {
+            // What tokens this agent has for itself is for those on its own node.
+            _ if matches!(peer, Peer::Agent(_)) => self.agent.caller_of_agent(secret),
             Access::Public | Access::AclPublic => Ok(self.agent.anybody(secret)),
             // The agent's own master token is known to the agent and to nobody else.
             Access::Caller | Access::Acl if route.pattern.starts_with("/v1/agent/") => self.agent.local_caller(secret),

@@ -28,12 +28,14 @@ const HEAD_SIZE: u32 = 128 * 1024;
 /// Between probes of a silent connection.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 /// Streams that one client may have open, as in the original.
-const MOST_STREAMS: u32 = 250;
+pub(crate) const MOST_STREAMS: u32 = 250;
+/// And those of a client agent, which asks for everyone on its node.
+pub(crate) const MOST_STREAMS_OF_AGENT: u32 = 32_768;
 /// What is handed over of an answer at a time, and at most held of it beyond what it is made of.
 const PIECE: usize = 64 * 1024;
 
 /// Answers what comes on a connection until that ends, the agent stops, or its client has done nothing for so long.
-pub(crate) async fn serve<S, R, F, B>(stream: S, scope: Scope, stop: &Stop, limit: Duration, respond: R)
+pub(crate) async fn serve<S, R, F, B>(stream: S, scope: Scope, stop: &Stop, (limit, most): (Duration, u32), respond: R)
 where
     S: AsyncRead + AsyncWrite + Unpin,
     R: Fn(Request<Incoming>) -> F,
@@ -53,7 +55,7 @@ where
         .timer(TokioTimer::new())
         .keep_alive_interval(KEEPALIVE)
         .max_header_list_size(HEAD_SIZE)
-        .max_concurrent_streams(MOST_STREAMS)
+        .max_concurrent_streams(most)
         .max_send_buf_size(PIECE)
         .serve_connection(TokioIo::new(stream), service);
     let over = async {
@@ -219,7 +221,7 @@ mod tests {
                 tokio::time::sleep(pause).await;
                 Response::new(Full::new(Bytes::from(vec![7; LONG])))
             };
-            serve(far, streams, &stop, LIMIT, respond).await;
+            serve(far, streams, &stop, (LIMIT, MOST_STREAMS), respond).await;
         });
         let mut builder = client::Builder::new(TokioExecutor::new());
         builder.initial_stream_window_size(room);

@@ -4,6 +4,7 @@
 //! builds the rooms of an agent in order and stops them in reverse.
 
 mod cli;
+mod client;
 mod config;
 mod limits;
 mod log;

@@ -15,12 +15,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use lictor_agent::agent::{Parts, STOP_LIMIT};
 use lictor_agent::authority::Authority;
-use lictor_agent::cluster::Standing;
+use lictor_agent::cluster::{Cluster, Standing};
 use lictor_agent::{Agent, Config};
-use lictor_http::config::Listener;
+use lictor_http::config::{Elsewhere, Listener};
+use lictor_link::mirror::Mirror;
+use lictor_link::{Remote, Servers};
 use lictor_meter::{Filter, View};
 use lictor_model::acl::Caller;
-use lictor_state::State;
+use lictor_state::{State, Writer};
 use lictor_supervisor::{Farewell, Gate, Lifetime, Supervisor};
 use lictor_task::{Drain, Scope, listening};
 use rustix::fs::FlockOperation;
@@ -31,7 +33,7 @@ use crate::log::Log;
 use crate::memory;
 use crate::notify::Notifier;
 use crate::process::{Process, Wish};
-use crate::settings::{self, Plan};
+use crate::settings::{self, Asked, Plan};
 use crate::storage::{move_store, open_seal};
 use crate::telemetry;
 use crate::watches::Watches;
@@ -60,6 +62,7 @@ pub(crate) async fn run(plan: Plan, log: &'static Log) -> Result<ExitCode> {
         banner,
         sources,
         settings,
+        asked: whom,
         watches: wanted,
         watching,
         ..
@@ -106,11 +109,32 @@ pub(crate) async fn run(plan: Plan, log: &'static Log) -> Result<ExitCode> {
     } else {
         None
     };
-    let cluster = Arc::new(Standing::new(state.clone(), writer.clone()));
+    let links = Scope::new("links");
+    let remote = whom.as_ref().map(|whom| remote(whom, &config, &state, &writer, &links)).transpose()?;
+    let cluster: Arc<dyn Cluster> = match &remote {
+        Some(remote) => Arc::new(remote.clone()),
+        None => Arc::new(Standing::new(state.clone(), writer.clone())),
+    };
+    if let Some(remote) = &remote {
+        let elsewhere = Elsewhere { servers: remote.servers().clone(), kept: Default::default() };
+        http.elsewhere = Some(Arc::new(elsewhere));
+    }
     let parts = Parts { config: config.clone(), reloadable, cluster, writer, authority };
     let agent = Agent::start(parts, &scope).await?;
-    if choice.is_shared() {
+    if let Some(remote) = &remote {
+        remote.begin(agent.node());
+        let (agent, remote, stop) = (agent.clone(), remote.clone(), scope.stop_signal());
+        scope.spawn("keep in step", crate::client::keep_in_step(agent, remote, stop));
+    } else if choice.is_shared() {
         agent.share(state.presence(store_config.node_ttl), &scope);
+    }
+
+    let for_agents = http.listeners.iter().find_map(|listener| match listener {
+        Listener::Agents { address, .. } => Some(address.to_string()),
+        _ => None,
+    });
+    if for_agents.is_some() {
+        agent.serve_clients(state.clone(), store_config.node_ttl, &scope);
     }
 
     let (process, mut wishes) = Process::new(log);
@@ -121,7 +145,12 @@ pub(crate) async fn run(plan: Plan, log: &'static Log) -> Result<ExitCode> {
             lictor_http::Error::Listen { address, source } => busy(source, address, "tcp"),
             _ => None,
         };
-        let keys = "ports.http (-http-port) or ports.https (-https-port), client_addr or addresses.http";
+        let keys = match &error {
+            lictor_http::Error::Listen { address, .. } if for_agents.as_ref() == Some(address) => {
+                "ports.server (-server-port) or bind_addr"
+            }
+            _ => "ports.http (-http-port) or ports.https (-https-port), client_addr or addresses.http",
+        };
         with_remedy(error, taken, keys)
     })?;
     let http_reload = http.reload();
@@ -210,6 +239,18 @@ pub(crate) async fn run(plan: Plan, log: &'static Log) -> Result<ExitCode> {
             telling.tell("READY=1");
         }
     });
+    // Ends only when there is no reason to go on without a server.
+    let (joining, stop) = (whom.zip(remote.as_ref()), scope.stop_signal());
+    let joining = async move {
+        match joining {
+            Some((whom, remote)) => match crate::client::join(&whom, remote.servers(), &stop).await {
+                Ok(()) => std::future::pending().await,
+                Err(why) => why,
+            },
+            None => std::future::pending().await,
+        }
+    };
+    let mut joining = std::pin::pin!(joining);
     let stop = scope.stop_signal();
     scope.spawn("memory", async move {
         if stop.or_stopped(tokio::time::sleep(START_IS_OVER)).await.is_some() {
@@ -217,11 +258,12 @@ pub(crate) async fn run(plan: Plan, log: &'static Log) -> Result<ExitCode> {
         }
     });
 
+    let servers = remote.as_ref().map(|remote| remote.servers().clone());
     let ended = loop {
         tokio::select! {
             wish = wishes.recv() => match wish {
                 Some(Wish::Reload(answer)) => {
-                    let reloading = reload(&sources, &settings, &agent, log, &http_reload, dns_reload.as_ref(), &mut watches);
+                    let reloading = reload(&sources, &settings, &agent, log, &http_reload, servers.as_ref(), dns_reload.as_ref(), &mut watches);
                     match signals.unless_ended(reloading).await {
                         // Whoever asked may have gone away.
                         Ok(outcome) => drop(answer.send(outcome)),
@@ -264,9 +306,14 @@ pub(crate) async fn run(plan: Plan, log: &'static Log) -> Result<ExitCode> {
                 }
                 None => break Ok(ExitCode::FAILURE),
             },
+            why = &mut joining => {
+                complain(&format!("==> {why}"));
+                tracing::error!("agent: {why}");
+                break Ok(ExitCode::FAILURE);
+            }
             signal = signals.next() => match signal {
                 Got::Reload => {
-                    let reloading = reload(&sources, &settings, &agent, log, &http_reload, dns_reload.as_ref(), &mut watches);
+                    let reloading = reload(&sources, &settings, &agent, log, &http_reload, servers.as_ref(), dns_reload.as_ref(), &mut watches);
                     if let Err(signal) = signals.unless_ended(reloading).await {
                         break Err(signal);
                     }
@@ -290,6 +337,9 @@ pub(crate) async fn run(plan: Plan, log: &'static Log) -> Result<ExitCode> {
     });
 
     notifier.tell("STOPPING=1");
+    if let Some(remote) = remote.as_ref().filter(|_| code == ExitCode::SUCCESS) {
+        remote.leave().await;
+    }
     faces.stop();
     drain.drain(FACE_LIMIT).await;
     faces.join(FACE_LIMIT).await;
@@ -307,12 +357,39 @@ pub(crate) async fn run(plan: Plan, log: &'static Log) -> Result<ExitCode> {
         }
         supervisor.shutdown(Farewell::Leave).await;
     }
+    links.join(STOP_LIMIT).await;
     state_scope.join(STOP_LIMIT).await;
     drop(agent);
     store.close().await;
     drop((private, open));
     tracing::info!("agent: Exit code: {}", if code == ExitCode::SUCCESS { 0 } else { 1 });
     Ok(code)
+}
+
+/// The cluster as a client agent has it: the servers, and what it holds of what they say.
+fn remote(asked: &Asked, config: &Config, state: &State, writer: &Writer, scope: &Scope) -> Result<Remote> {
+    let servers = Servers::new(asked.servers.clone(), scope.clone()).map_err(|error| {
+        let text = lictor_agent::error::chain(&error);
+        anyhow::anyhow!(
+            "ca_file, ca_path, cert_file or key_file: {text}; name PEM files that the agent's user can read"
+        )
+    })?;
+    if asked.servers.tls.is_none() {
+        tracing::warn!(
+            "agent: without ca_file, cert_file and key_file only servers on this machine are asked: make certificates with \
+             `lictor tls ca create` and `lictor tls cert create -client`"
+        );
+    }
+    let as_whom = lictor_link::remote::Config {
+        node: config.node_name.clone(),
+        node_id: config.node_id.clone(),
+        address: std::net::SocketAddr::new(config.advertise_addr, config.server_port).to_string(),
+        acls: state.acls_enabled(),
+        mesh: config.connect.enabled,
+    };
+    let tokens = lictor_link::tokens::Tokens::new(asked.token_ttl, asked.down_policy);
+    let mirror = Mirror::new(state.clone(), writer.clone());
+    Ok(Remote::new(as_whom, servers, mirror, tokens, scope.clone()))
 }
 
 /// What whoever ends an agent may not expect: its proxies do not end with it.
@@ -478,6 +555,7 @@ async fn reload(
     agent: &Agent,
     log: &Log,
     http: &lictor_http::Reload,
+    servers: Option<&Servers>,
     dns: Option<&lictor_dns::Reload>,
     watches: &mut Watches,
 ) -> Result<(), String> {
@@ -488,6 +566,9 @@ async fn reload(
         // All that can be refused comes before the first change.
         let dns = dns.map(|dns| lictor_dns::Settings::new(next.dns).map(|answers| (dns, answers))).transpose()?;
         let rules = http.prepare(&next.http)?;
+        if let (Some(servers), Some(asked)) = (servers, next.asked) {
+            servers.reload(asked.servers)?;
+        }
         let adopted = agent.adopt(next.reloadable)?;
         http.replace(rules);
         watches.replace(next.watches);

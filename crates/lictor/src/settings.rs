@@ -50,6 +50,8 @@ pub(crate) struct Plan {
     /// The log beside standard output.
     pub(crate) log: crate::config::check::Log,
     pub(crate) telemetry: crate::config::check::Telemetry,
+    /// Whom a client agent asks.
+    pub(crate) asked: Option<Asked>,
     pub(crate) lifecycle: Lifecycle,
     /// What the agent looks at for others, and how it reaches its own API for that.
     pub(crate) watches: Vec<Watch>,
@@ -62,6 +64,21 @@ pub(crate) struct Plan {
     pub(crate) warnings: Vec<String>,
     /// What is worth knowing.
     pub(crate) notices: Vec<String>,
+}
+
+/// Whom a client agent asks, and how.
+pub(crate) struct Asked {
+    /// Of which one must answer at the start.
+    pub(crate) start_join: Vec<String>,
+    /// That are tried until one answers.
+    pub(crate) retry_join: Vec<String>,
+    pub(crate) retry_interval: Duration,
+    /// How many tries; `None` is for ever.
+    pub(crate) retry_max: Option<u32>,
+    pub(crate) servers: lictor_link::servers::Config,
+    /// How long it is believed what a token stands for, and what holds when that cannot be asked.
+    pub(crate) token_ttl: Duration,
+    pub(crate) down_policy: lictor_link::tokens::DownPolicy,
 }
 
 /// How signals end the agent.
@@ -79,13 +96,11 @@ pub(crate) fn load(sources: &Sources) -> Result<Plan, String> {
 
 fn plan(sources: &Sources, loaded: Loaded) -> Result<Plan, String> {
     let Loaded { config, services, checks, watches, notices, settings } = loaded;
-    let store = StoreChoice::new(&config.store, config.node.data_dir.as_deref())?;
-    if config.node.role == Role::Client {
-        return Err(format!(
-            "{}. Where several shall share it, each is a server over one etcd: docs/cluster.md",
-            config::check::node::NO_CLIENTS
-        ));
-    }
+    let store = match config.node.role {
+        Role::Server => StoreChoice::new(&config.store, config.node.data_dir.as_deref())?,
+        // What a client knows of the cluster is a copy, and gone with it.
+        Role::Client => StoreChoice::Memory,
+    };
     if let Some(folder) = &config.node.data_dir {
         fs::DirBuilder::new()
             .recursive(true)
@@ -147,6 +162,7 @@ fn plan(sources: &Sources, loaded: Loaded) -> Result<Plan, String> {
         log_level,
         log: config.log.clone(),
         telemetry: config.telemetry.clone(),
+        asked: (config.node.role == Role::Client).then(|| asked(&config)),
         lifecycle: Lifecycle {
             leave_on_terminate: config.lifecycle.leave_on_terminate,
             skip_leave_on_interrupt: config.lifecycle.skip_leave_on_interrupt,
@@ -168,6 +184,49 @@ fn acl(config: &AgentConfig) -> Option<Acl> {
         },
         enforcement: if acl.enforce_version_8 { Enforcement::Full } else { Enforcement::BeforeVersion8 },
     })
+}
+
+fn asked(config: &AgentConfig) -> Asked {
+    use crate::config::check::acl::DownPolicy as Written;
+    use lictor_link::tokens::DownPolicy;
+    let AgentConfig { node, servers, acl, tls, .. } = config;
+    let mut join = servers.retry_join.clone();
+    join.extend(servers.start_join.iter().filter(|address| !servers.retry_join.contains(address)).cloned());
+    let limit = servers.limit.map(|(rate, burst)| lictor_link::servers::Limit { rate, burst });
+    let has_ca = tls.ca_file.is_some() || tls.ca_path.is_some();
+    let domain = node.domain.trim_end_matches('.').to_ascii_lowercase();
+    let name = match tls.verify_server_hostname {
+        true => Some(format!("server.{}.{domain}", node.datacenter)),
+        false => Some(tls.server_name.clone()).filter(|name| !name.is_empty()),
+    };
+    let settings = (has_ca && tls.certificate.is_some()).then(|| dialer::Settings {
+        ca_file: tls.ca_file.clone(),
+        ca_path: tls.ca_path.clone(),
+        certificate: tls.certificate.clone(),
+        // Without a name to expect, whoever has a certificate of the authority for servers is one.
+        verify: if name.is_some() { dialer::Verify::Server } else { dialer::Verify::Authority },
+        server_name: name,
+    });
+    Asked {
+        start_join: servers.start_join.clone(),
+        retry_join: servers.retry_join.clone(),
+        retry_interval: servers.retry_interval,
+        retry_max: servers.retry_max,
+        servers: lictor_link::servers::Config {
+            node: node.name.to_string(),
+            join,
+            hold: servers.hold,
+            limit,
+            tls: settings,
+        },
+        token_ttl: acl.token_ttl.min(acl.policy_ttl),
+        down_policy: match acl.down_policy {
+            Written::Allow => DownPolicy::Allow,
+            Written::Deny => DownPolicy::Deny,
+            Written::ExtendCache => DownPolicy::ExtendCache,
+            Written::AsyncCache => DownPolicy::AsyncCache,
+        },
+    }
 }
 
 fn tokens(config: &AgentConfig) -> Tokens {
@@ -480,6 +539,9 @@ fn http(
             }
         }
     }
+    if node.role == Role::Server && !node.dev {
+        listeners.extend(agents(config)?);
+    }
     let allow_write_from = http
         .allow_write_from
         .iter()
@@ -512,7 +574,28 @@ fn http(
         mesh: if config.mesh.enabled { Mesh::Enabled } else { Mesh::Disabled },
         key_lists: if config.acl.enable_key_list_policy { KeyLists::NeedRight } else { KeyLists::Filtered },
         debug_config,
+        elsewhere: None,
     })
+}
+
+/// Where a server answers client agents: over mutual TLS, or in the clear for those on its own machine, where its HTTP API
+/// is open in the clear as well.
+fn agents(config: &AgentConfig) -> Result<Option<Listener>, String> {
+    let AgentConfig { network, tls, .. } = config;
+    let Some(port) = network.ports.server else { return Ok(None) };
+    let address = SocketAddr::new(network.bind, port);
+    let has_ca = tls.ca_file.is_some() || tls.ca_path.is_some();
+    match tls.certificate.as_ref().filter(|_| has_ca) {
+        Some(pair) => {
+            let files = Files { clients: Clients::Verified, ..https_files(pair, tls) };
+            let acceptor = Acceptor::load(files).map_err(|error| certificate_error(&error, tls))?;
+            Ok(Some(Listener::Agents { address, acceptor: Some(std::sync::Arc::new(acceptor)), required: true }))
+        }
+        None if address.ip().is_loopback() && !network.http.is_empty() => {
+            Ok(Some(Listener::Agents { address, acceptor: None, required: false }))
+        }
+        None => Ok(None),
+    }
 }
 
 fn dns(config: &AgentConfig) -> Result<lictor_dns::Config, String> {
@@ -568,7 +651,7 @@ fn banner(config: &AgentConfig, node_id: &str) -> Vec<String> {
         ("Node ID", format!("'{node_id}'")),
         ("Node name", format!("'{}'", node.name)),
         ("Datacenter", format!("'{}' (Segment: '<all>')", node.datacenter)),
-        ("Server", format!("{} (Bootstrap: {})", node.role == Role::Server, !node.dev)),
+        ("Server", format!("{} (Bootstrap: {})", node.role == Role::Server, node.role == Role::Server && !node.dev)),
         (
             "Client Addr",
             format!(

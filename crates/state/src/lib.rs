@@ -83,6 +83,11 @@ impl State {
         tokens::caller(&self.replica.tables(), &self.config, secret)
     }
 
+    /// What a secret stands for, in a form that another process can make the same caller of.
+    pub fn grant(&self, secret: &str) -> Result<tokens::Grant, Error> {
+        tokens::grant(&self.replica.tables(), &self.config, secret)
+    }
+
     /// Whether access is controlled.
     pub fn acls_enabled(&self) -> bool {
         self.config.acl.is_some()

@@ -86,6 +86,41 @@ impl State {
     }
 }
 
+impl State {
+    /// Keeps a member alive for somebody else: renews the lease that it has, or takes one. Gives the lease by its number, to
+    /// be passed the next time, to whichever server. Without another call it ends after `ttl`.
+    pub async fn hold_member(&self, member: &Member, lease: u64, ttl: Duration) -> Result<u64, Error> {
+        if let Some(lease) = LeaseId::new(lease)
+            && self.replica.tables().presence.is_alive(&member.node.to_ascii_lowercase())
+        {
+            match self.store.keep_alive(lease).await {
+                Ok(()) => return Ok(lease.get()),
+                Err(lictor_store::Error::LeaseLost(_)) => {}
+                Err(error) => return Err(Error::store("keep a lease")(error)),
+            }
+        }
+        let lease = self.presence(ttl).begin(member).await?;
+        // Whoever asks next is to find it.
+        let reached = self.replica.wait(&[Topic::Members]);
+        let node = member.node.to_ascii_lowercase();
+        let shown = async {
+            while !self.replica.tables().presence.is_alive(&node) {
+                reached.woken().await;
+            }
+        };
+        // It is alive in the store, however late this copy is.
+        let _ = timeout(RETRY.1, shown).await;
+        Ok(lease.get())
+    }
+
+    /// Ends what keeps a member alive.
+    pub async fn release_member(&self, node: &str) -> Result<(), Error> {
+        let key = Key::Alive(node.to_ascii_lowercase().into());
+        self.store.commit(Txn::new().delete(key.encode()?)).await.map_err(Error::store("end a lease"))?;
+        Ok(())
+    }
+}
+
 /// Why a lease is not kept any longer.
 enum Over {
     Lost,

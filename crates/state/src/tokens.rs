@@ -17,6 +17,7 @@ use lictor_model::intention::{Action, Otherwise};
 use lictor_model::token::{ANONYMOUS_TOKEN, Policy, ROOT_SECRETS, Token};
 
 use crate::replica::Tables;
+use crate::rules::{self, Syntax};
 use crate::{Config, Error};
 
 /// How access is controlled, where it is.
@@ -58,6 +59,61 @@ pub(crate) fn caller(tables: &Tables, config: &Config, secret: &str) -> Result<C
             None => Caller::with_rules(public, Rules::default(), Action::Deny),
         }
     }))
+}
+
+/// What a secret stands for, in a form that another process can make the same caller of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Grant {
+    /// How access is controlled; `None` where it is not.
+    pub acl: Option<Acl>,
+    /// The token's public name; empty for the anonymous one.
+    pub accessor: String,
+    /// The texts of its rules.
+    pub rules: Vec<RuleText>,
+}
+
+/// The rules of one token of the older form, or of one policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuleText {
+    /// As they were written.
+    pub text: String,
+    /// Whether every name in it is a prefix.
+    pub legacy: bool,
+}
+
+impl Grant {
+    /// The caller. Rules that cannot be read may be the ones that deny, so one with such rules has no rights.
+    pub fn caller(&self) -> Caller {
+        let Some(acl) = self.acl else { return Caller::acls_disabled() };
+        let mut all = Rules::default();
+        for RuleText { text, legacy } in &self.rules {
+            match rules::parse(text, if *legacy { Syntax::Legacy } else { Syntax::Current }) {
+                Ok(parsed) => all.add_all(&parsed.rules),
+                Err(why) => {
+                    tracing::error!("token {}: {why}: whoever has it gets no rights", self.accessor);
+                    return Caller::with_rules(&self.accessor, Rules::default(), Action::Deny);
+                }
+            }
+        }
+        Caller::enforced(&self.accessor, all, acl.default_policy, acl.enforcement)
+    }
+}
+
+/// What a secret stands for; the same as [`caller`] says.
+pub(crate) fn grant(tables: &Tables, config: &Config, secret: &str) -> Result<Grant, Error> {
+    let Some(acl) = config.acl else { return Ok(Grant::default()) };
+    if ROOT_SECRETS.contains(&secret) {
+        return Err(Error::refused("Cannot resolve root ACL"));
+    }
+    let access = &tables.access;
+    let accessor: Arc<str> = if secret.is_empty() {
+        ANONYMOUS_TOKEN.into()
+    } else {
+        Arc::clone(access.accessor_of(secret).ok_or(Error::UnknownToken)?)
+    };
+    let rules = access.texts_of(&accessor, &config.datacenter);
+    let accessor = if *accessor == *ANONYMOUS_TOKEN { String::new() } else { accessor.to_string() };
+    Ok(Grant { acl: Some(acl), accessor, rules })
 }
 
 /// Accessors by the digests of their secrets.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
-use rustls::{ClientConfig, DigitallySignedStruct, Error as TlsError, SignatureScheme};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -26,6 +26,8 @@ pub enum Verify {
     /// Against the CAs and the name.
     #[default]
     Server,
+    /// Against the CAs alone: whoever has a certificate of theirs for servers is believed.
+    Authority,
     /// Not at all: whoever answers is believed.
     Nothing,
 }
@@ -59,14 +61,18 @@ impl Dialer {
         let provider = provider(KeyExchange::Classical);
         let verifier: Arc<dyn ServerCertVerifier> = match settings.verify {
             Verify::Nothing => Arc::new(Believe(Arc::clone(&provider))),
-            Verify::Server => {
+            Verify::Server | Verify::Authority => {
                 let roots = match (&settings.ca_file, &settings.ca_path) {
                     (None, None) => system_roots(),
                     (file, path) => roots(file.as_deref(), path.as_deref())?,
                 };
-                WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+                let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
                     .build()
-                    .map_err(|problem| Error::Certificate(problem.to_string()))?
+                    .map_err(|problem| Error::Certificate(problem.to_string()))?;
+                match settings.verify {
+                    Verify::Authority => Arc::new(OfAuthority(verifier)),
+                    _ => verifier,
+                }
             }
         };
         let builder = ClientConfig::builder_with_provider(provider)
@@ -106,6 +112,51 @@ impl Dialer {
         let name = ServerName::try_from(name).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let stream = TlsConnector::from(Arc::clone(config)).connect(name, stream).await?;
         Ok(SecureStream::from(tokio_rustls::TlsStream::Client(stream)))
+    }
+}
+
+/// Accepts what an authority has signed, whatever it is called.
+#[derive(Debug)]
+struct OfAuthority(Arc<WebPkiServerVerifier>);
+
+impl ServerCertVerifier for OfAuthority {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, TlsError> {
+        match self.0.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+            // The name is looked at last: all else is as it should be.
+            Err(TlsError::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) => Ok(ServerCertVerified::assertion()),
+            verified => verified,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        self.0.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        self.0.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
     }
 }
 

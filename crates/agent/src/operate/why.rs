@@ -224,7 +224,7 @@ impl Inner {
             .collect();
         Facts {
             supervised: self.supervisor.get().is_none_or(Option::is_some),
-            mesh: self.authority.is_some(),
+            mesh: self.has_mesh(),
             script,
             upstreams,
             failing,

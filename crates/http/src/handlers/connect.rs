@@ -88,11 +88,11 @@ async fn newer_leaf(
         let reader = call.agent().reader(&call.caller);
         let seen = reader.current();
         // Who asks may have lost the right while this waited, and gets no new key then.
-        let caller = call.server.caller(call.route, call.secret)?;
+        let caller = call.caller_now()?;
         tokio::select! {
             newer = call.agent().leaf_after(&caller, call.secret, call.argument, options.after) => {
                 newer?;
-                let caller = call.server.caller(call.route, call.secret)?;
+                let caller = call.caller_now()?;
                 return call.agent().leaf_after(&caller, call.secret, call.argument, options.after).await.map(Some);
             }
             () = reader.changed(rights, seen), if !rights.is_empty() => {}
@@ -134,7 +134,8 @@ pub(crate) fn authorize<'a>(call: &'a Call<'a>, body: RequestBody) -> Pending<'a
         {
             return Err(Failure::Denied);
         }
-        let (decision, cached) = call.agent().authorize(&call.caller, &question.target, &question.client_cert_uri)?;
+        let (decision, cached) =
+            call.agent().authorize(&call.caller, call.secret, &question.target, &question.client_cert_uri).await?;
         let authorized = decision.action == Action::Allow;
         let mut response = call.json(&shape::Authorized { authorized, reason: decision.reason.into() })?;
         blocking::cache_headers(response.headers_mut(), cached);

@@ -49,7 +49,7 @@ pub(crate) fn list<'a>(call: &'a Call<'a>, _: RequestBody) -> Pending<'a, Answer
         loop {
             seen.mark_unchanged();
             // What the caller may see can have changed while this waited.
-            let caller = call.server.caller(call.route, call.secret)?;
+            let caller = call.caller_now()?;
             let events = call.agent().events(&caller, call.query.get("name"));
             let index = events.last().map_or(NOTHING, |event| event.index());
             if !waits || index != options.after.0 {

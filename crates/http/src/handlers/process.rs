@@ -30,7 +30,7 @@ pub(crate) fn description(call: &Call<'_>) -> Answered {
             node_name: config.node_name.as_str().into(),
             node_id: (&config.node_id).into(),
             revision: (&config.revision).into(),
-            server: true,
+            server: !call.agent().is_client(),
             version: (&config.version).into(),
         },
         debug_config: Cow::Borrowed(&config.debug_config),
@@ -55,20 +55,23 @@ fn member<'a>(call: &'a Call<'_>, pool: Pool) -> Member<'a> {
     let config = call.config();
     let mut tags: BTreeMap<Cow<'a, str>, Cow<'a, str>> = BTreeMap::new();
     tags.insert("acls".into(), if call.agent().acls_enabled() { "1" } else { "0" }.into());
-    if !call.agent().is_sharing() {
+    let is_server = !call.agent().is_client();
+    if is_server && !call.agent().is_sharing() {
         tags.insert("bootstrap".into(), "1".into());
     }
     tags.insert("build".into(), format!("{}:{}", config.version, short(&config.revision)).into());
     tags.insert("dc".into(), (&config.datacenter).into());
     tags.insert("id".into(), (&config.node_id).into());
-    tags.insert("port".into(), config.ports.server.to_string().into());
-    tags.insert("raft_vsn".into(), "3".into());
-    tags.insert("role".into(), "consul".into());
+    if is_server {
+        tags.insert("port".into(), config.ports.server.to_string().into());
+        tags.insert("raft_vsn".into(), "3".into());
+    }
+    tags.insert("role".into(), if is_server { "consul" } else { "node" }.into());
     tags.insert("segment".into(), "".into());
     tags.insert("vsn".into(), "2".into());
     tags.insert("vsn_min".into(), "2".into());
     tags.insert("vsn_max".into(), "3".into());
-    if pool == Pool::Lan {
+    if is_server && pool == Pool::Lan {
         tags.insert("wan_join_port".into(), config.ports.serf_wan.to_string().into());
     }
     let name = config.node_name.as_str();
@@ -116,7 +119,14 @@ fn other<'a>(call: &'a Call<'_>, pool: Pool, known: &'a lictor_state::presence::
         member.port = port;
     }
     member.tags.insert("id".into(), known.id.as_str().into());
-    member.tags.insert("port".into(), port.to_string().into());
+    if known.is_server {
+        member.tags.insert("port".into(), port.to_string().into());
+    } else {
+        for of_servers in ["bootstrap", "port", "raft_vsn", "wan_join_port"] {
+            member.tags.remove(of_servers);
+        }
+        member.tags.insert("role".into(), "node".into());
+    }
     member.status = status;
     member
 }
@@ -136,9 +146,12 @@ pub(crate) fn members(call: &Call<'_>) -> Answered {
     let pool = if wan { Pool::Wan } else { Pool::Lan };
     let agent = call.agent();
     let own = agent.as_member();
+    // Between datacenters there are servers only.
+    let counts =
+        |member: &lictor_state::presence::Member| member.node != own.node && (pool == Pool::Lan || member.is_server);
     // An agent that answers is alive, whatever became of its lease.
-    let alive: Vec<_> = agent.members().into_iter().filter(|member| member.node != own.node).collect();
-    let lost = agent.lost_members();
+    let alive: Vec<_> = agent.members().into_iter().filter(&counts).collect();
+    let lost: Vec<_> = agent.lost_members().into_iter().filter(&counts).collect();
     let all = std::iter::once(member(call, pool))
         .chain(alive.iter().map(|known| other(call, pool, known, ALIVE)))
         .chain(lost.iter().map(|known| other(call, pool, known, FAILED)));
@@ -173,12 +186,43 @@ pub(crate) fn leave<'a>(call: &'a Call<'a>, _: RequestBody) -> Pending<'a, Answe
     })
 }
 
-/// There is nobody to join: agents of a cluster find each other through their store.
-pub(crate) fn join(call: &Call<'_>) -> Answered {
-    call.needs_agent(Access::Write)?;
-    let address = call.argument;
-    let text = format!("1 error(s) occurred:\n\n* Failed to join {address}: this agent has no gossip membership");
-    Err(Failure::refused(text))
+/// A client agent joins a server. For a server there is nobody to join: those of a cluster find each other through their
+/// store.
+pub(crate) fn join<'a>(call: &'a Call<'a>, _: RequestBody) -> Pending<'a, Answered> {
+    Box::pin(async move {
+        call.needs_agent(Access::Write)?;
+        let joined = match &call.config().elsewhere {
+            None => Err("this agent has no gossip membership".to_owned()),
+            Some(elsewhere) => {
+                let address = with_port(call.argument, call.config().ports.serf_lan, call.config().ports.server);
+                elsewhere.servers.connect_to(&address).await.map_err(|error| error.to_string())
+            }
+        };
+        joined.map_err(|why| {
+            Failure::refused(format!("1 error(s) occurred:\n\n* Failed to join {}: {why}", call.argument))
+        })?;
+        call.done()
+    })
+}
+
+/// The port of gossip where the original has nothing else.
+const GOSSIP_PORT: u16 = 8301;
+/// The port of servers.
+const SERVER_PORT: u16 = 8300;
+
+/// The address of a server: one without a port, or with that of gossip, is asked at the port that servers have.
+fn with_port(address: &str, gossip: u16, server: u16) -> String {
+    let server = if server == 0 { SERVER_PORT } else { server };
+    if let Ok(ip) = address.trim_matches(['[', ']']).parse() {
+        return std::net::SocketAddr::new(ip, server).to_string();
+    }
+    match address.rsplit_once(':') {
+        Some((host, port)) if port.parse().is_ok_and(|port: u16| port == GOSSIP_PORT || port == gossip) => {
+            format!("{host}:{server}")
+        }
+        Some(_) => address.to_owned(),
+        None => format!("{address}:{server}"),
+    }
 }
 
 /// Without members that could have failed there is nothing to do, which the original also answers for unknown names.

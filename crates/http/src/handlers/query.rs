@@ -101,7 +101,7 @@ async fn execute(call: &Call<'_>, name: &str) -> Answered {
     loop {
         let seen = reader.current();
         // What the caller may do can have changed while this waited.
-        let caller = call.server.caller(call.route, call.secret)?;
+        let caller = call.caller_now()?;
         let Answer { index, mut topics, value } = call.agent().execute_query(&caller, name, &execution)?;
         if waits && index <= options.after {
             topics.extend_from_slice(blocking::rights(call));
@@ -149,11 +149,11 @@ fn execution<'a>(call: &'a Call<'_>) -> Result<Execution<'a>, Failure> {
         })?,
     };
     Ok(Execution {
+        agent_node: Some(call.node()),
         // None and fewer mean all.
         limit: usize::try_from(limit).unwrap_or(0),
         connect,
         near: Some(call.query.get("near")),
-        agent_node: None,
         source: source(call),
     })
 }
@@ -164,7 +164,8 @@ fn source(call: &Call<'_>) -> Option<IpAddr> {
     let first = forwarded.and_then(|list| list.split(',').next()).and_then(|first| first.trim().parse().ok());
     first.or(match call.peer {
         Peer::Tcp(address) => Some(address.ip()),
-        Peer::Unix => None,
+        // Where its own client is, that agent knows.
+        Peer::Unix | Peer::Agent(_) => None,
     })
 }
 

@@ -62,7 +62,10 @@ fn session(row: &Session) -> shape::Session<'_> {
 pub(crate) fn create<'a>(call: &'a Call<'a>, body: RequestBody) -> Pending<'a, Answered> {
     Box::pin(async move {
         call.needs_our_datacenter(call.query.get("dc"))?;
-        let session = decode::session(&body.read().await?)?;
+        let mut session = decode::session(&body.read().await?)?;
+        if session.node.is_empty() {
+            session.node = call.node().into();
+        }
         let id = call.agent().create_session(&call.caller, session).await?;
         call.json(&Created { id: id.into() })
     })

@@ -4,6 +4,7 @@ use std::io::{self, BufWriter, Write};
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
+use lictor_model::acl::{Access, Caller, Realm};
 use lictor_task::clock;
 use tokio::sync::mpsc;
 
@@ -15,8 +16,11 @@ use crate::config::Pending;
 use crate::error::Failure;
 use crate::respond::{self, INDEX, KNOWN_LEADER, LAST_CONTACT};
 
+/// Where it is.
+pub(crate) const PATTERN: &str = "/v1/snapshot";
+
 /// Largest archive that is taken, compressed.
-const LARGEST: u64 = 1024 * 1024 * 1024;
+pub(crate) const LARGEST: u64 = 1024 * 1024 * 1024;
 
 /// The archive is handed over in pieces of this size, some of which may wait for a slow client.
 const PIECE: usize = 64 * 1024;
@@ -62,14 +66,17 @@ impl Write for Sending {
     }
 }
 
+/// Demands the right to restore.
+pub(crate) fn may_restore(caller: &Caller) -> Result<(), Failure> {
+    if caller.may_in(Access::Write, Realm::Acl) { Ok(()) } else { Err(Failure::Denied) }
+}
+
 pub(crate) fn restore<'a>(call: &'a Call<'a>, body: RequestBody) -> Pending<'a, Answered> {
     Box::pin(async move {
         Options::parse(call)?;
         call.needs_our_datacenter(call.query.get("dc"))?;
         // Who may not restore need not send it all.
-        if !call.caller.may_in(lictor_model::acl::Access::Write, lictor_model::acl::Realm::Acl) {
-            return Err(Failure::Denied);
-        }
+        may_restore(&call.caller)?;
         // So large that there is memory for one at a time.
         let _alone = call.server.restoring.try_lock().map_err(|_| Failure::Restoring)?;
         let body = body.read_huge(LARGEST).await?;

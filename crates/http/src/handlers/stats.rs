@@ -19,7 +19,28 @@ type Group<'a> = BTreeMap<Cow<'a, str>, Cow<'a, str>>;
 /// All groups.
 pub(super) fn of<'a>(call: &'a Call<'_>) -> BTreeMap<Cow<'a, str>, Group<'a>> {
     let agent = call.agent();
-    let members = if agent.is_sharing() { agent.members() } else { vec![agent.as_member()] };
+    if let Some(elsewhere) = &call.config().elsewhere {
+        return BTreeMap::from([
+            ("agent".into(), registered(call)),
+            ("build".into(), build(call)),
+            (
+                "consul".into(),
+                group([
+                    ("acl", if agent.acls_enabled() { "enabled" } else { "disabled" }.into()),
+                    ("known_servers", elsewhere.servers.known().len().to_string().into()),
+                    ("server", "false".into()),
+                ]),
+            ),
+            ("runtime".into(), runtime()),
+            // Who else there is, servers know.
+            ("serf_lan".into(), serf(call, 1, 0)),
+        ]);
+    }
+    let mut members = agent.members();
+    if !agent.is_sharing() {
+        // It holds no lease, unlike its clients.
+        members.push(agent.as_member());
+    }
     let lost = agent.lost_members().len();
     let own = agent.as_member();
     let leads = if agent.is_sharing() { agent.lead().is_some_and(|lead| lead.id == own.id) } else { true };

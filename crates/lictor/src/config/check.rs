@@ -42,7 +42,6 @@ pub(crate) struct AgentConfig {
     /// Where the state is kept.
     pub(crate) store: Store,
     /// Which servers a client asks, and how patiently.
-    #[cfg_attr(not(test), expect(dead_code, reason = "see there"))]
     pub(crate) servers: Servers,
     /// Start, leave and stop.
     pub(crate) lifecycle: Lifecycle,

@@ -185,6 +185,14 @@ impl Settings {
         }
     }
 
+    /// A number that may have a fraction; 0 when nobody sets it.
+    pub(crate) fn float(&self, path: &str) -> f64 {
+        match self.value(path) {
+            Some(Written::Float(value)) => *value,
+            _ => 0.0,
+        }
+    }
+
     /// A text; empty when nobody sets it.
     pub(crate) fn text(&self, path: &str) -> &str {
         match self.value(path) {

@@ -13,6 +13,7 @@ use super::Touched;
 use crate::answer::Topic;
 use crate::rules::{self, Syntax};
 use crate::schema::Key;
+use crate::tokens::RuleText;
 use crate::tokens::Secrets;
 
 #[derive(Debug, Default)]
@@ -170,6 +171,20 @@ impl Access {
             }
         }
         Some(all)
+    }
+
+    /// The texts of which [`Access::rules_of`] is made.
+    pub(crate) fn texts_of(&self, accessor: &str, datacenter: &str) -> Vec<RuleText> {
+        let Some(StoredToken { row, .. }) = self.tokens.get(accessor) else { return Vec::new() };
+        let own = Some(&row.rules).filter(|text| !text.is_empty());
+        let own = own.map(|text| RuleText { text: text.clone(), legacy: true });
+        let management = (row.kind == TokenKind::Management).then(|| fold(MANAGEMENT_POLICY));
+        let linked = row.policies.iter().flatten().map(|link| fold(&link.id));
+        let policies = linked.chain(management).filter_map(|id| self.policies.get(&id));
+        let counting = policies.filter(|policy| policy.row.counts_in(datacenter));
+        own.into_iter()
+            .chain(counting.map(|policy| RuleText { text: policy.row.rules.clone(), legacy: false }))
+            .collect()
     }
 
     /// All tokens, by accessor.

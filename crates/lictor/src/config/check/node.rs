@@ -44,16 +44,12 @@ pub(crate) struct Node {
     pub(crate) data_dir: Option<PathBuf>,
 }
 
-/// What an agent that would be a client is told.
-pub(crate) const NO_CLIENTS: &str = "client agents are not in this version: set server = true (with bootstrap = true, \
-                                     or -dev), and this agent holds the state itself";
-
 /// Reads and judges.
 pub(crate) fn node(check: &mut Check<'_>) -> Node {
     let settings = check.settings;
     let role = if settings.flag("server") { Role::Server } else { Role::Client };
     if role == Role::Client && check.purpose == Purpose::Validate {
-        no_client(check);
+        perhaps_a_client(check);
     }
     let datacenter = datacenter(check, role);
     let meta: Meta = settings.text_map("node_meta");
@@ -87,20 +83,14 @@ pub(crate) fn node(check: &mut Check<'_>) -> Node {
     }
 }
 
-/// Whoever validates files does not see the flags of the agent, which may make a server of it; but files that are those
-/// of a client are none of a server.
-fn no_client(check: &mut Check<'_>) {
+/// Whoever validates files does not see the flags of the agent, which may make a server of it.
+fn perhaps_a_client(check: &mut Check<'_>) {
     let given = |key: &str| check.settings.is_given(key);
-    if given("server") {
-        let remedy =
-            "make this agent a server of its own, or let all agents be servers over one etcd (docs/cluster.md)";
-        check.refuse(Stage::Start, "server", NO_CLIENTS, remedy);
-    } else if given("retry_join") || given("start_join") {
-        check.warn(format!(
-            "config: these are the files of a client unless the agent is started with -server: {NO_CLIENTS}"
-        ));
-    } else {
-        check.inform("config: server is not set: the agent needs it here, as -server, or by -dev");
+    if !given("server") && !given("retry_join") && !given("start_join") {
+        check.inform(
+            "config: server is not set: unless the agent has it as -server or runs with -dev, it is a client agent, which \
+             holds nothing and needs servers to ask (retry_join)",
+        );
     }
 }
 

@@ -20,6 +20,10 @@ pub(crate) struct Tls {
     pub(crate) verify_incoming_https: bool,
     /// Whether servers are verified.
     pub(crate) verify_outgoing: bool,
+    /// Whether the certificate of a server must have the name of one.
+    pub(crate) verify_server_hostname: bool,
+    /// The name that it must have instead.
+    pub(crate) server_name: String,
     /// Names of the cipher suites of TLS 1.2; `None` for the default.
     pub(crate) cipher_suites: Option<Vec<String>>,
     /// Whether the server's order counts.
@@ -113,6 +117,8 @@ pub(crate) fn tls(check: &mut Check<'_>) -> Tls {
         certificate,
         verify_incoming_https: settings.flag("verify_incoming") || settings.flag("verify_incoming_https"),
         verify_outgoing,
+        verify_server_hostname,
+        server_name: settings.text("server_name").to_owned(),
         cipher_suites: cipher_suites(check),
         prefer_server_cipher_suites: settings.flag("tls_prefer_server_cipher_suites"),
         for_checks: settings.flag("enable_agent_tls_for_checks"),

@@ -1,5 +1,6 @@
 //! Joining, limits, leaving; and the ranges of keys that have no effect but must still make sense.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,14 +12,21 @@ use super::{Check, Network, Node, Role, Store};
 use crate::config::address;
 use crate::config::report::Stage;
 
-/// Which servers a client asks, and how patiently. A file for a client is judged in full, though none can be started.
+/// Which servers a client asks, and how patiently.
 #[derive(Clone, Debug)]
-#[cfg_attr(not(test), expect(dead_code, reason = "the agent that would ask them is refused before it reads them"))]
 pub(crate) struct Servers {
+    /// `host:port` of servers of which one must answer at the start.
+    pub(crate) start_join: Vec<String>,
     /// `host:port` of servers that are tried until one answers.
     pub(crate) retry_join: Vec<String>,
+    /// Between two tries.
+    pub(crate) retry_interval: Duration,
     /// How many tries; `None` is for ever.
     pub(crate) retry_max: Option<u32>,
+    /// How long a request is tried again while no server answers.
+    pub(crate) hold: Duration,
+    /// Requests per second, and at once; `None` is without limit.
+    pub(crate) limit: Option<(f64, u32)>,
 }
 
 /// Start, leave and stop.
@@ -40,9 +48,9 @@ pub(crate) struct Lifecycle {
 pub(crate) fn servers(check: &mut Check<'_>, node: &Node, network: &Network, _store: &Store) -> Servers {
     let settings = check.settings;
     let mut replaced = false;
-    let mut retry_join = Vec::new();
+    let (mut start_join, mut retry_join) = (Vec::new(), Vec::new());
     if node.role == Role::Client {
-        addresses(check, "start_join", network, &mut replaced);
+        start_join = addresses(check, "start_join", network, &mut replaced);
         retry_join = addresses(check, "retry_join", network, &mut replaced);
     }
     if replaced {
@@ -51,7 +59,18 @@ pub(crate) fn servers(check: &mut Check<'_>, node: &Node, network: &Network, _st
             network.ports.server.unwrap_or(DEFAULT_SERVER_PORT)
         ));
     }
-    Servers { retry_join, retry_max: u32::try_from(settings.int("retry_max")).ok().filter(|max| *max > 0) }
+    if node.role == Role::Client && start_join.is_empty() && retry_join.is_empty() {
+        check.warn("config: a client agent without retry_join asks no server before one is joined by hand");
+    }
+    let rate = settings.float("limits.rpc_rate");
+    Servers {
+        start_join,
+        retry_join,
+        retry_interval: settings.duration("retry_interval").or_zero().max(Duration::from_millis(100)),
+        retry_max: u32::try_from(settings.int("retry_max")).ok().filter(|max| *max > 0),
+        hold: settings.duration("performance.rpc_hold_timeout").or_zero(),
+        limit: (rate > 0.0).then(|| (rate, u32::try_from(settings.int("limits.rpc_max_burst")).unwrap_or(0).max(1))),
+    }
 }
 
 const DEFAULT_SERVER_PORT: u16 = 8300;
@@ -86,8 +105,9 @@ fn addresses(check: &mut Check<'_>, key: &'static str, network: &Network, replac
             *replaced |= gossip;
             let port = port.filter(|_| !gossip).unwrap_or(server_port);
             let address = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-            let is_own = host.parse().is_ok_and(|ip| [network.advertise, network.bind].contains(&ip))
-                && Some(port) == network.ports.server;
+            // On loopback all agents of a machine have the same one.
+            let is_own = |ip: IpAddr| !ip.is_loopback() && [network.advertise, network.bind].contains(&ip);
+            let is_own = host.parse().is_ok_and(is_own) && Some(port) == network.ports.server;
             if !is_own && !all.contains(&address) {
                 all.push(address);
             }

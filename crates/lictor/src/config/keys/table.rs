@@ -3,8 +3,8 @@
 use super::Disposition::{self, Alias, Honoured, NoEffect, NoEffectOnServers, SameAs};
 use super::Kind::{self, *};
 use super::Reason::{
-    AtHand, Constant, Enterprise, Gossip, Home, NoClients, NoGrpc, NoPage, NoProfiler, OneDatacenter, OwnCopy, Raft,
-    RemoteExec, Sink,
+    AsksNobody, AtHand, ClientsGoOn, Constant, Enterprise, Gossip, Home, NoGrpc, NoPage, NoProfiler, OneDatacenter,
+    OwnCopy, Raft, RemoteExec, Sink,
 };
 use super::{Key, Reload};
 
@@ -41,7 +41,7 @@ pub(crate) const KEYS: &[Key] = &[
     key("primary_datacenter", Text, "", Honoured, "Must be empty or equal to `datacenter`: there is one datacenter."),
     key("domain", Text, "consul.", Honoured, "DNS domain that is answered for."),
     key("data_dir", Text, "", Honoured, "Directory for everything that must survive a restart; required without `-dev`, here or as `-data-dir`."),
-    key("server", Flag, "false", Honoured, "Must be true, here, by `-server` or by `-dev`: client agents do not exist, so every agent holds the state, alone or in a store that several share.").dev("true"),
+    key("server", Flag, "false", Honoured, "Whether this agent holds the state, alone or in a store that several share; otherwise it is a client agent, which asks servers.").dev("true"),
     key("non_voting_server", Flag, "false", NoEffect(Enterprise), "Servers that take no part in elections."),
     key("segment", Text, "", Honoured, "Network segment; must be empty."),
     key("segments", Objects, "", Honoured, "Network segments; must be empty."),
@@ -64,7 +64,7 @@ pub(crate) const KEYS: &[Key] = &[
     key("ports.http", Int, "8500", Honoured, "Port of the HTTP API; 0 or less turns it off."),
     key("ports.https", Int, "-1", Honoured, "Port of the HTTP API over TLS; 0 or less turns it off."),
     key("ports.grpc", Int, "-1", NoEffect(NoGrpc), "Port of a gRPC listener.").dev("8502"),
-    key("ports.server", Int, "8300", Honoured, "Port that the catalog and `/v1/status` show for this server; nothing listens there, because agents do not ask each other."),
+    key("ports.server", Int, "8300", Honoured, "Where this server answers client agents, over mutual TLS with `ca_file`, `cert_file` and `key_file`, without those on loopback only; 0 or less turns that off. Clients ask servers there."),
     key("ports.serf_lan", Int, "8301", Honoured, "UDP port for that; another one is taken when it is not free, and none with -1."),
     key("ports.serf_wan", Int, "8302", NoEffect(Gossip), "Port of gossip between datacenters."),
     key("ports.proxy_min_port", Int, "20000", Honoured, "First port for managed proxies; 0 for both ends turns the range off."),
@@ -79,15 +79,15 @@ pub(crate) const KEYS: &[Key] = &[
     // Servers and joining
     key("bootstrap", Flag, "false", Honoured, "Accepted: every server acts alone on its store."),
     key("bootstrap_expect", Int, "0", Honoured, "How many servers there are; more than one need a shared store."),
-    key("start_join", Texts, "", NoEffectOnServers(Gossip), "Servers a client of the original must reach at start."),
-    key("retry_join", Texts, "", NoEffectOnServers(Gossip), "Servers a client of the original tries until one answers.").reloaded(),
+    key("start_join", Texts, "", NoEffectOnServers(Gossip), "Servers of which a client must reach one at its start."),
+    key("retry_join", Texts, "", NoEffectOnServers(Gossip), "Servers that a client tries until one answers; without a port, or with that of gossip, at `ports.server`.").reloaded(),
     key("retry_interval", Duration, "30s", NoEffectOnServers(Gossip), "Time between those tries."),
     key("retry_max", Int, "0", NoEffectOnServers(Gossip), "How many tries; 0 means for ever."),
     key("start_join_wan", Texts, "", NoEffect(OneDatacenter), "Servers of other datacenters to join at start."),
     key("retry_join_wan", Texts, "", NoEffect(OneDatacenter), "Servers of other datacenters to try."),
     key("retry_interval_wan", Duration, "30s", NoEffect(OneDatacenter), "Time between those tries."),
     key("retry_max_wan", Int, "0", NoEffect(OneDatacenter), "How many tries; 0 means for ever."),
-    key("server_name", Text, "", NoEffect(NoClients), "Name expected and sent in TLS instead of the node's name."),
+    key("server_name", Text, "", NoEffectOnServers(AsksNobody), "Name expected and sent in TLS instead of the node's name."),
 
     // Gossip and raft tuning
     key("gossip_lan.gossip_nodes", Int, "3", NoEffect(Gossip), "Nodes told at each interval."),
@@ -113,11 +113,11 @@ pub(crate) const KEYS: &[Key] = &[
     key("raft_snapshot_threshold", Int, "16384", NoEffect(Raft), "Log entries between snapshots."),
     key("raft_snapshot_interval", Duration, "30s", NoEffect(Raft), "Time between looks whether a snapshot is due."),
     key("performance.raft_multiplier", Int, "5", NoEffect(Raft), "Patience of consensus, 1 to 10.").dev("1"),
-    key("performance.leave_drain_time", Duration, "5s", NoEffect(NoClients), "How long a leaving server keeps answering."),
-    key("performance.rpc_hold_timeout", Duration, "7s", NoEffect(NoClients), "How long a request is tried again while no server or no store answers."),
+    key("performance.leave_drain_time", Duration, "5s", NoEffect(ClientsGoOn), "How long a leaving server keeps answering."),
+    key("performance.rpc_hold_timeout", Duration, "7s", NoEffectOnServers(AsksNobody), "How long a request is tried again while no server or no store answers."),
     key("disable_coordinates", Flag, "false", Honoured, "Do not measure distances between nodes, and answer nothing about them."),
-    key("limits.rpc_rate", Float, "-1", NoEffect(NoClients), "Requests per second from this client agent to servers; 0 or less means no limit."),
-    key("limits.rpc_max_burst", Int, "1000", NoEffect(NoClients), "Requests that may come at once under that limit."),
+    key("limits.rpc_rate", Float, "-1", NoEffectOnServers(AsksNobody), "Requests per second from this client agent to servers; 0 or less means no limit.").reloaded(),
+    key("limits.rpc_max_burst", Int, "1000", NoEffectOnServers(AsksNobody), "Requests that may come at once under that limit.").reloaded(),
     key("session_ttl_min", Duration, "0s", Honoured, "Lowest time to live of a session; 0s means 10s."),
 
     // ACL
@@ -156,10 +156,10 @@ pub(crate) const KEYS: &[Key] = &[
     key("cert_file", Text, "", Honoured, "PEM file of this agent's certificate.").reloaded(),
     key("key_file", Text, "", Honoured, "PEM file of its private key.").reloaded(),
     key("verify_incoming", Flag, "false", Honoured, "Ask all clients for a certificate."),
-    key("verify_incoming_rpc", Flag, "false", NoEffect(NoClients), "Ask client agents for a certificate."),
+    key("verify_incoming_rpc", Flag, "false", Honoured, "Ask client agents for a certificate; where servers have one, agents always need one."),
     key("verify_incoming_https", Flag, "false", Honoured, "Ask HTTPS clients for a certificate."),
     key("verify_outgoing", Flag, "false", Honoured, "Verify the servers this agent talks to."),
-    key("verify_server_hostname", Flag, "false", NoEffect(NoClients), "Servers must be named `server.<datacenter>.<domain>`."),
+    key("verify_server_hostname", Flag, "false", NoEffectOnServers(AsksNobody), "Servers must be named `server.<datacenter>.<domain>`."),
     key("tls_min_version", Text, "tls12", Honoured, "Lowest version of TLS; tls10 and tls11 are raised to tls12."),
     key("tls_cipher_suites", Text, "", Honoured, "Cipher suites of TLS 1.2, separated by commas."),
     key("tls_prefer_server_cipher_suites", Flag, "false", Honoured, "The server's order of cipher suites counts."),

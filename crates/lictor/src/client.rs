@@ -1,0 +1,69 @@
+//! A client agent at its start and its end: it finds its servers, and says that it leaves.
+
+use std::time::Duration;
+
+use lictor_link::{Remote, Servers};
+use lictor_task::Stop;
+
+use crate::settings::Asked;
+
+/// Tries the servers of the configuration until one answers. The error is why the agent cannot go on.
+pub(crate) async fn join(asked: &Asked, servers: &Servers, stop: &Stop) -> Result<(), String> {
+    if !asked.start_join.is_empty() {
+        tracing::info!("agent: (LAN) joining: {}", asked.start_join.join(" "));
+        match reach(servers, &asked.start_join).await {
+            Ok(joined) => tracing::info!("agent: (LAN) joined: {joined}"),
+            Err(why) => return Err(why),
+        }
+    }
+    if asked.retry_join.is_empty() {
+        return Ok(());
+    }
+    tracing::info!("agent: Joining LAN cluster...");
+    let mut failures: u32 = 0;
+    loop {
+        let Some(reached) = stop.or_stopped(reach(servers, &asked.retry_join)).await else { return Ok(()) };
+        let why = match reached {
+            Ok(joined) => {
+                tracing::info!("agent: Join LAN completed. Synced with {joined} initial agents");
+                return Ok(());
+            }
+            Err(why) => why,
+        };
+        failures = failures.saturating_add(1);
+        if asked.retry_max.is_some_and(|most| failures > most) {
+            return Err(format!("max join LAN retry exhausted, exiting: {why}"));
+        }
+        tracing::warn!("agent: Join LAN failed: {why}, retrying in {}", shown(asked.retry_interval));
+        if stop.or_stopped(tokio::time::sleep(asked.retry_interval)).await.is_none() {
+            return Ok(());
+        }
+    }
+}
+
+fn shown(duration: Duration) -> String {
+    lictor_notation::duration::text(duration)
+}
+
+/// Connects to the servers one after the other until one is there; tells how many were. The error names each with what
+/// happened.
+async fn reach(servers: &Servers, addresses: &[String]) -> Result<usize, String> {
+    let mut failed = Vec::new();
+    for address in addresses {
+        match servers.connect_to(address).await {
+            Ok(()) => return Ok(1),
+            Err(error) => failed.push(format!("* Failed to join {address}: {error}")),
+        }
+    }
+    Err(format!("{} error(s) occurred:\n\n{}", failed.len(), failed.join("\n")))
+}
+
+/// Has the agent compare everything with the catalog whenever another server answers.
+pub(crate) async fn keep_in_step(agent: lictor_agent::Agent, remote: Remote, stop: Stop) {
+    let mut answering = remote.servers().answering();
+    while let Some(Ok(())) = stop.or_stopped(answering.changed()).await {
+        if answering.borrow_and_update().is_some() {
+            agent.sync_soon();
+        }
+    }
+}

@@ -1,0 +1,509 @@
+//! Which servers there are, the one connection to one of them, and what happens when it ends.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{HOST, HeaderName, HeaderValue};
+use http::{Method, Request, Response};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use lictor_task::Scope;
+use lictor_tls::dialer::{self, Dialer};
+use parking_lot::{Mutex, RwLock};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+
+/// Says which node asks, to a server that is asked by an agent for somebody on that node.
+pub static NODE: HeaderName = HeaderName::from_static("x-lictor-node");
+/// `X-Consul-Token`
+pub static TOKEN: HeaderName = HeaderName::from_static("x-consul-token");
+
+/// How long one server may take to be connected to.
+const DIAL_LIMIT: Duration = Duration::from_secs(3);
+/// Between two looks for a server while there is none.
+const PAUSE: Duration = Duration::from_millis(250);
+/// A connection on which nothing comes for so long is asked whether it is still there, and given up when it is silent for
+/// as long again: everything that waits for an answer then goes to another server.
+const PROBE: Duration = Duration::from_secs(5);
+/// What a server may send of one answer, and of all together, before we have taken it.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
+/// More servers than any cluster has.
+const MOST_SERVERS: usize = 64;
+
+/// Why servers give no answer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// None can be reached. The text is the original's; what happened with the last one tried goes to the log.
+    #[error("No known Consul servers")]
+    NoServers(String),
+    /// A server was asked, and its connection ended before the answer: what was asked for may have happened.
+    #[error("rpc error making call: {0}")]
+    Broken(String),
+    /// This agent asks more than `limits` allows.
+    #[error("RPC rate limit exceeded")]
+    Limited,
+    /// What a server said makes no sense.
+    #[error("cannot read the answer of a server: {0}")]
+    Answer(String),
+    /// A server refused.
+    #[error("{text}")]
+    Refused {
+        /// Its status code.
+        code: u16,
+        /// Its words.
+        text: String,
+    },
+}
+
+/// How servers are found and asked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The node that asks.
+    pub node: String,
+    /// `host:port` of the servers that the configuration names.
+    pub join: Vec<String>,
+    /// How long a request is tried again while no server answers.
+    pub hold: Duration,
+    /// Requests per second, and at once; none when not limited.
+    pub limit: Option<Limit>,
+    /// How servers are recognised; without it they are asked in the clear, which the configuration allows on loopback only.
+    pub tls: Option<dialer::Settings>,
+}
+
+/// A rate.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Limit {
+    /// Requests per second.
+    pub rate: f64,
+    /// That may come at once.
+    pub burst: u32,
+}
+
+/// The servers of the cluster. Cloning gives another handle to the same.
+#[derive(Clone)]
+pub struct Servers {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    node: String,
+    hold: Duration,
+    dialer: RwLock<Option<Arc<Dialer>>>,
+    known: Mutex<Known>,
+    /// The connection, and where it leads. Whoever finds none makes one, and the others wait for it.
+    live: tokio::sync::Mutex<Line>,
+    /// The address of the server that answers; none while none does.
+    answering: watch::Sender<Option<String>>,
+    bucket: Mutex<Option<Bucket>>,
+    scope: Scope,
+}
+
+#[derive(Default)]
+struct Known {
+    /// Those of the configuration, and those that somebody named since.
+    named: Vec<String>,
+    /// Those that a server has told of.
+    told: Vec<String>,
+}
+
+#[derive(Default)]
+struct Line {
+    sender: Option<SendRequest<Full<Bytes>>>,
+    /// When no server could be reached, and why: others that want one at the same moment need not try.
+    failed: Option<(Instant, String)>,
+}
+
+/// Lets through what a rate allows.
+struct Bucket {
+    limit: Limit,
+    tokens: f64,
+    filled: Instant,
+}
+
+impl Bucket {
+    fn new(limit: Limit) -> Bucket {
+        Bucket { limit, tokens: f64::from(limit.burst), filled: Instant::now() }
+    }
+
+    fn take(&mut self) -> bool {
+        let now = Instant::now();
+        let more = now.duration_since(self.filled).as_secs_f64() * self.limit.rate;
+        self.tokens = (self.tokens + more).min(f64::from(self.limit.burst));
+        self.filled = now;
+        let allowed = self.tokens >= 1.0;
+        if allowed {
+            self.tokens -= 1.0;
+        }
+        allowed
+    }
+}
+
+/// One request for a server.
+#[derive(Clone)]
+pub struct Ask {
+    /// What is to be done.
+    pub method: Method,
+    /// Path and query.
+    pub target: String,
+    /// On whose behalf; empty for nobody in particular.
+    pub secret: String,
+    /// Further headers.
+    pub headers: http::HeaderMap,
+    /// The body.
+    pub body: Bytes,
+}
+
+impl Ask {
+    /// A read.
+    pub fn get(target: impl Into<String>, secret: &str) -> Ask {
+        Ask::new(Method::GET, target, secret, Bytes::new())
+    }
+
+    /// Any request.
+    pub fn new(method: Method, target: impl Into<String>, secret: &str, body: impl Into<Bytes>) -> Ask {
+        Ask {
+            method,
+            target: target.into(),
+            secret: secret.to_owned(),
+            headers: http::HeaderMap::new(),
+            body: body.into(),
+        }
+    }
+
+    /// Whether asking twice is the same as asking once.
+    fn may_repeat(&self) -> bool {
+        self.method == Method::GET
+    }
+
+    fn message(&self, node: &str) -> Result<Request<Full<Bytes>>, Error> {
+        let bad = |error: &dyn std::fmt::Display| Error::Refused { code: 400, text: format!("Bad request: {error}") };
+        let value = |text: &str| HeaderValue::from_str(text).map_err(|error| bad(&error));
+        // HTTP/2 carries the name of the server in the target; which one it is matters to nobody.
+        let target = format!("http://server{}", self.target);
+        let mut message = Request::builder()
+            .method(&self.method)
+            .uri(target)
+            .body(Full::new(self.body.clone()))
+            .map_err(|error| bad(&error))?;
+        let headers = message.headers_mut();
+        headers.extend(self.headers.clone());
+        headers.remove(HOST);
+        headers.insert(NODE.clone(), value(node)?);
+        headers.remove(&TOKEN);
+        if !self.secret.is_empty() {
+            let mut secret = value(&self.secret)?;
+            secret.set_sensitive(true);
+            headers.insert(TOKEN.clone(), secret);
+        }
+        Ok(message)
+    }
+}
+
+impl Servers {
+    /// Servers that nobody has asked yet. Connections live in `scope`.
+    pub fn new(config: Config, scope: Scope) -> Result<Servers, lictor_tls::Error> {
+        let Config { node, join, hold, limit, tls } = config;
+        let dialer = tls.as_ref().map(Dialer::load).transpose()?.map(Arc::new);
+        Ok(Servers {
+            inner: Arc::new(Inner {
+                node,
+                hold,
+                dialer: RwLock::new(dialer),
+                known: Mutex::new(Known { named: join, told: Vec::new() }),
+                live: tokio::sync::Mutex::default(),
+                answering: watch::Sender::new(None),
+                bucket: Mutex::new(limit.map(Bucket::new)),
+                scope,
+            }),
+        })
+    }
+
+    /// The server that answers at present.
+    pub fn answering(&self) -> watch::Receiver<Option<String>> {
+        self.inner.answering.subscribe()
+    }
+
+    /// All that are known.
+    pub fn known(&self) -> Vec<String> {
+        let known = self.inner.known.lock();
+        let mut all = known.told.clone();
+        all.extend(known.named.iter().filter(|named| !known.told.contains(named)).cloned());
+        all
+    }
+
+    /// Takes in what a server says of all servers.
+    pub fn told(&self, mut servers: Vec<String>) {
+        servers.truncate(MOST_SERVERS);
+        self.inner.known.lock().told = servers;
+    }
+
+    /// Adds one that somebody names. It is tried first.
+    pub fn add(&self, address: &str) {
+        let mut known = self.inner.known.lock();
+        known.named.retain(|named| named != address);
+        known.named.insert(0, address.to_owned());
+        known.named.truncate(MOST_SERVERS);
+    }
+
+    /// Takes in another configuration: the servers that it names, what limits requests, and certificates, for the connections
+    /// to come. Nothing of it holds when those cannot be read.
+    pub fn reload(&self, config: Config) -> Result<(), lictor_tls::Error> {
+        let Config { node: _, join, hold: _, limit, tls } = config;
+        let dialer = tls.as_ref().map(Dialer::load).transpose()?.map(Arc::new);
+        let inner = &self.inner;
+        // Without certificates there never is more than a restart allows.
+        if dialer.is_some() {
+            *inner.dialer.write() = dialer;
+        }
+        inner.known.lock().named = join;
+        let mut bucket = inner.bucket.lock();
+        if bucket.as_ref().map(|bucket| bucket.limit) != limit {
+            *bucket = limit.map(Bucket::new);
+        }
+        Ok(())
+    }
+
+    /// Connects to one server, whoever is known to answer there or not.
+    pub async fn connect_to(&self, address: &str) -> io::Result<()> {
+        let sender = self.inner.dial(address).await?;
+        self.add(address);
+        let mut line = self.inner.live.lock().await;
+        if line.sender.as_ref().is_none_or(SendRequest::is_closed) {
+            tracing::info!("agent: connected to server {address}");
+            *line = Line { sender: Some(sender), failed: None };
+            self.inner.answering.send_replace(Some(address.to_owned()));
+        }
+        Ok(())
+    }
+
+    /// Asks one of the servers, and gives the head of its answer. While none can be reached this is tried again for as long
+    /// as the configuration says; what only reads is asked again when its connection ends. Cancel safe.
+    pub async fn ask(&self, ask: &Ask) -> Result<Response<Incoming>, Error> {
+        if self.inner.bucket.lock().as_mut().is_some_and(|bucket| !bucket.take()) {
+            return Err(Error::Limited);
+        }
+        let until = Instant::now() + self.inner.hold;
+        loop {
+            let failed = match self.inner.sender().await {
+                Ok(mut sender) => match sender.send_request(ask.message(&self.inner.node)?).await {
+                    Ok(response) => return Ok(response),
+                    Err(error) => {
+                        // Not sent at all, or of no consequence.
+                        if !error.is_canceled() && !ask.may_repeat() {
+                            return Err(Error::Broken(lictor_agent::error::chain(&error)));
+                        }
+                        lictor_agent::error::chain(&error)
+                    }
+                },
+                Err(failed) => failed,
+            };
+            if Instant::now() >= until {
+                return Err(Error::NoServers(failed));
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Asks, and reads the whole answer.
+    pub async fn read(&self, ask: &Ask) -> Result<Answer, Error> {
+        use http_body_util::BodyExt;
+        let (head, body) = self.ask(ask).await?.into_parts();
+        let body = body.collect().await.map_err(|error| Error::Broken(lictor_agent::error::chain(&error)))?.to_bytes();
+        Ok(Answer { head, body })
+    }
+}
+
+/// A whole answer.
+pub struct Answer {
+    /// Its status and headers.
+    pub head: http::response::Parts,
+    /// Its body.
+    pub body: Bytes,
+}
+
+impl Answer {
+    /// Its value, if its status says success.
+    pub fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T, Error> {
+        if self.head.status != http::StatusCode::OK {
+            let text = String::from_utf8_lossy(&self.body).trim_end().to_owned();
+            return Err(Error::Refused { code: self.head.status.as_u16(), text });
+        }
+        serde_json::from_slice(&self.body).map_err(|error| Error::Answer(error.to_string()))
+    }
+
+    /// The position in the history that it speaks of.
+    pub fn index(&self) -> u64 {
+        let value = self.head.headers.get("x-consul-index");
+        value.and_then(|value| value.to_str().ok()?.parse().ok()).unwrap_or_default()
+    }
+}
+
+impl Inner {
+    /// A way to ask on the connection that there is, or on a new one to the first server that can be reached.
+    async fn sender(&self) -> Result<SendRequest<Full<Bytes>>, String> {
+        let mut line = self.live.lock().await;
+        if let Some(sender) = line.sender.as_ref().filter(|sender| !sender.is_closed()) {
+            return Ok(sender.clone());
+        }
+        if let Some((at, why)) = line.failed.as_ref().filter(|(at, _)| at.elapsed() < PAUSE / 2) {
+            let _ = at;
+            return Err(why.clone());
+        }
+        line.sender = None;
+        let lost = self.answering.send_replace(None);
+        if let Some(lost) = lost {
+            tracing::warn!("agent: the connection to server {lost} has ended");
+        }
+        let mut why = "no server is known: set retry_join, or join one".to_owned();
+        for address in self.candidates() {
+            match self.dial(&address).await {
+                Ok(sender) => {
+                    tracing::info!("agent: connected to server {address}");
+                    *line = Line { sender: Some(sender.clone()), failed: None };
+                    self.answering.send_replace(Some(address));
+                    return Ok(sender);
+                }
+                Err(error) => {
+                    why = format!("{address}: {error}");
+                    tracing::debug!("agent: cannot connect to server {why}");
+                }
+            }
+        }
+        line.failed = Some((Instant::now(), why.clone()));
+        Err(why)
+    }
+
+    /// All known servers in an order by chance, so that many clients spread over them.
+    fn candidates(&self) -> Vec<String> {
+        let known = self.known.lock();
+        let mut all = known.told.clone();
+        fastrand::shuffle(&mut all);
+        let mut named: Vec<String> = known.named.iter().filter(|named| !all.contains(named)).cloned().collect();
+        fastrand::shuffle(&mut named);
+        all.append(&mut named);
+        all
+    }
+
+    async fn dial(&self, address: &str) -> io::Result<SendRequest<Full<Bytes>>> {
+        let dialed = timeout(DIAL_LIMIT, self.dial_now(address)).await;
+        dialed.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "no answer")))
+    }
+
+    async fn dial_now(&self, address: &str) -> io::Result<SendRequest<Full<Bytes>>> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        let dialer = self.dialer.read().clone();
+        let Some(dialer) = dialer else {
+            let peer = stream.peer_addr()?;
+            if !peer.ip().is_loopback() {
+                return Err(io::Error::new(
+                    io::ErrorKind::PermissionDenied,
+                    "a server that is not on this machine is asked over TLS only: set ca_file, cert_file and key_file",
+                ));
+            }
+            return self.talk(stream).await;
+        };
+        let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
+        let stream = dialer.connect_http2(stream, host).await?;
+        if !stream.is_http2() {
+            return Err(io::Error::other("this is no port that a lictor server opens for agents (ports.server)"));
+        }
+        self.talk(stream).await
+    }
+
+    async fn talk<S>(&self, stream: S) -> io::Result<SendRequest<Full<Bytes>>>
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    {
+        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .keep_alive_interval(PROBE)
+            .keep_alive_timeout(PROBE)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(io::Error::other)?;
+        let stop = self.scope.stop_signal();
+        self.scope.spawn("link to a server", async move {
+            // How it ends, everything that waits on it finds out by itself.
+            let _ = stop.or_stopped(connection).await;
+        });
+        Ok(sender)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn servers(join: &[&str], limit: Option<Limit>) -> Servers {
+        let config = Config {
+            node: "n1".into(),
+            join: join.iter().map(|server| (*server).to_owned()).collect(),
+            hold: Duration::ZERO,
+            limit,
+            tls: None,
+        };
+        Servers::new(config, Scope::new("test")).unwrap()
+    }
+
+    #[tokio::test]
+    async fn without_a_server_the_text_is_the_one_that_clients_know() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let nobody = listener.local_addr().unwrap().to_string();
+        drop(listener);
+        for join in [&[][..], &[nobody.as_str()]] {
+            let error = servers(join, None).ask(&Ask::get("/v1/status/leader", "")).await.unwrap_err();
+            assert_eq!(error.to_string(), "No known Consul servers");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_is_asked_than_the_limit_allows() {
+        let mut bucket = Bucket::new(Limit { rate: 2.0, burst: 3 });
+        assert_eq!((0..5).filter(|_| bucket.take()).count(), 3);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!((0..5).filter(|_| bucket.take()).count(), 2);
+        tokio::time::advance(Duration::from_secs(3600)).await;
+        assert_eq!((0..9).filter(|_| bucket.take()).count(), 3);
+        let all = servers(&[], Some(Limit { rate: 0.001, burst: 1 }));
+        assert!(matches!(all.ask(&Ask::get("/", "")).await, Err(Error::NoServers(_))));
+        assert!(matches!(all.ask(&Ask::get("/", "")).await, Err(Error::Limited)));
+    }
+
+    #[test]
+    fn what_servers_tell_comes_before_what_is_configured() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let _within = runtime.enter();
+        let all = servers(&["a:1", "b:1"], None);
+        all.told(vec!["c:1".into(), "a:1".into()]);
+        assert_eq!(all.known(), ["c:1", "a:1", "b:1"]);
+        all.add("d:1");
+        all.add("b:1");
+        assert_eq!(all.known(), ["c:1", "a:1", "b:1", "d:1"]);
+        let join = vec!["e:1".into()];
+        all.reload(Config { node: "n1".into(), join, hold: Duration::ZERO, limit: None, tls: None }).unwrap();
+        assert_eq!(all.known(), ["c:1", "a:1", "e:1"]);
+    }
+
+    #[test]
+    fn secrets_go_into_one_header_and_are_not_shown() {
+        let mut ask = Ask::get("/v1/kv/a?raw", "geheim");
+        ask.headers.insert(TOKEN.clone(), HeaderValue::from_static("another"));
+        let message = ask.message("n1").unwrap();
+        assert_eq!(message.uri().path_and_query().unwrap(), "/v1/kv/a?raw");
+        assert_eq!(
+            (message.headers()[&TOKEN].as_bytes(), message.headers()[&NODE].as_bytes()),
+            (&b"geheim"[..], &b"n1"[..])
+        );
+        assert!(!format!("{:?}", message.headers()).contains("geheim"));
+        assert!(matches!(Ask::get("/", "a\nb").message("n1"), Err(Error::Refused { code: 400, .. })));
+    }
+}
