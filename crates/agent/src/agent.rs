@@ -181,7 +181,13 @@ impl Agent {
         if let Some(authority) = &inner.authority {
             scope.spawn("roots", authority.clone().keep_roots(inner.stop.clone()));
         }
-        inner.carry_out(effects).await;
+        if inner.cluster.is_remote() {
+            // Who asks this agent does not wait for servers that are away.
+            let inner = Arc::clone(&inner);
+            scope.spawn("what is registered", async move { inner.carry_out(effects).await });
+        } else {
+            inner.carry_out(effects).await;
+        }
         scope.spawn("catalog", Arc::clone(&inner).keep_synced());
         Ok(Agent { inner })
     }
@@ -1088,7 +1094,7 @@ fn is_telemetry_key(key: &str) -> bool {
 }
 
 /// How long a start waits for servers to say what they know of this node.
-const SEEN_WITHIN: Duration = Duration::from_secs(3);
+const SEEN_WITHIN: Duration = Duration::from_secs(2);
 
 /// How long reconcilers get to finish when the agent ends.
 pub const STOP_LIMIT: Duration = Duration::from_secs(5);

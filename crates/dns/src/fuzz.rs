@@ -91,7 +91,7 @@ fn world() -> &'static World {
             let reader = Arc::new(move || state.reader(&Caller::acls_disabled()));
             // Nobody changes the settings; the sender may go.
             let (_, settings) = watch::channel(Arc::new(Settings::new(config).unwrap()));
-            Core::new(settings, Backend { reader, queries: Arc::new(OneQuery) })
+            Core::new(settings, Backend { reader, queries: Arc::new(OneQuery) }.into())
         });
         World { cores: cores.into(), _runtime: runtime, _scope: scope }
     })

@@ -7,7 +7,7 @@
 //!
 //! A packet's way: [`server`] receives it, `request` reads it, `question` says what its name means (pure), `lookup`
 //! finds the records, `answer` fits them into a message (pure) that `wire` writes, and `forward` asks the recursors
-//! where needed.
+//! where needed. On a client agent `remote` has a server look names up.
 
 mod answer;
 mod config;
@@ -18,6 +18,7 @@ mod lookup;
 mod prepared;
 mod question;
 mod record;
+pub mod remote;
 mod request;
 mod reverse;
 pub mod server;
@@ -32,4 +33,4 @@ pub mod fuzz;
 pub use config::{Config, Settings, Soa, check_names};
 pub use error::Error;
 pub use prepared::{NoQueries, PreparedAnswer, PreparedOutcome, PreparedRequest, Queries};
-pub use server::{Backend, Bound, Reload, bind};
+pub use server::{Backend, Bound, Reload, Source, bind};

@@ -19,6 +19,7 @@ use crate::error::Error;
 use crate::lookup::Lookups;
 use crate::prepared::Queries;
 use crate::question::{self, Scope as NameScope};
+use crate::remote::{self, Asked, Elsewhere};
 use crate::request::{self, Packet, Request, Transport};
 use crate::{forward, reverse, tcp, udp};
 
@@ -44,6 +45,21 @@ pub struct Backend {
     pub queries: Arc<dyn Queries>,
 }
 
+/// Where a server has its answers.
+#[derive(Clone)]
+pub enum Source {
+    /// Here.
+    Here(Backend),
+    /// At another server, which looks up what names mean.
+    Elsewhere(Arc<dyn Elsewhere>),
+}
+
+impl From<Backend> for Source {
+    fn from(backend: Backend) -> Source {
+        Source::Here(backend)
+    }
+}
+
 /// A server whose sockets are open.
 pub struct Bound {
     sockets: Vec<(Datagrams, TcpListener)>,
@@ -64,7 +80,7 @@ impl Reload {
 }
 
 /// Opens a UDP and a TCP socket at each address. With port 0 both get the same free port.
-pub fn bind(addresses: &[SocketAddr], settings: Settings, backend: Backend) -> Result<Bound, Error> {
+pub fn bind(addresses: &[SocketAddr], settings: Settings, source: impl Into<Source>) -> Result<Bound, Error> {
     let mut sockets = Vec::with_capacity(addresses.len());
     let mut bound = Vec::with_capacity(addresses.len());
     for address in addresses {
@@ -75,7 +91,7 @@ pub fn bind(addresses: &[SocketAddr], settings: Settings, backend: Backend) -> R
         bound.push(address);
     }
     let (sender, receiver) = watch::channel(Arc::new(settings));
-    let core = Core::new(receiver, backend);
+    let core = Core::new(receiver, source.into());
     Ok(Bound { sockets, addresses: bound, core: Arc::new(core), reload: Reload(Arc::new(sender)) })
 }
 
@@ -160,7 +176,7 @@ fn open(address: SocketAddr, has_v4: bool, kind: Type, protocol: Protocol) -> io
 /// What all loops share.
 pub(crate) struct Core {
     settings: watch::Receiver<Arc<Settings>>,
-    backend: Backend,
+    source: Source,
     waiting: Arc<Semaphore>,
 }
 
@@ -186,11 +202,13 @@ enum Work {
     Forward(Vec<u8>),
     /// Follow the aliases of a reply.
     Chase(Reply),
+    /// Have it looked up by another server.
+    Ask(Box<Asked>),
 }
 
 impl Core {
-    pub(crate) fn new(settings: watch::Receiver<Arc<Settings>>, backend: Backend) -> Core {
-        Core { settings, backend, waiting: Arc::new(Semaphore::new(MAX_WAITING)) }
+    pub(crate) fn new(settings: watch::Receiver<Arc<Settings>>, source: Source) -> Core {
+        Core { settings, source, waiting: Arc::new(Semaphore::new(MAX_WAITING)) }
     }
 
     /// Takes a packet as far as it goes without waiting; what is to be sent is then in `out`.
@@ -208,43 +226,24 @@ impl Core {
             }
             Packet::Question(request) => *request,
         };
-        match self.look_up(&request, from, &settings) {
+        let recursors = settings.has_recursors();
+        let found = match &self.source {
+            Source::Here(backend) => look_up(&request, from, &settings, backend, recursors),
+            Source::Elsewhere(_) if remote::is_outside(request.query.query_type, &request.query.name, &settings) => {
+                (!recursors).then(|| Reply::new(Outcome::NobodyToAsk))
+            }
+            Source::Elsewhere(_) => {
+                let asked = Box::new(Asked::new(packet, transport, from, &settings));
+                return Step::Wait(Box::new(Waiting { settings, request, work: Work::Ask(asked) }));
+            }
+        };
+        match found {
             Some(reply) if reply.chases.is_empty() || !settings.has_recursors() => {
                 answer::write(&request, &reply, &settings, out);
                 Step::Send
             }
             Some(reply) => Step::Wait(Box::new(Waiting { settings, request, work: Work::Chase(reply) })),
             None => Step::Wait(Box::new(Waiting { settings, request, work: Work::Forward(packet.to_vec()) })),
-        }
-    }
-
-    /// What there is to say, or `None` when the recursors have to be asked.
-    fn look_up(&self, request: &Request, from: IpAddr, settings: &Settings) -> Option<Reply> {
-        if request.edns.as_ref().is_some_and(|edns| edns.version() != 0) {
-            return Some(Reply::new(Outcome::UnknownEdns));
-        }
-        let (name, asked) = (&request.query.name, request.query.query_type);
-        let start = Instant::now();
-        match question::read(name, asked, &settings.zone) {
-            NameScope::Zone(target) => {
-                let lookups = Lookups {
-                    settings,
-                    reader: &(self.backend.reader)(),
-                    queries: self.backend.queries.as_ref(),
-                    source: request.client_subnet().map_or(from, |subnet| subnet.addr()),
-                    edns: request.edns.is_some(),
-                    enough: answer::enough(request, settings),
-                };
-                let reply = lookups.zone(name, asked, target);
-                settings.domain_timer.since(start);
-                Some(reply)
-            }
-            NameScope::Reverse(ip) => {
-                let known = reverse::lookup(settings, &(self.backend.reader)(), name, asked, ip);
-                settings.reverse_timer.since(start);
-                known.or_else(|| (!settings.has_recursors()).then(|| reverse::unknown(ip)))
-            }
-            NameScope::Outside => (!settings.has_recursors()).then(|| Reply::new(Outcome::NobodyToAsk)),
         }
     }
 
@@ -260,6 +259,43 @@ impl Core {
                 }
                 answer::write(&request, &reply, &settings, out);
             }
+            Work::Ask(asked) => {
+                let found = match (&self.source, &permit) {
+                    (Source::Elsewhere(elsewhere), Ok(_held)) => {
+                        let found = tokio::time::timeout(remote::LIMIT, elsewhere.look_up(&asked)).await;
+                        found.unwrap_or_else(|_| Err("no server has answered in time".into()))
+                    }
+                    _ => Err("too many questions wait already".into()),
+                };
+                let reply = found.and_then(|found| found.reply().map_err(|why| why.to_string()));
+                drop(permit);
+                match reply {
+                    Ok(Some(reply)) if reply.chases.is_empty() || !settings.has_recursors() => {
+                        answer::write(&request, &reply, &settings, out);
+                    }
+                    Ok(Some(reply)) => {
+                        let next = Waiting { settings, request, work: Work::Chase(reply) };
+                        Box::pin(self.finish(next, out)).await;
+                    }
+                    Ok(None) if settings.has_recursors() => {
+                        let next = Waiting { settings, request, work: Work::Forward(asked.into_packet()) };
+                        Box::pin(self.finish(next, out)).await;
+                    }
+                    Ok(None) => {
+                        // Only names of addresses are known to nobody.
+                        let (name, kind) = (&request.query.name, request.query.query_type);
+                        let reply = match question::read(name, kind, &settings.zone) {
+                            NameScope::Reverse(ip) => reverse::unknown(ip),
+                            NameScope::Zone(_) | NameScope::Outside => Reply::new(Outcome::NobodyAnswered),
+                        };
+                        answer::write(&request, &reply, &settings, out);
+                    }
+                    Err(why) => {
+                        tracing::warn!("dns: no server could look up {}: {why}", request.query.name);
+                        answer::write(&request, &Reply::new(Outcome::QueryFailed), &settings, out);
+                    }
+                }
+            }
             Work::Forward(packet) => {
                 let answered = match permit {
                     Ok(_held) => forward::forward(&settings, &packet, request.transport).await,
@@ -272,6 +308,42 @@ impl Core {
                 }
             }
         }
+    }
+}
+
+/// What there is to say, or `None` when the recursors have to be asked.
+pub(crate) fn look_up(
+    request: &Request,
+    from: IpAddr,
+    settings: &Settings,
+    backend: &Backend,
+    recursors: bool,
+) -> Option<Reply> {
+    if request.edns.as_ref().is_some_and(|edns| edns.version() != 0) {
+        return Some(Reply::new(Outcome::UnknownEdns));
+    }
+    let (name, asked) = (&request.query.name, request.query.query_type);
+    let start = Instant::now();
+    match question::read(name, asked, &settings.zone) {
+        NameScope::Zone(target) => {
+            let lookups = Lookups {
+                settings,
+                reader: &(backend.reader)(),
+                queries: backend.queries.as_ref(),
+                source: request.client_subnet().map_or(from, |subnet| subnet.addr()),
+                edns: request.edns.is_some(),
+                enough: answer::enough(request, settings),
+            };
+            let reply = lookups.zone(name, asked, target);
+            settings.domain_timer.since(start);
+            Some(reply)
+        }
+        NameScope::Reverse(ip) => {
+            let known = reverse::lookup(settings, &(backend.reader)(), name, asked, ip);
+            settings.reverse_timer.since(start);
+            known.or_else(|| (!recursors).then(|| reverse::unknown(ip)))
+        }
+        NameScope::Outside => (!recursors).then(|| Reply::new(Outcome::NobodyToAsk)),
     }
 }
 

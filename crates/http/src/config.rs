@@ -15,6 +15,7 @@ use lictor_api::json::Layout;
 use lictor_link::Servers;
 use lictor_link::kept::Kept;
 use lictor_model::Opaque;
+use lictor_model::acl::Caller;
 use lictor_model::name::NodeName;
 use lictor_tls::listener::Acceptor;
 use tokio::sync::mpsc;
@@ -64,6 +65,21 @@ pub struct Config {
     pub debug_config: Opaque,
     /// Whom this agent asks what it does not know itself; `None` where it holds the state.
     pub elsewhere: Option<Arc<Elsewhere>>,
+    /// Who looks names up for client agents, where they are served.
+    pub names: Option<Arc<dyn Names>>,
+}
+
+impl fmt::Debug for dyn Names {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Names")
+    }
+}
+
+/// Looks names up for the DNS of client agents; the binary implements it.
+pub trait Names: Send + Sync {
+    /// Answers a question, in the form that both sides know, with the rights of a caller and for a node. The error is that
+    /// the question makes no sense.
+    fn look_up(&self, caller: &Caller, node: &str, asked: &[u8]) -> Result<Vec<u8>, String>;
 }
 
 /// Whom a client agent asks.

@@ -236,6 +236,7 @@ static ROUTES: &[Route] = &[
     route!(Caller "/v1/internal/agent/sign": PUT Act(internal::sign)),
     route!(Caller "/v1/internal/agent/alive": PUT Act(internal::alive)),
     route!(Caller "/v1/internal/agent/gone": PUT Act(internal::gone)),
+    route!(Caller "/v1/internal/agent/dns": PUT Act(internal::dns)),
     // Feeds of the web interface.
     route!(Caller "/v1/internal/ui/nodes": GET Blocking(ui::NODES)),
     route!(Caller "/v1/internal/ui/node/": GET Blocking(ui::NODE)),

@@ -9,6 +9,7 @@ mod config;
 mod limits;
 mod log;
 mod memory;
+mod names;
 mod notify;
 mod prepared;
 mod process;

@@ -7,12 +7,17 @@ use lictor_state::Reader;
 use lictor_state::reader::Execution;
 
 /// Executes the queries of this agent's cluster.
-pub(crate) struct Prepared(pub(crate) Agent);
+pub(crate) struct Prepared {
+    pub(crate) agent: Agent,
+    /// The node that `_agent` means; this agent's, if none is named.
+    pub(crate) node: Option<String>,
+}
 
 impl Queries for Prepared {
     fn execute(&self, reader: &Reader, request: &PreparedRequest<'_>) -> PreparedOutcome {
-        let execution = Execution { source: Some(request.source), ..Execution::default() };
-        match self.0.execute_query(reader.caller(), request.name, &execution) {
+        let execution =
+            Execution { source: Some(request.source), agent_node: self.node.as_deref(), ..Execution::default() };
+        match self.agent.execute_query(reader.caller(), request.name, &execution) {
             Ok(answer) => match answer.value {
                 None => PreparedOutcome::Unknown,
                 Some(found) => PreparedOutcome::Answered(PreparedAnswer {

@@ -135,6 +135,7 @@ pub(crate) async fn run(plan: Plan, log: &'static Log) -> Result<ExitCode> {
     });
     if for_agents.is_some() {
         agent.serve_clients(state.clone(), store_config.node_ttl, &scope);
+        http.names = Some(Arc::new(crate::names::Served(agent.clone())));
     }
 
     let (process, mut wishes) = Process::new(log);
@@ -172,9 +173,16 @@ pub(crate) async fn run(plan: Plan, log: &'static Log) -> Result<ExitCode> {
                     });
                     asking.reader(&caller)
                 }),
-                queries: Arc::new(crate::prepared::Prepared(agent.clone())),
+                queries: Arc::new(crate::prepared::Prepared { agent: agent.clone(), node: None }),
             };
-            let bound = lictor_dns::bind(addresses, lictor_dns::Settings::new(dns)?, backend).map_err(|error| {
+            let source = match &remote {
+                None => lictor_dns::Source::Here(backend),
+                Some(remote) => {
+                    let (agent, servers) = (agent.clone(), remote.servers().clone());
+                    lictor_dns::Source::Elsewhere(Arc::new(crate::names::Asking { agent, servers }))
+                }
+            };
+            let bound = lictor_dns::bind(addresses, lictor_dns::Settings::new(dns)?, source).map_err(|error| {
                 let taken = match &error {
                     lictor_dns::Error::Bind { address, transport, source } => {
                         busy(source, &address.to_string(), &transport.to_lowercase())
@@ -337,13 +345,14 @@ pub(crate) async fn run(plan: Plan, log: &'static Log) -> Result<ExitCode> {
     });
 
     notifier.tell("STOPPING=1");
-    if let Some(remote) = remote.as_ref().filter(|_| code == ExitCode::SUCCESS) {
-        remote.leave().await;
-    }
     faces.stop();
     drain.drain(FACE_LIMIT).await;
     faces.join(FACE_LIMIT).await;
     scope.join(STOP_LIMIT).await;
+    // When nothing here tells the catalog anything any more.
+    if let Some(remote) = remote.as_ref().filter(|_| code == ExitCode::SUCCESS) {
+        remote.leave().await;
+    }
     if let Some(supervisor) = supervisor {
         if config.data_dir.is_none() {
             tracing::warn!("agent: dev mode disabled persistence, killing all proxies since we can't recover them");

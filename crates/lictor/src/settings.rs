@@ -575,6 +575,7 @@ fn http(
         key_lists: if config.acl.enable_key_list_policy { KeyLists::NeedRight } else { KeyLists::Filtered },
         debug_config,
         elsewhere: None,
+        names: None,
     })
 }
 

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Method;
 use lictor_agent::Error as AgentError;
 use lictor_agent::cluster::{Author, Certified, Cluster, Soon};
 use lictor_agent::error::chain;
@@ -29,6 +28,8 @@ use crate::mirror::Mirror;
 use crate::servers::{Answer, Ask, Error, Servers};
 use crate::tokens::{Age, Tokens};
 
+/// What a secret stands for.
+const TOKEN: &str = "/v1/internal/agent/token";
 /// How long a read waits for a change.
 const WAIT: &str = "300s";
 /// How much longer its answer may take before it counts as lost.
@@ -135,6 +136,9 @@ impl Remote {
     /// Says that this node leaves in order: the catalog forgets it.
     pub async fn leave(&self) {
         let inner = &self.inner;
+        let _turn = inner.announcing.lock().await;
+        // From now on nobody says that it is there.
+        *inner.node.lock() = None;
         let node = inner.config.node.as_str().to_owned();
         let (own, gone) = (inner.own(), Gone { node });
         let asked = inner.tell::<serde_json::Value>("/v1/internal/agent/gone", &own, &gone);
@@ -199,7 +203,7 @@ impl Inner {
         body: &impl serde::Serialize,
     ) -> Result<T, Error> {
         let body = serde_json::to_vec(body).map_err(|error| Error::Answer(error.to_string()))?;
-        self.servers.read(&Ask::new(Method::PUT, target, secret, body)).await?.json()
+        self.servers.read(&Ask::put(target, secret, body).impatient()).await?.json()
     }
 
     /// A read that waits for something newer than `index`.
@@ -425,8 +429,11 @@ impl Cluster for Remote {
                 return Ok(());
             }
             let ask = async {
-                let answer = inner.read::<TokenAnswer>("/v1/internal/agent/token", secret).await;
-                match answer {
+                let mut ask = Ask::get(TOKEN, secret);
+                if inner.tokens.is_known(secret) {
+                    ask = ask.impatient();
+                }
+                match inner.servers.read(&ask).await.and_then(|answer| answer.json::<TokenAnswer>()) {
                     Ok(answer) => inner.tokens.learned(secret, Some(caller_of(answer))),
                     Err(Error::Refused { code: 403, .. }) => inner.tokens.learned(secret, None),
                     Err(error) => {
@@ -442,7 +449,7 @@ impl Cluster for Remote {
                     inner.tokens.unreachable(&secret);
                     inner.scope.spawn("learn of a token", async move {
                         let inner = &remote.inner;
-                        match inner.read::<TokenAnswer>("/v1/internal/agent/token", &secret).await {
+                        match inner.read::<TokenAnswer>(TOKEN, &secret).await {
                             Ok(answer) => inner.tokens.learned(&secret, Some(caller_of(answer))),
                             Err(Error::Refused { code: 403, .. }) => inner.tokens.learned(&secret, None),
                             Err(_) => {}
@@ -474,7 +481,8 @@ impl Cluster for Remote {
         Box::pin(async move {
             let inner = &self.inner;
             let body = answers::registration(&registration);
-            let ask = Ask::new(Method::PUT, "/v1/catalog/register", &inner.secret_of(author), body);
+            // What is not written now is when a server is back.
+            let ask = Ask::put("/v1/catalog/register", &inner.secret_of(author), body).impatient();
             let _: serde_json::Value = inner.servers.read(&ask).await.and_then(|a| a.json()).map_err(of_agent)?;
             Ok(())
         })
@@ -484,7 +492,7 @@ impl Cluster for Remote {
         Box::pin(async move {
             let inner = &self.inner;
             let body = answers::removal(node, &removal);
-            let ask = Ask::new(Method::PUT, "/v1/catalog/deregister", &inner.secret_of(author), body);
+            let ask = Ask::put("/v1/catalog/deregister", &inner.secret_of(author), body).impatient();
             let _: serde_json::Value = inner.servers.read(&ask).await.and_then(|a| a.json()).map_err(of_agent)?;
             Ok(())
         })
@@ -528,8 +536,9 @@ impl Cluster for Remote {
     fn certify<'a>(&'a self, secret: &'a str, csr_pem: &'a str) -> Soon<'a, Certified> {
         Box::pin(async move {
             let request = SignRequest { csr: csr_pem.to_owned() };
-            let signed: Signed =
-                self.inner.tell("/v1/internal/agent/sign", secret, &request).await.map_err(of_agent)?;
+            let body = serde_json::to_vec(&request).unwrap_or_default();
+            let ask = Ask::put("/v1/internal/agent/sign", secret, body);
+            let signed: Signed = self.inner.servers.read(&ask).await.and_then(|a| a.json()).map_err(of_agent)?;
             Ok(Certified {
                 serial_number: signed.serial_number,
                 cert_pem: signed.cert_pem,

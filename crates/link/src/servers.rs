@@ -157,12 +157,19 @@ pub struct Ask {
     pub headers: http::HeaderMap,
     /// The body.
     pub body: Bytes,
+    /// Whether it is tried again while no server can be reached.
+    pub is_patient: bool,
 }
 
 impl Ask {
     /// A read.
     pub fn get(target: impl Into<String>, secret: &str) -> Ask {
         Ask::new(Method::GET, target, secret, Bytes::new())
+    }
+
+    /// A write.
+    pub fn put(target: impl Into<String>, secret: &str, body: impl Into<Bytes>) -> Ask {
+        Ask::new(Method::PUT, target, secret, body)
     }
 
     /// Any request.
@@ -173,7 +180,13 @@ impl Ask {
             secret: secret.to_owned(),
             headers: http::HeaderMap::new(),
             body: body.into(),
+            is_patient: true,
         }
+    }
+
+    /// The same for somebody who has better things to do than to wait for a server: it is tried once.
+    pub fn impatient(self) -> Ask {
+        Ask { is_patient: false, ..self }
     }
 
     /// Whether asking twice is the same as asking once.
@@ -283,7 +296,7 @@ impl Servers {
     }
 
     /// Asks one of the servers, and gives the head of its answer. While none can be reached this is tried again for as long
-    /// as the configuration says; what only reads is asked again when its connection ends. Cancel safe.
+    /// as the configuration says, if it is patient; what only reads is asked again when its connection ends. Cancel safe.
     pub async fn ask(&self, ask: &Ask) -> Result<Response<Incoming>, Error> {
         if self.inner.bucket.lock().as_mut().is_some_and(|bucket| !bucket.take()) {
             return Err(Error::Limited);
@@ -303,7 +316,7 @@ impl Servers {
                 },
                 Err(failed) => failed,
             };
-            if Instant::now() >= until {
+            if !ask.is_patient || Instant::now() >= until {
                 return Err(Error::NoServers(failed));
             }
             tokio::time::sleep(PAUSE).await;

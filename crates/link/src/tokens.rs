@@ -75,6 +75,11 @@ impl Tokens {
         }
     }
 
+    /// Whether something is known that holds when servers cannot be asked.
+    pub fn is_known(&self, secret: &str) -> bool {
+        self.known.lock().get(secret).is_some_and(|known| known.since.is_some())
+    }
+
     /// The caller; `None` for one that is no token, or of whom nothing was learned.
     pub fn caller(&self, secret: &str) -> Option<Caller> {
         self.known.lock().get(secret)?.caller.clone()

@@ -54,7 +54,7 @@ async fn weigh_five_hundred_dns_answers() {
     let (_changes, settings) = watch::channel(Arc::new(Settings::new(Config::default()).unwrap()));
     let backend =
         Backend { reader: Arc::new(move || state.reader(&Caller::acls_disabled())), queries: Arc::new(NoQueries) };
-    let core = Core { settings, backend, waiting: Arc::new(Semaphore::new(1)) };
+    let core = Core { settings, source: backend.into(), waiting: Arc::new(Semaphore::new(1)) };
     let questions = [
         question("few.service.consul.", RecordType::A),
         question("few.service.consul.", RecordType::SRV),

@@ -12,6 +12,7 @@ use crate::body::RequestBody;
 use crate::call::{Answered, Call};
 use crate::config::Pending;
 use crate::error::Failure;
+use crate::respond;
 
 async fn read<T: DeserializeOwned>(body: RequestBody) -> Result<T, Failure> {
     let body = body.read().await?;
@@ -62,6 +63,18 @@ pub(crate) fn alive<'a>(call: &'a Call<'a>, body: RequestBody) -> Pending<'a, An
         };
         let held = call.agent().hold(&call.caller, presented).await?;
         call.json(&shape::AliveAnswer { lease: held.lease, ttl: Span(held.ttl), servers: held.servers })
+    })
+}
+
+/// What a name means, for the DNS of a client agent.
+pub(crate) fn dns<'a>(call: &'a Call<'a>, body: RequestBody) -> Pending<'a, Answered> {
+    Box::pin(async move {
+        let body = body.read().await?;
+        let unserved = || Failure::NotFound("this server looks up no names".into());
+        let names = call.config().names.as_ref().ok_or_else(unserved)?;
+        let found = names.look_up(&call.caller, call.node(), &body);
+        let found = found.map_err(|why| Failure::invalid(format!("Request decode failed: {why}")))?;
+        Ok(respond::bytes(found.into()))
     })
 }
 
