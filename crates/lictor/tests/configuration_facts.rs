@@ -104,36 +104,33 @@ fn validate_accepts_and_refuses_what_the_original_does() {
 }
 
 #[test]
-fn the_files_of_a_client_are_refused_with_what_to_do() {
-    let store = "store { backend = \"etcd\" endpoints = [\"http://127.0.0.1:1\"] }";
+fn a_client_without_a_server_tries_as_often_as_it_is_told_and_ends() {
     let folder = tempfile::tempdir().unwrap();
-    let base = format!(
-        "bind_addr = \"127.0.0.1\"\ndata_dir = {:?}\nports {{ http = {} dns = -1 }}\n",
-        folder.path().join("data"),
-        ports::one()
-    );
-    let remedy = ["client agents are not in this version", "set server = true"];
-    let refused = |text: &str, flags: &[&str]| {
+    let (http, server) = (ports::one(), ports::one());
+    let ended = |text: &str, flags: &[&str]| {
         let file = folder.path().join("agent.hcl");
+        let base = format!(
+            "bind_addr = \"127.0.0.1\"\ndata_dir = {:?}\nports {{ http = {http} dns = -1 server = {server} }}\n",
+            folder.path().join("data"),
+        );
         fs::write(&file, format!("{base}{text}")).unwrap();
         let output = lictor(&[&["agent", "-config-file", file.to_str().unwrap()], flags].concat());
-        let said = said(&output);
-        assert_eq!(output.status.code(), Some(1), "{said}");
-        assert!(remedy.iter().all(|part| said.contains(part)), "{said}");
+        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        said(&output)
     };
-    for (text, flags) in
-        [("server = false", &[][..]), ("", &[]), ("", &["-server=false"]), ("server = false", &["-dev"])]
-    {
-        refused(text, flags);
-        refused(&format!("{text}\n{store}"), flags);
+    // The port of gossip is not where a server of ours answers.
+    let said = ended("retry_join = [\"127.0.0.1:8301\"]\nretry_interval = \"100ms\"\nretry_max = 1", &[]);
+    let tried = said.matches(&format!("Failed to join 127.0.0.1:{server}: ")).count();
+    assert!(tried >= 2 && said.contains("max join LAN retry exhausted, exiting"), "{said}");
+    assert_eq!(said.matches("join addresses with the port of gossip are asked at port").count(), 1, "{said}");
+    assert!(said.contains("retrying in 100ms"), "{said}");
+    // One that must be there at the start is not tried again.
+    let said = ended("", &["-join", "127.0.0.1", "-server=false"]);
+    assert!(said.contains(&format!("* Failed to join 127.0.0.1:{server}: Connection refused")), "{said}");
+    for text in ["server = false", "retry_join = [\"10.0.0.5\"]"] {
+        let (valid, said) = validated(&[("a.hcl", &format!("data_dir = \"/x\"\n{text}"))]);
+        assert!(valid, "{said}");
     }
-    // The agent is what ends; `validate` refuses what no flag can make good.
-    for text in ["server = false", &format!("server = false\n{store}")] {
-        let (valid, said) = validated(&[("a.hcl", &format!("{base}{text}"))]);
-        assert!(!valid && said.contains(remedy[0]) && said.contains("servers over one etcd"), "{said}");
-    }
-    let (valid, said) = validated(&[("a.hcl", &format!("{base}retry_join = [\"10.0.0.5\"]"))]);
-    assert!(valid && said.contains(remedy[0]), "{said}");
 }
 
 #[test]

@@ -36,6 +36,18 @@ const CONNECTION_WINDOW: u32 = 16 << 20;
 /// More servers than any cluster has.
 const MOST_SERVERS: usize = 64;
 
+/// What else may listen at an address.
+const NO_SUCH_PORT: &str = "this is no port that a lictor server opens for agents (ports.server)";
+
+/// An error of a connection with what lies behind it: the library itself says only that there was one.
+fn plain(error: &hyper::Error) -> String {
+    let mut text = lictor_agent::error::chain(error);
+    if text.contains("alert") {
+        text.push_str(" (the server does not accept this agent's certificate)");
+    }
+    text
+}
+
 /// Why servers give no answer.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
@@ -425,7 +437,7 @@ impl Inner {
         let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
         let stream = dialer.connect_http2(stream, host).await?;
         if !stream.is_http2() {
-            return Err(io::Error::other("this is no port that a lictor server opens for agents (ports.server)"));
+            return Err(io::Error::other(NO_SUCH_PORT));
         }
         self.talk(stream).await
     }
@@ -448,7 +460,17 @@ impl Inner {
             // How it ends, everything that waits on it finds out by itself.
             let _ = stop.or_stopped(connection).await;
         });
-        Ok(sender)
+        self.greet(sender).await
+    }
+
+    /// Asks for something small: only an answer says that the other side takes us, and is what we take it for.
+    async fn greet(&self, mut sender: SendRequest<Full<Bytes>>) -> io::Result<SendRequest<Full<Bytes>>> {
+        let greeting = Ask::get("/v1/internal/agent/token", "").message(&self.node).map_err(io::Error::other)?;
+        let answer = sender.send_request(greeting).await.map_err(|error| io::Error::other(plain(&error)))?;
+        match answer.status() {
+            http::StatusCode::NOT_FOUND => Err(io::Error::other(NO_SUCH_PORT)),
+            _ => Ok(sender),
+        }
     }
 }
 

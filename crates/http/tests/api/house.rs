@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use lictor_agent::agent::Parts;
-use lictor_agent::cluster::{Cluster, Soon, Standing};
+use lictor_agent::cluster::{Author, Cluster, Soon, Standing};
 use lictor_agent::config::{Connect, Reloadable};
 use lictor_agent::tokens::Tokens;
 use lictor_agent::{Agent, Error};
@@ -17,7 +17,7 @@ use lictor_http::config::{Listener, LogLevel, Mesh, Pending, Ports, Process, Unp
 use lictor_http::server::Address;
 use lictor_http::{Config, bind};
 use lictor_model::acl::{Access, Caller, Enforcement, Resource, Rules};
-use lictor_model::intention::Action;
+use lictor_model::intention::{Action, Decision};
 use lictor_state::writer::{Registration, Removal};
 use lictor_state::{Reader, State, Writer};
 use lictor_store::Store;
@@ -99,7 +99,9 @@ impl House {
         };
         let tls_port = bound.addresses().find_map(|address| match address {
             Address::Tls(address) => Some(address.port()),
-            Address::Tcp(_) | Address::Unix(_) | Address::UnixTls(_) | Address::Proxies(_) => None,
+            Address::Tcp(_) | Address::Agents(..) | Address::Unix(_) | Address::UnixTls(_) | Address::Proxies(_) => {
+                None
+            }
         });
         let server = scope.spawn("http", bound.run(scope.stop_signal()));
         House { port, tls_port, folder, agent, scope, server }
@@ -221,6 +223,8 @@ fn config() -> Config {
         mesh: Mesh::Enabled,
         key_lists: lictor_http::config::KeyLists::Filtered,
         debug_config: serde_json::Map::new(),
+        elsewhere: None,
+        names: None,
     }
 }
 
@@ -298,12 +302,31 @@ impl Cluster for Guarded {
         self.standing.reader(caller)
     }
 
-    fn register<'a>(&'a self, caller: &'a Caller, registration: Registration) -> Soon<'a, ()> {
-        self.standing.register(caller, registration)
+    fn register<'a>(&'a self, author: &'a Author, registration: Registration) -> Soon<'a, ()> {
+        Box::pin(async move { self.standing.register(&self.known(author)?, registration).await })
     }
 
-    fn deregister<'a>(&'a self, caller: &'a Caller, node: &'a str, removal: Removal) -> Soon<'a, ()> {
-        self.standing.deregister(caller, node, removal)
+    fn deregister<'a>(&'a self, author: &'a Author, node: &'a str, removal: Removal) -> Soon<'a, ()> {
+        Box::pin(async move { self.standing.deregister(&self.known(author)?, node, removal).await })
+    }
+
+    fn decide<'a>(
+        &'a self,
+        asking: &'a Caller,
+        secret: &'a str,
+        source: (&'a str, &'a str),
+        target: &'a str,
+    ) -> Soon<'a, Decision> {
+        self.standing.decide(asking, secret, source, target)
+    }
+}
+
+impl Guarded {
+    fn known(&self, author: &Author) -> Result<Author, Error> {
+        match author {
+            Author::Caller(caller) => Ok(Author::Caller(caller.clone())),
+            Author::Secret(secret) => self.caller(secret).map(Author::Caller),
+        }
     }
 }
 

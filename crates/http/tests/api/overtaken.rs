@@ -5,10 +5,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use lictor_agent::Error;
-use lictor_agent::cluster::{Cluster, Soon, Standing};
+use lictor_agent::cluster::{Author, Cluster, Soon, Standing};
 use lictor_agent::config::Reloadable;
 use lictor_model::acl::Caller;
 use lictor_model::health::{Check, Status};
+use lictor_model::intention::Decision;
 use lictor_model::node::Node;
 use lictor_model::service::{Definition, Service};
 use lictor_state::writer::{Registration, Removal};
@@ -51,26 +52,36 @@ impl Cluster for Between {
         self.standing.reader(caller)
     }
 
-    fn register<'a>(&'a self, caller: &'a Caller, registration: Registration) -> Soon<'a, ()> {
+    fn register<'a>(&'a self, author: &'a Author, registration: Registration) -> Soon<'a, ()> {
         let is_slow = registration.service.as_ref().is_some_and(|service| service.name.as_str() == "slow");
         Box::pin(async move {
             if is_slow {
                 self.slow.0.add_permits(1);
                 self.slow.1.acquire().await.unwrap().forget();
             }
-            self.standing.register(caller, registration).await
+            self.standing.register(author, registration).await
         })
     }
 
-    fn deregister<'a>(&'a self, caller: &'a Caller, node: &'a str, removal: Removal) -> Soon<'a, ()> {
+    fn deregister<'a>(&'a self, author: &'a Author, node: &'a str, removal: Removal) -> Soon<'a, ()> {
         let is_slow = removal == Removal::Check("c".into());
         Box::pin(async move {
             if is_slow {
                 self.slow_removal.0.add_permits(1);
                 self.slow_removal.1.acquire().await.unwrap().forget();
             }
-            self.standing.deregister(caller, node, removal).await
+            self.standing.deregister(author, node, removal).await
         })
+    }
+
+    fn decide<'a>(
+        &'a self,
+        asking: &'a Caller,
+        secret: &'a str,
+        source: (&'a str, &'a str),
+        target: &'a str,
+    ) -> Soon<'a, Decision> {
+        self.standing.decide(asking, secret, source, target)
     }
 }
 

@@ -1,8 +1,10 @@
-//! Several servers over one etcd, on real processes: they behave as one, whatever is killed, paused or lost.
+//! Several agents on real processes: servers over one etcd, and client agents of servers. They behave as one, whatever is
+//! killed, paused or lost.
 #![allow(clippy::unwrap_used, reason = "a test that cannot be set up shall fail")]
 #![allow(clippy::print_stderr, reason = "what was skipped and what was measured must be seen")]
 
 mod across;
+mod client_agents;
 #[path = "../common/mod.rs"]
 mod common;
 mod distances;

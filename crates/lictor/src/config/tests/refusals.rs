@@ -422,12 +422,12 @@ fn more_proxies_than_ports_are_refused_with_the_keys_of_the_range() {
 }
 
 #[test]
-fn files_of_a_client_are_refused_and_what_a_flag_may_bring_is_not() {
+fn what_a_flag_may_bring_is_named_and_not_refused() {
     let validate = |text: &str| load_for(Purpose::Validate, &[], &[("a.hcl", text)]);
-    let errors = validate("server = false data_dir = \"/x\" retry_join = [\"10.0.0.1\"]").unwrap_err();
-    assert_eq!((texts(&errors), errors.problems()[0].key.as_str()), (vec![super::check::node::NO_CLIENTS], "server"));
-    let loaded = validate("retry_join = [\"10.0.0.1\"]").unwrap();
-    assert!(warnings(&loaded).iter().any(|text| text.contains("client agents are not in this version")));
+    let loaded = validate("server = false data_dir = \"/x\" retry_join = [\"10.0.0.1\"]").unwrap();
+    assert!(warnings(&loaded).is_empty() && !notices(&loaded, Weight::Info).iter().any(|it| it.contains("server is")));
+    let loaded = validate("server = false data_dir = \"/x\"").unwrap();
+    assert!(warnings(&loaded).iter().any(|text| text.contains("without retry_join")), "{:?}", warnings(&loaded));
     let loaded = validate("service { name = \"web\" port = 1 connect { proxy {} } }").unwrap();
     let said = notices(&loaded, Weight::Info);
     assert!(said.iter().any(|text| text.contains("data_dir is not set")), "{said:?}");

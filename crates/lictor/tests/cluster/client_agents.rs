@@ -1,0 +1,493 @@
+//! Client agents on real processes: they hold nothing, ask servers, and lose nothing when those are away.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use lictor_testkit::{House, ports, until};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::common::{Load, echo, echo_once, wait_path};
+use crate::house::{Cluster, LICTOR, healthy};
+
+/// A server that notices within seconds who is gone.
+fn server(more: Value) -> House {
+    let mut house = House::build(LICTOR, json!({"node_name": "server", "store": {"node_ttl": "3s"}}));
+    house.reconfigure(|config| lay_over(config, more));
+    house.start_agent();
+    house.wait_ready();
+    house
+}
+
+/// Lays objects over objects.
+fn lay_over(under: &mut Value, over: Value) {
+    match (under, over) {
+        (Value::Object(under), Value::Object(over)) => {
+            for (key, value) in over {
+                lay_over(under.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (under, over) => *under = over,
+    }
+}
+
+/// A client agent of a server.
+fn client(of: &House, name: &str, more: Value) -> House {
+    let mut house = build_client(of, name, more);
+    house.start_agent();
+    house.wait_ready();
+    house
+}
+
+fn build_client(of: &House, name: &str, more: Value) -> House {
+    let house = House::build(LICTOR, json!({"node_name": name, "server": false, "bootstrap": false}));
+    let join = json!([format!("127.0.0.1:{}", of.http_port + 2)]);
+    house.reconfigure(|config| {
+        lay_over(
+            config,
+            json!({
+                "retry_join": join, "retry_interval": "200ms", "leave_on_terminate": false,
+                "connect": {"proxy": {"allow_managed_api_registration": true}},
+            }),
+        );
+        lay_over(config, more);
+    });
+    house
+}
+
+fn serf(at: &House, node: &str) -> Value {
+    let checks = at.get(&format!("/v1/health/node/{node}")).json();
+    let all = checks.as_array().cloned().unwrap_or_default();
+    all.into_iter().find(|check| check["CheckID"] == "serfHealth").map_or(Value::Null, |check| check["Status"].clone())
+}
+
+fn members(at: &House) -> Vec<(String, String, u64)> {
+    let mut all: Vec<_> = at.get("/v1/agent/members").json().as_array().unwrap().iter().map(member).collect();
+    all.sort();
+    all
+}
+
+fn member(member: &Value) -> (String, String, u64) {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    (text(&member["Name"]), text(&member["Tags"]["role"]), member["Status"].as_u64().unwrap())
+}
+
+#[test]
+fn what_is_asked_of_a_client_is_what_its_server_says() {
+    let server = server(json!({}));
+    let one = client(&server, "one", json!({}));
+    let two = client(&server, "two", json!({}));
+
+    // Registered here, found everywhere, and removed again.
+    one.put("/v1/agent/service/register", json!({"Name": "web", "Port": 80, "Tags": ["a"], "Meta": {"k": "v"}}));
+    for at in [&server, &two, &one] {
+        let found = at.get("/v1/catalog/service/web").json();
+        assert_eq!((&found[0]["Node"], &found[0]["ServiceMeta"]["k"]), (&json!("one"), &json!("v")), "{found}");
+    }
+    assert_eq!(one.get("/v1/agent/services").json()["web"]["Port"], 80);
+    assert_eq!(two.get("/v1/agent/services").json(), json!({}));
+    let known = one.get("/v1/agent/self").json();
+    assert_eq!((&known["Config"]["Server"], &known["Stats"]["consul"]["server"]), (&json!(false), &json!("false")));
+    assert_eq!(known["Stats"]["consul"]["known_servers"], "1");
+    assert_eq!(known["Member"]["Tags"]["role"], "node");
+    let all = [("one", "node", 1), ("server", "consul", 1), ("two", "node", 1)];
+    let all = all.map(|(name, role, status)| (name.to_owned(), role.to_owned(), status));
+    assert_eq!((members(&server), members(&one)), (all.to_vec(), all.to_vec()));
+
+    // Answers are the server's, whatever they are: status, index, texts, unknown paths.
+    for path in [
+        "/v1/catalog/nodes",
+        "/v1/catalog/services",
+        "/v1/health/service/web?passing&pretty",
+        "/v1/health/state/any",
+        "/v1/connect/ca/roots",
+        "/v1/kv/nothing",
+        "/v1/session/info/nonsense",
+        "/v1/catalog/service/",
+        "/v1/catalog/nodes?dc=elsewhere",
+        "/v1/query/nothing/execute",
+        "/v1/status/leader",
+        "/v1/acl/tokens",
+        "/v1/event/list",
+        "/v1/nonsense",
+    ] {
+        let (here, there) = (one.get(path), server.get(path));
+        assert_eq!((here.status, here.text()), (there.status, there.text()), "{path}");
+        for header in ["x-consul-index", "x-consul-knownleader", "content-type"] {
+            assert_eq!(here.headers.get(header), there.headers.get(header), "{header} of {path}");
+        }
+    }
+    // What is for agents is at their port alone.
+    for at in [&server, &one] {
+        assert_eq!(at.get("/v1/internal/agent/token").status, 404);
+    }
+
+    // A read that waits is woken through two agents.
+    let index = two.get("/v1/health/service/web").index();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| {
+            let started = Instant::now();
+            let answer = two.get(&format!("/v1/health/service/web?wait=60s&index={index}"));
+            (answer.json().as_array().map(Vec::len), started.elapsed())
+        });
+        one.put("/v1/agent/service/register", json!({"Name": "web", "ID": "web2", "Port": 81}));
+        let (found, took) = waiting.join().unwrap();
+        assert!(found == Some(2) && took < Duration::from_secs(30), "{found:?} {took:?}");
+    });
+    // Keys, locks, transactions and queries; a session without a node is of the node that was asked.
+    assert_eq!(one.request("PUT", "/v1/kv/a", b"b").text().trim(), "true");
+    assert_eq!(two.get("/v1/kv/a?raw").text(), "b");
+    let session = one.put("/v1/session/create", json!({})).json()["ID"].as_str().unwrap().to_owned();
+    assert_eq!(server.get(&format!("/v1/session/info/{session}")).json()[0]["Node"], "one");
+    assert_eq!(two.request("PUT", &format!("/v1/kv/lock?acquire={session}"), b"").text().trim(), "true");
+    let query = json!({"Name": "q", "Service": {"Service": "web", "Near": "_agent"}});
+    assert_eq!(two.request("POST", "/v1/query", query.to_string().as_bytes()).status, 200);
+    assert_eq!(one.get("/v1/query/q/execute").json()["Nodes"].as_array().map(Vec::len), Some(2));
+    let snapshot = one.get("/v1/snapshot");
+    assert_eq!((snapshot.status, &snapshot.body[..2]), (200, &b"\x1f\x8b"[..]));
+
+    one.put("/v1/agent/service/deregister/web", Value::Null);
+    one.put("/v1/agent/service/deregister/web2", Value::Null);
+    assert_eq!(server.get("/v1/catalog/service/web").json(), json!([]));
+}
+
+#[test]
+fn a_client_that_is_gone_is_lost_and_back_and_leaves_in_order() {
+    let mut server = server(json!({}));
+    let mut one = client(&server, "one", json!({}));
+    one.put("/v1/agent/service/register", json!({"Name": "web", "Port": 80}));
+    assert_eq!(serf(&server, "one"), "passing");
+
+    one.signal_agent(Signal::STOP);
+    until("the silent client is lost", || serf(&server, "one") == "critical");
+    assert_eq!(server.get("/v1/health/service/web?passing").json(), json!([]));
+    assert!(members(&server).contains(&("one".into(), "node".into(), 4)), "{:?}", members(&server));
+    one.signal_agent(Signal::CONT);
+    until("it is back", || serf(&server, "one") == "passing");
+    assert_eq!(server.get("/v1/health/service/web?passing").json().as_array().map(Vec::len), Some(1));
+
+    // A server that was away for longer than anybody counts as alive gives its clients the time to find it.
+    server.kill_agent();
+    until("the client sees that no server answers", || one.get("/v1/catalog/nodes").status == 500);
+    assert_eq!(one.get("/v1/catalog/nodes").text().trim(), "No known Consul servers");
+    server.start_agent();
+    server.wait_ready();
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(5) {
+        assert_eq!(serf(&server, "one"), "passing", "{:?} after the start", begun.elapsed());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(one.get("/v1/catalog/nodes").json().as_array().map(Vec::len), Some(2));
+
+    // Killed and started again it is as it was; with what it registered while no server answered.
+    one.kill_agent();
+    server.kill_agent();
+    one.start_agent();
+    until("it answers without a server", || one.try_request("GET", "/v1/agent/services", b"").is_ok());
+    let begun = Instant::now();
+    one.put("/v1/agent/service/register", json!({"Name": "late", "Port": 81}));
+    assert!(begun.elapsed() < Duration::from_secs(5), "it waited for a server: {:?}", begun.elapsed());
+    server.start_agent();
+    server.wait_ready();
+    until("all of it is in the catalog", || {
+        let services = server.get("/v1/catalog/services").json();
+        ["web", "late"].iter().all(|name| services.get(name).is_some())
+    });
+
+    one.put("/v1/agent/leave", Value::Null);
+    until("it has ended", || one.ended().is_some());
+    let nodes = server.get("/v1/catalog/nodes").json();
+    assert_eq!((nodes.as_array().map(Vec::len), &nodes[0]["Node"]), (Some(1), &json!("server")), "{nodes}");
+    assert_eq!(members(&server), [("server".into(), "consul".into(), 1)]);
+}
+
+#[test]
+fn proxies_of_two_clients_carry_traffic_whatever_happens_to_agents_and_servers() {
+    let app = echo();
+    let mut server = server(json!({}));
+    let entry = ports::one();
+    let mut one = client(&server, "one", json!({}));
+    let mut two = client(&server, "two", json!({}));
+    two.put("/v1/agent/service/register", json!({"Name": "db", "Port": app.port(), "Connect": {"Proxy": {}}}));
+    let upstreams = json!([{"destination_name": "db", "local_bind_port": entry}]);
+    let web = json!({"Name": "web", "Port": 1, "Connect": {"Proxy": {"Config": {"upstreams": upstreams}}}});
+    one.put("/v1/agent/service/register", web);
+    wait_path(&server, entry);
+    let load = Load::start(entry, 2, 2);
+    load.wait_for(50);
+
+    // An agent, a server, all of them at once.
+    two.kill_agent();
+    load.wait_for(100);
+    two.start_agent();
+    two.wait_ready();
+    server.kill_agent();
+    load.wait_for(100);
+    // A proxy is replaced while no server answers: what it watched is what was said last.
+    let replaced = one.request("PUT", "/v1/agent/connect/proxy/restart/web-proxy", b"");
+    assert_eq!(replaced.status, 200, "{}", replaced.text());
+    load.wait_for(100);
+    one.kill_agent();
+    load.wait_for(100);
+    server.start_agent();
+    server.wait_ready();
+    one.start_agent();
+    one.wait_ready();
+    load.wait_for(100);
+
+    // A new root reaches proxies through their agents.
+    let roots = |at: &House| at.get("/v1/agent/connect/ca/roots").json()["ActiveRootID"].clone();
+    let before = roots(&one);
+    server.put("/v1/connect/ca/configuration", json!({"Provider": "consul", "Config": {"ForceRotate": true}}));
+    until("the clients know the new root", || roots(&one) != before && roots(&two) == roots(&one));
+    load.wait_for(200);
+    let (sent, failed) = load.stop();
+    assert!(failed.is_empty(), "{} of {sent} failed: {failed:?}", failed.len());
+
+    // A deny cuts, and authorisation of a native client says so.
+    let uri = "spiffe://any.consul/ns/default/dc/dc1/svc/web";
+    let authorized = |at: &House| {
+        let body = json!({"Target": "db", "ClientCertURI": uri, "ClientCertSerial": "1"}).to_string();
+        at.request("POST", "/v1/agent/connect/authorize", body.as_bytes()).json()["Authorized"].clone()
+    };
+    assert_eq!((authorized(&one), authorized(&server)), (json!(true), json!(true)));
+    let id = two.intend("web", "db", "deny");
+    until("a deny is known at a client", || authorized(&one) == json!(false));
+    until("nothing passes", || echo_once(entry).is_err());
+    // It holds without a server, too.
+    server.kill_agent();
+    assert_eq!(authorized(&one), json!(false));
+    assert!(echo_once(entry).is_err());
+    server.start_agent();
+    server.wait_ready();
+    assert_eq!(one.request("DELETE", &format!("/v1/connect/intentions/{id}"), b"").status, 200);
+    wait_path(&server, entry);
+}
+
+#[test]
+fn with_access_control_a_client_may_what_its_tokens_may() {
+    let acl = json!({"enabled": true, "default_policy": "deny", "down_policy": "extend-cache", "token_ttl": "1s"});
+    let with = |tokens: Value| {
+        let mut acl = acl.clone();
+        acl["tokens"] = tokens;
+        json!({"acl": acl})
+    };
+    let mut server = server(with(json!({"master": "root", "default": "root"})));
+    let ask = |at: &House, method: &str, path: &str, secret: &str, body: &Value| {
+        let text = if body.is_null() { String::new() } else { body.to_string() };
+        let mark = if path.contains('?') { '&' } else { '?' };
+        at.request(method, &format!("{path}{mark}token={secret}"), text.as_bytes())
+    };
+    let token = |name: &str, rules: &str| {
+        let policy = json!({"Name": name, "Rules": rules});
+        assert_eq!(ask(&server, "PUT", "/v1/acl/policy", "root", &policy).status, 200);
+        let made = ask(&server, "PUT", "/v1/acl/token", "root", &json!({"Policies": [{"Name": name}]})).json();
+        made["SecretID"].as_str().unwrap().to_owned()
+    };
+    let agent = token(
+        "agent",
+        "node \"one\" { policy = \"write\" } node_prefix \"\" { policy = \"read\" } \
+                                service_prefix \"\" { policy = \"read\" } agent \"one\" { policy = \"write\" }",
+    );
+    let web = token(
+        "web",
+        "service_prefix \"web\" { policy = \"write\" } service_prefix \"\" { policy = \"read\" } \
+                            node_prefix \"\" { policy = \"read\" }",
+    );
+    // Without a token of its own a node does not show.
+    let mut one = client(&server, "one", with(json!({})));
+    until("it says what is missing", || one.log().contains("this node does not show as alive"));
+    assert_eq!(ask(&server, "GET", "/v1/catalog/node/one", "root", &Value::Null).json(), Value::Null);
+    one.kill_agent();
+    one.reconfigure(|config| lay_over(config, with(json!({"agent": agent}))));
+    one.start_agent();
+    one.wait_ready();
+    let serf = |at: &House| {
+        let checks = ask(at, "GET", "/v1/health/node/one", "root", &Value::Null).json();
+        checks.as_array().unwrap().iter().any(|check| check["Status"] == "passing")
+    };
+    until("the node is there", || serf(&server));
+
+    // The server's own default token is not for those who come through a client.
+    assert_eq!(ask(&server, "GET", "/v1/kv/a", "", &Value::Null).status, 404);
+    assert_eq!(one.get("/v1/kv/a").status, 403);
+    assert_eq!(ask(&one, "GET", "/v1/kv/a", "root", &Value::Null).status, 404);
+    assert_eq!(ask(&one, "GET", "/v1/kv/a", "nonsense", &Value::Null).status, 403);
+    let registered = |secret: &str| {
+        let body = json!({"Name": "web", "Port": 80, "Connect": {"Proxy": {}}});
+        ask(&one, "PUT", "/v1/agent/service/register", secret, &body).status
+    };
+    assert_eq!((registered(""), registered("nonsense"), registered(&agent)), (403, 403, 403));
+    assert_eq!(registered(&web), 200);
+    until("the service is there", || {
+        !ask(&server, "GET", "/v1/catalog/connect/web", "root", &Value::Null).json().as_array().unwrap().is_empty()
+    });
+    // A leaf needs the right to write the service, here and at the server that signs.
+    let leaf = |secret: &str| ask(&one, "GET", "/v1/agent/connect/ca/leaf/web", secret, &Value::Null).status;
+    assert_eq!((leaf(&web), leaf(&agent), leaf("")), (200, 403, 403));
+    let pid = one.proxy_pid("web-proxy");
+    until("the proxy serves", || {
+        ask(&one, "GET", "/v1/agent/connect/processes", &web, &Value::Null).text().contains("\"ready\"")
+    });
+    assert_eq!(one.proxy_pid("web-proxy"), pid);
+
+    // What was known goes on to hold without a server, and nothing else does.
+    server.kill_agent();
+    let services = |secret: &str| ask(&one, "GET", "/v1/agent/services", secret, &Value::Null);
+    assert_eq!(services(&web).json().as_object().map(serde_json::Map::len), Some(2));
+    let unknown = services("never-seen");
+    assert!(unknown.status == 403 || unknown.json() == json!({}), "{} {}", unknown.status, unknown.text());
+    server.start_agent();
+    server.wait_ready();
+    // A token that is gone is forgotten.
+    let accessor = ask(&server, "GET", "/v1/acl/token/self", &web, &Value::Null).json()["AccessorID"].clone();
+    let path = format!("/v1/acl/token/{}", accessor.as_str().unwrap());
+    assert_eq!(ask(&server, "DELETE", &path, "root", &Value::Null).status, 200);
+    until("the client knows that it is gone", || services(&web).status == 403);
+}
+
+/// Makes a CA in a folder.
+fn make_ca(folder: &Path) {
+    made(folder, &["tls", "ca", "create"]);
+}
+
+fn made(folder: &Path, words: &[&str]) {
+    let output = Command::new(LICTOR).args(words).current_dir(folder).output().unwrap();
+    assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// The keys of the agent's certificate.
+fn tls(folder: &Path, name: &str) -> Value {
+    let file = |name: &str| folder.join(name).display().to_string();
+    json!({
+        "ca_file": file("consul-agent-ca.pem"),
+        "cert_file": file(&format!("dc1-{name}-consul-0.pem")),
+        "key_file": file(&format!("dc1-{name}-consul-0-key.pem")),
+    })
+}
+
+#[test]
+fn agents_recognise_each_other_by_certificates_of_one_authority() {
+    let (ours, others) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for folder in [&ours, &others] {
+        make_ca(folder.path());
+        made(folder.path(), &["tls", "cert", "create", "-server"]);
+        made(folder.path(), &["tls", "cert", "create", "-client"]);
+    }
+    let server = server(tls(ours.path(), "server"));
+    assert!(server.log().contains("(mutual TLS)"), "{}", server.log());
+    let mut keys = tls(ours.path(), "client");
+    keys["verify_server_hostname"] = true.into();
+    let one = client(&server, "one", keys);
+    assert_eq!(one.get("/v1/catalog/nodes").json().as_array().map(Vec::len), Some(2));
+
+    // A stranger's certificate, none, and that of a client in place of a server's.
+    let refused = |name: &str, keys: Value| {
+        let mut house = build_client(&server, name, keys);
+        house.reconfigure(|config| lay_over(config, json!({"retry_max": 2})));
+        house.start_agent();
+        until("it gives up", || house.ended().is_some());
+        assert!(house.log().contains("Failed to join"), "{}", house.log());
+        assert_eq!(server.get(&format!("/v1/catalog/node/{name}")).json(), Value::Null);
+    };
+    refused("stranger", tls(others.path(), "client"));
+    refused("nobody", json!({}));
+    let mut misnamed = tls(ours.path(), "client");
+    misnamed["server_name"] = "another.name".into();
+    refused("misnamed", misnamed);
+
+    // The certificates are read again.
+    fs::remove_file(ours.path().join("dc1-client-consul-0.pem")).unwrap();
+    let before = one.get("/v1/agent/self").status;
+    let failed = one.request("PUT", "/v1/agent/reload", b"");
+    assert!(
+        before == 200 && failed.status == 500 && failed.text().contains("dc1-client-consul-0.pem"),
+        "{}",
+        failed.text()
+    );
+    assert_eq!(one.get("/v1/catalog/nodes").status, 200);
+}
+
+#[test]
+fn names_are_looked_up_by_servers_and_answered_by_the_clients_settings() {
+    let Some(dig) = lictor_testkit::program::find("dig") else { return };
+    let mut server = server(json!({}));
+    let one = client(&server, "one", json!({"dns_config": {"service_ttl": {"*": "7s"}, "only_passing": true}}));
+    let node = json!({"Node": "far", "Address": "10.1.2.3", "Service": {"Service": "web", "Port": 81, "Tags": ["a"]}});
+    server.put("/v1/catalog/register", node);
+    let warns = json!({
+        "Node": "weak", "Address": "10.1.2.4", "Service": {"Service": "web", "Port": 82},
+        "Check": {"CheckID": "c", "Name": "c", "ServiceID": "web", "Status": "warning"},
+    });
+    server.put("/v1/catalog/register", warns);
+    let query = json!({"Name": "q", "Service": {"Service": "web", "OnlyPassing": true}});
+    assert_eq!(server.request("POST", "/v1/query", query.to_string().as_bytes()).status, 200);
+    let ask = |at: &House, words: &[&str]| {
+        let port = at.dns_port.to_string();
+        let output =
+            Command::new(&dig).args(["@127.0.0.1", "-p", &port, "+noall", "+answer", "+comments"]).args(words).output();
+        String::from_utf8_lossy(&output.unwrap().stdout).into_owned()
+    };
+    let web = ask(&one, &["web.service.consul", "SRV"]);
+    assert!(web.contains("\t7\t") || web.contains(" 7 "), "{web}");
+    assert!(web.contains("81 far.node.dc1.consul.") && !web.contains(" 82 "), "{web}");
+    assert!(ask(&server, &["web.service.consul", "SRV"]).contains(" 82 "));
+    for (words, wanted) in [
+        (&["far.node.consul"][..], "10.1.2.3"),
+        (&["a.web.service.consul"], "10.1.2.3"),
+        (&["_web._a.service.consul", "SRV"], " 81 far.node.dc1.consul."),
+        (&["q.query.consul"], "10.1.2.3"),
+        (&["0a010203.addr.dc1.consul"], "10.1.2.3"),
+        (&["-x", "10.1.2.3"], "far.node.dc1.consul."),
+        (&["nobody.service.consul"], "NXDOMAIN"),
+        (&["web.service.elsewhere.consul"], "SERVFAIL"),
+        (&["+tcp", "far.node.consul"], "10.1.2.3"),
+        (&["consul", "SOA"], "ns.consul."),
+        (&["example.com"], "SERVFAIL"),
+        (&["-x", "10.9.9.9"], "NXDOMAIN"),
+    ] {
+        let said = ask(&one, words);
+        assert!(said.contains(wanted), "{words:?}: {said}");
+    }
+    server.kill_agent();
+    let begun = Instant::now();
+    assert!(ask(&one, &["+tries=1", "+time=10", "web.service.consul"]).contains("SERVFAIL"));
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn a_client_goes_on_with_another_server_when_its_own_is_gone() {
+    let Some(mut cluster) = Cluster::start(1, 2, |_| json!({})) else { return };
+    let one = client(&cluster.servers[0], "one", json!({}));
+    one.put("/v1/agent/service/register", json!({"Name": "web", "Port": 80}));
+    until("it knows both servers", || one.get("/v1/agent/self").json()["Stats"]["consul"]["known_servers"] == "2");
+    for server in &cluster.servers {
+        until("both know the client", || healthy(server, "web") == ["one"]);
+        until("both name it", || members(server).contains(&("one".into(), "node".into(), 1)));
+    }
+    // A read that waits is asked of the other server, and nothing is lost in between.
+    let index = one.get("/v1/health/service/web").index();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| {
+            let answer = one.get(&format!("/v1/health/service/web?wait=60s&index={index}"));
+            answer.json().as_array().map(Vec::len)
+        });
+        let begun = Instant::now();
+        cluster.servers[0].kill_agent();
+        until("the other one answers", || one.get("/v1/catalog/service/web").status == 200);
+        assert!(begun.elapsed() < Duration::from_secs(7), "{:?}", begun.elapsed());
+        one.put("/v1/agent/service/register", json!({"Name": "web", "ID": "web2", "Port": 81}));
+        assert_eq!(waiting.join().unwrap(), Some(2));
+    });
+    // Longer than anybody counts as alive without a word: the other one keeps it alive.
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(6) {
+        assert_eq!(healthy(&cluster.servers[1], "web"), ["one", "one"]);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    cluster.servers[0].start_agent();
+    cluster.servers[0].wait_ready();
+    until("the first server knows all of it", || healthy(&cluster.servers[0], "web") == ["one", "one"]);
+}
