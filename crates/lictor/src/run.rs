@@ -267,11 +267,12 @@ pub(crate) async fn run(plan: Plan, log: &'static Log) -> Result<ExitCode> {
     });
 
     let servers = remote.as_ref().map(|remote| remote.servers().clone());
+    let renewed = Renewed { http: http_reload, dns: dns_reload, servers };
     let ended = loop {
         tokio::select! {
             wish = wishes.recv() => match wish {
                 Some(Wish::Reload(answer)) => {
-                    let reloading = reload(&sources, &settings, &agent, log, &http_reload, servers.as_ref(), dns_reload.as_ref(), &mut watches);
+                    let reloading = reload(&sources, &settings, &agent, log, &renewed, &mut watches);
                     match signals.unless_ended(reloading).await {
                         // Whoever asked may have gone away.
                         Ok(outcome) => drop(answer.send(outcome)),
@@ -321,7 +322,7 @@ pub(crate) async fn run(plan: Plan, log: &'static Log) -> Result<ExitCode> {
             }
             signal = signals.next() => match signal {
                 Got::Reload => {
-                    let reloading = reload(&sources, &settings, &agent, log, &http_reload, servers.as_ref(), dns_reload.as_ref(), &mut watches);
+                    let reloading = reload(&sources, &settings, &agent, log, &renewed, &mut watches);
                     if let Err(signal) = signals.unless_ended(reloading).await {
                         break Err(signal);
                     }
@@ -558,22 +559,30 @@ fn warn_of_open_files(wanted: Option<u64>) {
     }
 }
 
+/// What takes in another configuration beside the agent itself.
+struct Renewed {
+    http: lictor_http::Reload,
+    dns: Option<lictor_dns::Reload>,
+    /// Those of a client agent.
+    servers: Option<Servers>,
+}
+
 async fn reload(
     sources: &crate::settings::Sources,
     started_with: &crate::config::Settings,
     agent: &Agent,
     log: &Log,
-    http: &lictor_http::Reload,
-    servers: Option<&Servers>,
-    dns: Option<&lictor_dns::Reload>,
+    renewed: &Renewed,
     watches: &mut Watches,
 ) -> Result<(), String> {
     print("==> Caught reload request");
+    let Renewed { http, dns, servers } = renewed;
     let outcome = async {
         let next = crate::settings::load(sources).map_err(anyhow::Error::msg)?;
         let waiting = started_with.needing_restart(&next.settings);
         // All that can be refused comes before the first change.
-        let dns = dns.map(|dns| lictor_dns::Settings::new(next.dns).map(|answers| (dns, answers))).transpose()?;
+        let dns =
+            dns.as_ref().map(|dns| lictor_dns::Settings::new(next.dns).map(|answers| (dns, answers))).transpose()?;
         let rules = http.prepare(&next.http)?;
         if let (Some(servers), Some(asked)) = (servers, next.asked) {
             servers.reload(asked.servers)?;

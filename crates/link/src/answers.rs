@@ -132,7 +132,7 @@ mod tests {
             port: 20000,
             proxy: Some(ProxySpec {
                 destination_name: "web".into(),
-                config: config.clone(),
+                config,
                 upstreams: vec![Upstream { destination_name: "db".into(), local_bind_port: 7, ..Upstream::default() }],
                 ..ProxySpec::default()
             }),

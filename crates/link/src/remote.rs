@@ -579,11 +579,11 @@ impl Cluster for Remote {
             stays
         });
         for node in nodes {
-            if !following.contains_key(&node) {
+            following.entry(node).or_insert_with_key(|node| {
                 let scope = inner.scope.child("node");
                 scope.spawn("follow a node", Arc::clone(inner).follow_node(node.clone(), scope.stop_signal()));
-                following.insert(node, scope);
-            }
+                scope
+            });
         }
     }
 }
