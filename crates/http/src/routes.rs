@@ -243,9 +243,10 @@ static ROUTES: &[Route] = &[
     route!(Caller "/v1/internal/ui/services": GET Blocking(ui::SERVICES)),
 ];
 
-/// Every endpoint: its pattern, and its methods in the order in which `Allow` names them.
+/// Every endpoint that is there for everyone: its pattern, and its methods in the order in which `Allow` names them.
 pub fn endpoints() -> impl Iterator<Item = (&'static str, Vec<&'static str>)> {
-    ROUTES.iter().map(|route| (route.pattern, route.methods.iter().map(|(method, _)| method.as_str()).collect()))
+    let public = ROUTES.iter().filter(|route| !route.is_for_agents());
+    public.map(|route| (route.pattern, route.methods.iter().map(|(method, _)| method.as_str()).collect()))
 }
 
 /// The patterns of all endpoints that can wait for a change.

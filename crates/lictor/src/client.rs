@@ -17,6 +17,12 @@ pub(crate) async fn join(asked: &Asked, servers: &Servers, stop: &Stop) -> Resul
         }
     }
     if asked.retry_join.is_empty() {
+        if asked.start_join.is_empty() {
+            tracing::warn!(
+                "agent: this is a client agent, and it knows no server: set retry_join, or server = true (-server) for an \
+                 agent that holds the state itself, or join one by hand"
+            );
+        }
         return Ok(());
     }
     tracing::info!("agent: Joining LAN cluster...");

@@ -295,7 +295,7 @@ warning. A key that is not on this page is refused, with the place where it stan
                 Disposition::Honoured => "honoured".to_owned(),
                 Disposition::NoEffect(reason) => format!("none: {}", reason.text()),
                 Disposition::NoEffectOnServers(reason) => {
-                    format!("none on servers, and there are no clients: {}", reason.text())
+                    format!("honoured on clients; none on servers: {}", reason.text())
                 }
                 Disposition::Alias(of) => format!("deprecated name of `{of}`"),
                 Disposition::SameAs(of) => format!("another name of `{of}`"),

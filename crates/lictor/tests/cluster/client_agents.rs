@@ -5,7 +5,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use lictor_testkit::{House, ports, until};
+use lictor_model::identity::{ServiceIdentity, TrustDomain};
+use lictor_testkit::{House, http, ports, until};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -348,6 +349,69 @@ fn with_access_control_a_client_may_what_its_tokens_may() {
     until("the client knows that it is gone", || services(&web).status == 403);
 }
 
+#[test]
+fn what_is_for_agents_needs_the_right_that_it_is_about() {
+    let acl = json!({"enabled": true, "default_policy": "deny", "tokens": {"master": "root", "default": "root"}});
+    let server = server(json!({"acl": acl}));
+    let port = server.http_port + 2;
+    let ask = |method: &str, path: &str, secret: &str, body: &Value| {
+        let text = if body.is_null() { String::new() } else { body.to_string() };
+        let with = [("X-Consul-Token", secret)];
+        let headers = if secret.is_empty() { &[][..] } else { &with };
+        let path = format!("/v1/internal/agent/{path}");
+        http::request(port, method, &path, headers, text.as_bytes(), Duration::from_secs(10)).unwrap()
+    };
+    let token = |name: &str, rules: &str| {
+        let policy = json!({"Name": name, "Rules": rules}).to_string();
+        assert_eq!(server.request("PUT", "/v1/acl/policy", policy.as_bytes()).status, 200);
+        let token = json!({"Policies": [{"Name": name}]}).to_string();
+        server.request("PUT", "/v1/acl/token", token.as_bytes()).json()["SecretID"].as_str().unwrap().to_owned()
+    };
+    let node = token("node", "node \"far\" { policy = \"write\" }");
+    let web = token("web", "service \"web\" { policy = \"write\" }");
+    let db = token("db", "service \"db\" { policy = \"write\" } service \"web\" { policy = \"read\" }");
+
+    // A secret stands for its own rules, nobody's for none, and the server's default token is for nobody here.
+    let known = ask("GET", "token", &web, &Value::Null).json();
+    assert_eq!((&known["Enabled"], &known["DefaultPolicy"]), (&json!(true), &json!("deny")));
+    assert_eq!(known["Rules"], json!([{"Text": "service \"web\" { policy = \"write\" }", "Legacy": false}]));
+    assert_eq!(ask("GET", "token", "", &Value::Null).json()["Rules"], json!([]));
+    let unknown = ask("GET", "token", "nonsense", &Value::Null);
+    assert_eq!((unknown.status, unknown.text().trim()), (403, "ACL not found"));
+
+    let trust = TrustDomain::new(server.get("/v1/connect/ca/roots").json()["TrustDomain"].as_str().unwrap());
+    let csr = |service: &str| {
+        let identity = ServiceIdentity::new(&trust, "dc1", service.into());
+        json!({"CSR": lictor_ca::new_key_and_csr(&identity).unwrap().csr_pem})
+    };
+    let signed = |secret: &str, body: &Value| ask("PUT", "sign", secret, body).status;
+    assert_eq!([&web, &db, &node, "", "nonsense"].map(|secret| signed(secret, &csr("web"))), [200, 403, 403, 403, 403]);
+    assert_eq!(signed(&web, &csr("db")), 403);
+    assert_eq!((signed(&web, &json!({"CSR": "nonsense"})), signed(&web, &json!([]))), (400, 400));
+    let leaf = ask("PUT", "sign", &web, &csr("web")).json();
+    let root = server.get("/v1/connect/ca/roots").json()["ActiveRootID"].clone();
+    assert_eq!((&leaf["Service"], &leaf["RootID"]), (&json!("web"), &root));
+    assert!(leaf["CertPEM"].as_str().unwrap().starts_with("-----BEGIN CERTIFICATE-----"));
+
+    let alive = |name: &str| json!({"Node": name, "ID": "", "Address": "10.1.2.3:8300"});
+    let said = |secret: &str, body: &Value| ask("PUT", "alive", secret, body).status;
+    assert_eq!([&node, &web, "", "nonsense"].map(|secret| said(secret, &alive("far"))), [200, 403, 403, 403]);
+    assert_eq!((said(&node, &alive("near")), said("root", &alive("server"))), (403, 400));
+    assert_eq!((said("root", &alive("")), said("root", &json!({"Node": "x", "Address": "nowhere"}))), (400, 400));
+    assert_eq!(serf(&server, "far"), "passing");
+    let gone = |secret: &str, name: &str| ask("PUT", "gone", secret, &json!({"Node": name})).status;
+    assert_eq!((gone(&web, "far"), gone("", "far"), gone("root", "server"), gone("root", "")), (403, 403, 400, 400));
+    assert_eq!(gone(&node, "far"), 200);
+    assert_eq!(server.get("/v1/catalog/node/far").json(), Value::Null);
+
+    // Packets and settings that make no sense are refused, and nothing breaks.
+    for body in [json!({}), json!({"packet": []}), json!("x"), Value::Null] {
+        assert_eq!(ask("PUT", "dns", "root", &body).status, 400, "{body}");
+    }
+    assert_eq!(ask("POST", "alive", "root", &Value::Null).status, 405);
+    assert_eq!(ask("GET", "nothing", "root", &Value::Null).status, 404);
+}
+
 /// Makes a CA in a folder.
 fn make_ca(folder: &Path) {
     made(folder, &["tls", "ca", "create"]);
@@ -408,6 +472,40 @@ fn agents_recognise_each_other_by_certificates_of_one_authority() {
         failed.text()
     );
     assert_eq!(one.get("/v1/catalog/nodes").status, 200);
+}
+
+#[test]
+fn a_client_asks_no_more_than_it_may_and_waits_for_servers_no_longer_than_it_is_told() {
+    let mut server = server(json!({}));
+    let limits = json!({"limits": {"rpc_rate": 0.001, "rpc_max_burst": 60}, "performance": {"rpc_hold_timeout": "1s"}});
+    let one = client(&server, "one", limits);
+    let mut answers: Vec<_> = (0..80).map(|_| one.get("/v1/catalog/nodes")).collect();
+    assert_eq!(answers.remove(0).status, 200);
+    let last = answers.pop().unwrap();
+    assert_eq!((last.status, last.text().as_str()), (429, ""));
+    // A reload lifts the limit.
+    one.reconfigure(|config| config["limits"]["rpc_rate"] = json!(-1));
+    one.put("/v1/agent/reload", Value::Null);
+    assert!((0..80).all(|_| one.get("/v1/catalog/nodes").status == 200));
+
+    server.kill_agent();
+    until("no server answers", || one.get("/v1/catalog/nodes").status == 500);
+    let begun = Instant::now();
+    assert_eq!(one.get("/v1/catalog/nodes").text().trim(), "No known Consul servers");
+    assert!((1..4).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+    // What is about the node itself does not wait.
+    let begun = Instant::now();
+    assert_eq!(one.get("/v1/agent/services").status, 200);
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    // One that is back in time is not missed.
+    one.reconfigure(|config| config["performance"]["rpc_hold_timeout"] = json!("30s"));
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            until("it is answered", || one.get("/v1/catalog/nodes").status == 200);
+        });
+        server.start_agent();
+        asking.join().unwrap();
+    });
 }
 
 #[test]

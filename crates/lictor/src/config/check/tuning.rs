@@ -59,9 +59,6 @@ pub(crate) fn servers(check: &mut Check<'_>, node: &Node, network: &Network, _st
             network.ports.server.unwrap_or(DEFAULT_SERVER_PORT)
         ));
     }
-    if node.role == Role::Client && start_join.is_empty() && retry_join.is_empty() {
-        check.warn("config: a client agent without retry_join asks no server before one is joined by hand");
-    }
     let rate = settings.float("limits.rpc_rate");
     Servers {
         start_join,

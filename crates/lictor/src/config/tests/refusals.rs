@@ -426,8 +426,6 @@ fn what_a_flag_may_bring_is_named_and_not_refused() {
     let validate = |text: &str| load_for(Purpose::Validate, &[], &[("a.hcl", text)]);
     let loaded = validate("server = false data_dir = \"/x\" retry_join = [\"10.0.0.1\"]").unwrap();
     assert!(warnings(&loaded).is_empty() && !notices(&loaded, Weight::Info).iter().any(|it| it.contains("server is")));
-    let loaded = validate("server = false data_dir = \"/x\"").unwrap();
-    assert!(warnings(&loaded).iter().any(|text| text.contains("without retry_join")), "{:?}", warnings(&loaded));
     let loaded = validate("service { name = \"web\" port = 1 connect { proxy {} } }").unwrap();
     let said = notices(&loaded, Weight::Info);
     assert!(said.iter().any(|text| text.contains("data_dir is not set")), "{said:?}");
