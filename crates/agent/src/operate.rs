@@ -180,13 +180,14 @@ impl Agent {
 
     /// A managed proxy, and why it does not serve or not all: what is seen first, then what is behind it. Empty when nothing is
     /// in its way. The application is connected to for that.
-    pub async fn why(&self, caller: &Caller, id: &str) -> Result<(ManagedProcess, Vec<Cause>), Error> {
+    pub async fn why(&self, caller: &Caller, token: &str, id: &str) -> Result<(ManagedProcess, Vec<Cause>), Error> {
         let process = self.managed_process(caller, id)?;
+        let decisions = self.inner.look_at_upstreams(caller, token, &process).await;
         let (app, apps) = match process.pid {
             Some(_) => tokio::join!(self.inner.application(&process.id), self.inner.missing_apps(caller, &process)),
             None => (None, Vec::new()),
         };
-        let facts = why::Facts { app, apps, ..self.inner.facts(caller, &process) };
+        let facts = why::Facts { app, apps, ..self.inner.facts(caller, &process, &decisions) };
         let causes = why::causes(&process, &facts, clock::unix_nanos() / 1_000_000);
         Ok((process, causes))
     }

@@ -154,8 +154,9 @@ impl Agent {
             return Err(Error::BadRequest(format!("node {node:?} is that of this server")));
         }
         tracing::info!("agent: node {node:?} leaves");
-        served.state.release_member(node).await?;
+        // In this order: without its lease it would be lost, and be written again as that.
         inner.writer.deregister_as(&Caller::management(""), node, Removal::Node).await?;
+        served.state.release_member(node).await?;
         lictor_meter::count("serf.member.left", &[]);
         Ok(())
     }

@@ -341,3 +341,179 @@ fn record(line: Line) -> Result<Record, Nonsense> {
 pub(crate) fn is_outside(kind: RecordType, asked: &Name, settings: &Settings) -> bool {
     matches!(crate::question::read(asked, kind, &settings.zone), crate::question::Scope::Outside)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query};
+    use lictor_model::acl::Caller;
+    use lictor_model::health::{Check, Status};
+    use lictor_model::node::Node;
+    use lictor_model::service::{Kind, ProxySpec, Service};
+    use lictor_state::State;
+    use lictor_state::writer::Registration;
+    use lictor_store::Store;
+    use lictor_task::Scope;
+
+    use super::*;
+    use crate::answer;
+    use crate::prepared::NoQueries;
+
+    async fn world(scope: &Scope) -> Backend {
+        let config = lictor_state::Config { datacenter: "dc1".into(), ..Default::default() };
+        let (state, writer) = State::open(Store::memory(), config, scope).await.unwrap();
+        let meta = Some([("rack".to_owned(), "7".to_owned())].into());
+        let node = |name: &str, address: &str| Node {
+            name: name.into(),
+            address: address.into(),
+            meta: meta.clone(),
+            ..Node::default()
+        };
+        let service = |name: &str, port| Service { id: name.into(), name: name.into(), port, ..Service::default() };
+        let check = |service: &str| Check {
+            node: "weak".into(),
+            id: "c".into(),
+            service_id: service.into(),
+            status: Status::Warning,
+            ..Check::default()
+        };
+        let web = Service { tags: Some(vec!["a".into()]), ..service("web", 80) };
+        let proxy = Service {
+            kind: Kind::ConnectProxy,
+            proxy: Some(ProxySpec { destination_name: "web".into(), ..ProxySpec::default() }),
+            ..service("web-proxy", 20000)
+        };
+        for (node, service, checks) in [
+            (node("far", "10.1.2.3"), web, vec![]),
+            (node("far", "10.1.2.3"), proxy, vec![]),
+            (node("six", "2001:db8::6"), service("six", 81), vec![]),
+            (node("named", "host.example.com"), service("named", 82), vec![]),
+            (node("weak", "10.1.2.4"), service("weak", 83), vec![check("weak")]),
+        ] {
+            let registration = Registration { node, service: Some(service), checks, ..Registration::default() };
+            writer.register(registration).await.unwrap();
+        }
+        let reader = move || state.reader(&Caller::acls_disabled());
+        Backend { reader: Arc::new(reader), queries: Arc::new(NoQueries) }
+    }
+
+    fn packet(name: &str, kind: RecordType, edns: bool) -> Vec<u8> {
+        let mut message = Message::new(7, MessageType::Query, OpCode::Query);
+        message.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
+        if edns {
+            let mut edns = Edns::new();
+            edns.set_max_payload(4096);
+            message.edns = Some(edns);
+        }
+        message.to_vec().unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_is_looked_up_elsewhere_is_answered_as_what_is_looked_up_here() {
+        let scope = Scope::new("test");
+        let backend = world(&scope).await;
+        let others = Config {
+            only_passing: true,
+            node_ttl: Duration::from_secs(5),
+            service_ttl: [("*".to_owned(), Duration::from_secs(9))].into(),
+            domain: "mesh.example".into(),
+            ..Config::default()
+        };
+        let recursors = Config { recursors: vec![([127, 0, 0, 1], 53).into()], ..Config::default() };
+        let from = [10, 0, 0, 1].into();
+        let mut answered = 0;
+        for config in [Config::default(), others, recursors] {
+            let zone = config.domain.clone();
+            let settings = Settings::new(config).unwrap();
+            for name in [
+                "web.service",
+                "a.web.service",
+                "b.web.service",
+                "_web._a.service",
+                "web.connect",
+                "far.node",
+                "six.node",
+                "named.service",
+                "weak.service",
+                "0a010203.addr",
+                "web.service.dc9",
+                "nothing.query",
+                "",
+                "x.y.z",
+                "ns",
+            ] {
+                for kind in [
+                    RecordType::A,
+                    RecordType::AAAA,
+                    RecordType::SRV,
+                    RecordType::ANY,
+                    RecordType::SOA,
+                    RecordType::NS,
+                    RecordType::TXT,
+                    RecordType::AXFR,
+                    RecordType::PTR,
+                ] {
+                    for (transport, edns) in [(Transport::Udp, false), (Transport::Udp, true), (Transport::Tcp, false)]
+                    {
+                        let whole = if name.is_empty() { zone.clone() } else { format!("{name}.{zone}") };
+                        for whole in [whole.as_str(), "3.2.1.10.in-addr.arpa", "9.9.9.9.in-addr.arpa"] {
+                            let packet = packet(whole, kind, edns);
+                            let Packet::Question(request) = request::read(&packet, transport) else {
+                                panic!("{whole}")
+                            };
+                            let here = look_up(&request, from, &settings, &backend, settings.has_recursors());
+                            let asked = Asked::new(&packet, transport, from, &settings);
+                            // As it travels.
+                            let asked: Asked = serde_json::from_slice(&serde_json::to_vec(&asked).unwrap()).unwrap();
+                            let found = answer(&asked, &backend).unwrap();
+                            let found: Found = serde_json::from_slice(&serde_json::to_vec(&found).unwrap()).unwrap();
+                            let there = found.reply().unwrap();
+                            let written = |reply: Option<Reply>| {
+                                reply.map(|reply| {
+                                    let mut out = Vec::new();
+                                    answer::write(&request, &reply, &settings, &mut out);
+                                    (out, reply.chases)
+                                })
+                            };
+                            // Without recursors it is the client that knows that nobody can be asked.
+                            if let (Some(there), here) = (written(there), written(here)) {
+                                answered += 1;
+                                assert_eq!(Some(there), here, "{whole} {kind}");
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        assert!(answered > 2000, "{answered}");
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        let line = |data| Line { owner: vec![b"a".to_vec()], ttl: 0, data };
+        let said = |answers, chases| Said {
+            outcome: Word::Answered,
+            answers,
+            authorities: Vec::new(),
+            additionals: Vec::new(),
+            limited: false,
+            of_subnet: false,
+            chases,
+        };
+        let long = vec![vec![b'x'; 64]];
+        for answers in [
+            vec![line(Content::Cname(long.clone()))],
+            vec![line(Content::Txt(vec![vec![0; 256]]))],
+            vec![Line { owner: vec![vec![b'x'; 63]; 5], ttl: 0, data: Content::Txt(Vec::new()) }],
+        ] {
+            assert!(heard(said(answers, Vec::new())).is_err());
+        }
+        let hunt = |at| Hunt { in_answer: true, at, target: vec![b"a".to_vec()], room: 1 };
+        assert!(heard(said(Vec::new(), vec![hunt(1)])).is_err());
+        assert!(heard(said(Vec::new(), vec![hunt(0)])).is_ok());
+        let settings = Settings::new(Config::default()).unwrap();
+        let noise = Asked::new(b"noise", Transport::Udp, [127, 0, 0, 1].into(), &settings);
+        assert_eq!(noise.read().map(drop).unwrap_err(), Nonsense("packet"));
+    }
+}

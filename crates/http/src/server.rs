@@ -708,7 +708,8 @@ impl Server {
             Some(_) => Ok(self.agent.anybody(secret)),
             None => {
                 if elsewhere.is_some() && matches!(admitted.route.access, Access::Caller | Access::Acl) {
-                    self.agent.learn(secret).await?;
+                    // On the heap, as all that most requests do without: many wait here at once.
+                    Box::pin(self.agent.learn(secret)).await?;
                 }
                 self.caller(admitted.route, secret, peer)
             }
@@ -740,7 +741,7 @@ impl Server {
             return Err(Failure::Denied);
         }
         if let Some(elsewhere) = forwarded {
-            return forward::forward(elsewhere, &call, admitted.handler, body).await;
+            return Box::pin(forward::forward(elsewhere, &call, admitted.handler, body)).await;
         }
         let answered = match admitted.handler {
             Handler::Now(answer) => answer(&call),

@@ -281,8 +281,10 @@ pub(crate) async fn run(plan: Plan, log: &'static Log) -> Result<ExitCode> {
                 }
                 Some(Wish::MoveStore(answer)) => {
                     let outcome = async {
-                        let members = agent.members().into_iter().map(|member| member.node);
-                        let others: Vec<_> = members.filter(|node| *node != config.node_name.as_str()).collect();
+                        // Clients ask servers and know no store.
+                        let servers = agent.members().into_iter().filter(|member| member.is_server);
+                        let names = servers.map(|member| member.node);
+                        let others: Vec<_> = names.filter(|node| *node != config.node_name.as_str()).collect();
                         if choice.is_shared() && !others.is_empty() {
                             anyhow::bail!(
                                 "other servers use this store ({}): end them first; one that has just ended counts for {:?} \

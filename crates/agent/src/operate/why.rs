@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use lictor_model::acl::{Access, Caller, Resource};
 use lictor_model::health::{Check, Status};
+use lictor_model::intention::Decision;
 use lictor_model::name::ServiceId;
 use lictor_state::reader::{Filter, Side};
 use tokio::net::TcpStream;
@@ -144,8 +145,47 @@ pub(crate) struct MissingApp {
 }
 
 impl Inner {
+    /// Makes sure that the catalog is known as far as the upstreams of a process go, and tells whether it may connect to those
+    /// of them about which the caller may know that.
+    pub(crate) async fn look_at_upstreams(
+        &self,
+        caller: &Caller,
+        token: &str,
+        process: &ManagedProcess,
+    ) -> BTreeMap<String, Decision> {
+        let secret = self.secret_elsewhere(token);
+        let mut decisions = BTreeMap::new();
+        for upstream in self.upstreams_of(&process.id) {
+            let name = upstream.destination_name;
+            if let Err(error) = self.cluster.see_service(&name, &secret).await {
+                tracing::debug!("agent/proxy: cannot see service {name:?}: {}", crate::error::chain(&error));
+            }
+            if caller.may(Access::Read, Resource::Intention, &name) {
+                let source = (DEFAULT, process.service.as_str());
+                if let Ok(decision) = self.cluster.decide(caller, &secret, source, &name).await {
+                    decisions.insert(name, decision);
+                }
+            }
+        }
+        decisions
+    }
+
+    /// The services that a managed proxy has as upstreams.
+    fn upstreams_of(&self, id: &ServiceId) -> Vec<lictor_model::service::Upstream> {
+        let registry = self.registry.lock();
+        let entry = registry.proxies.get(id);
+        let view = entry.and_then(|entry| crate::managed::view(&self.config, &entry.definition).ok());
+        let upstreams = view.into_iter().flat_map(|view| view.upstreams);
+        upstreams.filter(|upstream| upstream.destination_type != "prepared_query").collect()
+    }
+
     /// What the agent and the catalog know that has to do with a process.
-    pub(crate) fn facts(&self, caller: &Caller, process: &ManagedProcess) -> Facts {
+    pub(crate) fn facts(
+        &self,
+        caller: &Caller,
+        process: &ManagedProcess,
+        decisions: &BTreeMap<String, Decision>,
+    ) -> Facts {
         let reader = self.cluster.reader(caller);
         let mut upstreams = BTreeMap::new();
         for reported in process.report.iter().flat_map(|report| &report.unreachable) {
@@ -176,7 +216,8 @@ impl Inner {
             .report
             .iter()
             .flat_map(|report| &report.unreachable)
-            .filter(|reported| service_name(reported).is_none())
+            // Of queries a client agent knows nothing.
+            .filter(|reported| service_name(reported).is_none() && !self.cluster.is_remote())
             .filter_map(|reported| {
                 let asked = match self.cluster.reader(&everything).explain(destination(reported)).ok()? {
                     None => Asked::Nothing,
@@ -201,16 +242,10 @@ impl Inner {
         let registry = self.registry.lock();
         let view = registry.proxies.get(&process.id);
         let view = view.and_then(|entry| crate::managed::view(&self.config, &entry.definition).ok());
-        let denied = view
+        let denied = decisions
             .iter()
-            .flat_map(|view| &view.upstreams)
-            .filter(|upstream| upstream.destination_type != "prepared_query")
-            .map(|upstream| upstream.destination_name.as_str())
-            .filter(|name| caller.may(Access::Read, Resource::Intention, name))
-            .filter_map(|name| {
-                let decision = reader.decide(DEFAULT, process.service.as_str(), DEFAULT, name);
-                (!decision.is_allowed()).then(|| (name.to_owned(), decision.reason))
-            })
+            .filter(|(_, decision)| !decision.is_allowed())
+            .map(|(name, decision)| (name.clone(), decision.reason.clone()))
             .collect();
         let fence = view.as_ref().filter(|view| !self.is_built_in(&view.command)).and_then(|_| {
             let files = self.config.connect.command_files.as_ref()?;
@@ -263,16 +298,8 @@ impl Inner {
     /// answer, so discovery takes them for healthy; what runs elsewhere is not asked.
     pub(crate) async fn missing_apps(&self, caller: &Caller, process: &ManagedProcess) -> Vec<MissingApp> {
         let reader = self.cluster.reader(caller);
-        let names: Vec<String> = {
-            let registry = self.registry.lock();
-            let entry = registry.proxies.get(&process.id);
-            let view = entry.and_then(|entry| crate::managed::view(&self.config, &entry.definition).ok());
-            let upstreams = view.into_iter().flat_map(|view| view.upstreams);
-            upstreams
-                .filter(|upstream| upstream.destination_type != "prepared_query" && upstream.datacenter.is_empty())
-                .map(|upstream| upstream.destination_name)
-                .collect()
-        };
+        let here = self.upstreams_of(&process.id).into_iter().filter(|upstream| upstream.datacenter.is_empty());
+        let names: Vec<String> = here.map(|upstream| upstream.destination_name).collect();
         // Where the applications of all instances should be, of those services that have no others.
         let mut wanted: Vec<(String, Vec<String>)> = Vec::new();
         for name in names {

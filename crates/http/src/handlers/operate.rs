@@ -35,7 +35,7 @@ pub(crate) fn process(call: &Call<'_>) -> Answered {
 pub(crate) fn why<'a>(call: &'a Call<'a>, _: RequestBody) -> Pending<'a, Answered> {
     Box::pin(async move {
         let id = call.required("Missing proxy ID")?;
-        let (process, causes) = call.agent().why(&call.caller, id).await?;
+        let (process, causes) = call.agent().why(&call.caller, call.secret, id).await?;
         let causes = causes.iter().map(|link| shape::Cause {
             depth: link.depth,
             cause: link.what.as_str().into(),

@@ -36,9 +36,13 @@ fn lay_over(under: &mut Value, over: Value) {
 
 /// A client agent of a server.
 fn client(of: &House, name: &str, more: Value) -> House {
+    let shows = more["acl"].is_null();
     let mut house = build_client(of, name, more);
     house.start_agent();
     house.wait_ready();
+    if shows {
+        until("its node is there", || serf(of, name) == "passing");
+    }
     house
 }
 
@@ -257,6 +261,8 @@ fn proxies_of_two_clients_carry_traffic_whatever_happens_to_agents_and_servers()
     let id = two.intend("web", "db", "deny");
     until("a deny is known at a client", || authorized(&one) == json!(false));
     until("nothing passes", || echo_once(entry).is_err());
+    let why = one.get("/v1/agent/connect/why/web-proxy").text();
+    assert!(why.contains("web may not connect to db: Matched intention: DENY"), "the intention is named: {why}");
     // It holds without a server, too.
     server.kill_agent();
     assert_eq!(authorized(&one), json!(false));
