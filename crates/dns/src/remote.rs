@@ -503,7 +503,7 @@ mod tests {
         };
         let long = vec![vec![b'x'; 64]];
         for answers in [
-            vec![line(Content::Cname(long.clone()))],
+            vec![line(Content::Cname(long))],
             vec![line(Content::Txt(vec![vec![0; 256]]))],
             vec![Line { owner: vec![vec![b'x'; 63]; 5], ttl: 0, data: Content::Txt(Vec::new()) }],
         ] {
