@@ -44,6 +44,8 @@ pub(crate) enum Outcome {
     OtherOperation,
     /// A version of EDNS from the future.
     UnknownEdns,
+    /// A server has to know, and none said anything.
+    NoServer,
 }
 
 /// Whether the server says that it speaks for the name.
@@ -70,7 +72,9 @@ impl Outcome {
         match self {
             Outcome::Answered | Outcome::Empty => (ResponseCode::NoError, Ours, AsConfigured),
             Outcome::NoSuchName => (ResponseCode::NXDomain, Ours, AsConfigured),
-            Outcome::NoSuchDatacenter | Outcome::QueryFailed => (ResponseCode::ServFail, Ours, AsConfigured),
+            Outcome::NoSuchDatacenter | Outcome::QueryFailed | Outcome::NoServer => {
+                (ResponseCode::ServFail, Ours, AsConfigured)
+            }
             Outcome::Transfer => (ResponseCode::NotImp, Ours, AsConfigured),
             Outcome::NobodyToAsk => (ResponseCode::ServFail, Theirs, AsConfigured),
             Outcome::NobodyAnswered => (ResponseCode::ServFail, Theirs, Claimed),
@@ -128,6 +132,8 @@ pub(crate) struct Reply {
     pub(crate) counted: Counted,
     pub(crate) subnet: SubnetScope,
     pub(crate) chases: Vec<Chase>,
+    /// Whether a server has found that there is no room for all, and left out what would be left out.
+    pub(crate) is_shortened: bool,
 }
 
 impl Reply {
@@ -140,6 +146,7 @@ impl Reply {
             counted: Counted::All,
             subnet: SubnetScope::Everyone,
             chases: Vec::new(),
+            is_shortened: false,
         }
     }
 }
@@ -152,7 +159,8 @@ pub(crate) fn write(request: &Request, reply: &Reply, settings: &Settings, out: 
         Counted::Limited => enough(request, settings).min(all),
         Counted::All => all,
     };
-    if allowed < all || !draft.write(&reply.answers, &reply.authorities, &reply.additionals, out) {
+    let is_shortened = reply.is_shortened || allowed < all;
+    if is_shortened || !draft.write(&reply.answers, &reply.authorities, &reply.additionals, out) {
         draft.write_shortened(reply, allowed, settings, out);
     }
 }
@@ -277,37 +285,52 @@ impl<'a> Draft<'a> {
     }
 }
 
+/// Where among `additionals` those records stand that a shortened message with these answers may have beside them, in the
+/// order in which it has them.
+pub(crate) fn beside_targets(answers: &[Record], additionals: &[Record]) -> Vec<usize> {
+    let mut places = Vec::new();
+    Beside::index(additionals).each_of_targets(answers, |place| places.push(place));
+    places
+}
+
 /// The records beside an answer, by owner.
-struct Beside<'a>(HashMap<&'a Name, &'a Record>);
+struct Beside<'a> {
+    records: &'a [Record],
+    places: HashMap<&'a Name, usize>,
+}
 
 impl<'a> Beside<'a> {
     /// The first record of each owner counts; the index is case-insensitive, as names are.
-    fn index(additionals: &'a [Record]) -> Beside<'a> {
-        let mut first = HashMap::with_capacity(additionals.len());
-        for record in additionals {
-            first.entry(&record.owner).or_insert(record);
+    fn index(records: &'a [Record]) -> Beside<'a> {
+        let mut places = HashMap::with_capacity(records.len());
+        for (place, record) in records.iter().enumerate() {
+            places.entry(&record.owner).or_insert(place);
         }
-        Beside(first)
+        Beside { records, places }
     }
 
     /// One record for each target of these answers, aliases followed.
     fn of_targets(&self, answers: &[Record]) -> Vec<Record> {
-        let mut given = HashSet::new();
         let mut kept = Vec::new();
+        self.each_of_targets(answers, |place| kept.push(self.records[place].clone()));
+        kept
+    }
+
+    fn each_of_targets(&self, answers: &[Record], mut each: impl FnMut(usize)) {
+        let mut given = HashSet::new();
         for answer in answers {
             let mut target = match &answer.data {
                 Data::Srv { target, .. } => Some(target),
                 _ => None,
             };
-            while let Some(record) = target.filter(|name| given.insert(*name)).and_then(|name| self.0.get(name)) {
-                kept.push((*record).clone());
-                target = match &record.data {
+            while let Some(place) = target.filter(|name| given.insert(*name)).and_then(|name| self.places.get(name)) {
+                each(*place);
+                target = match &self.records[*place].data {
                     Data::Cname(alias) => Some(alias),
                     _ => None,
                 };
             }
         }
-        kept
     }
 }
 

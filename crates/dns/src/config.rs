@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use hickory_proto::rr::Name;
-use lictor_meter::Timer;
 
 use crate::error::Error;
 use crate::record::{self, Data, Record};
@@ -39,7 +38,7 @@ pub struct Config {
     pub domain: String,
     /// The one datacenter.
     pub datacenter: String,
-    /// This agent's node, by which its numbers are told apart from those of others.
+    /// This agent's node, by which its numbers are told apart from those of others, and which queries may mean.
     pub node_name: String,
     /// Time to live of node records.
     pub node_ttl: Duration,
@@ -101,9 +100,6 @@ pub struct Settings {
     pub(crate) service_suffix: Name,
     ns: Name,
     hostmaster: Name,
-    /// How long answers about the zone and reverse questions take.
-    pub(crate) domain_timer: Timer,
-    pub(crate) reverse_timer: Timer,
     exact_ttl: HashMap<String, u32>,
     /// Longest prefix first.
     prefix_ttl: Vec<(String, u32)>,
@@ -154,8 +150,6 @@ impl Settings {
             Names::of(&config.domain, &config.datacenter)?;
         let (exact_ttl, prefix_ttl) = by_name(&config.service_ttl);
         let node_ttl = seconds(config.node_ttl);
-        let timer = |name| lictor_meter::process().timer(name, &[("node", &config.node_name)]);
-        let (domain_timer, reverse_timer) = (timer("dns.domain_query"), timer("dns.ptr_query"));
         Ok(Settings {
             config,
             node_ttl,
@@ -165,8 +159,6 @@ impl Settings {
             service_suffix,
             ns,
             hostmaster,
-            domain_timer,
-            reverse_timer,
             exact_ttl,
             prefix_ttl,
         })

@@ -7,7 +7,8 @@
 //!
 //! A packet's way: [`server`] receives it, `request` reads it, `question` says what its name means (pure), `lookup`
 //! finds the records, `answer` fits them into a message (pure) that `wire` writes, and `forward` asks the recursors
-//! where needed. On a client agent `remote` has a server look names up.
+//! where needed. On a client agent `remote` carries the question to a server, whose `lookup` finds the records, and brings
+//! them back; all else is done at the agent, in the same way.
 
 mod answer;
 mod config;

@@ -1,519 +1,581 @@
-//! Looking a question up somewhere else: what a client agent sends to a server, and what it gets.
+//! Look-ups for agents that have no state: a question as it travels to a server, and what the server found.
 //!
-//! A client agent has no state. It reads packets and writes answers as every agent does, with its own settings and its own
-//! recursors; only what a name means is looked up by a server, by these settings. What comes back is what a look-up here
-//! would have given, so one code fits it into a message.
+//! A client agent reads packets, asks recursors and writes answers itself, by its own settings, exactly as a server does.
+//! Between the two lies what only a server knows: what a name of the zone means, and whether the catalog has an address. So
+//! what travels is the [`Reply`] that a server would go on with, before anything of it is shortened for who asked, and with
+//! the question all settings that a look-up goes by.
+//!
+//! Both are JSON with the names of the HTTP API. Names and texts of DNS hold any bytes; what does not print is written as in
+//! zone files, `\` and three decimal digits.
 
-use std::fmt;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::future::Future;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::pin::Pin;
 use std::time::Duration;
 
 use hickory_proto::rr::{Name, RecordType};
-use serde::{Deserialize, Serialize};
+use lictor_state::Reader;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::answer::{Chase, Counted, Outcome, Reply, Section, SubnetScope};
-use crate::config::{Config, Settings, Soa};
-use crate::record::{Data, Record, Soa as SoaData};
-use crate::request::{self, Packet, Request, Transport};
-use crate::server::{Backend, look_up};
+use crate::answer::{self, Chase, Counted, Outcome, Reply, Section, SubnetScope};
+use crate::config::{Config, Settings, Soa, seconds};
+use crate::lookup::Lookups;
+use crate::prepared::Queries;
+use crate::question::{self, Scope};
+use crate::record::{self, Data, Record};
+use crate::request::{MAX_SIZE, Request};
+use crate::reverse;
 
-/// Whoever asks a server.
+/// The largest question that is read. Nearly all of it are times to live of services, one each.
+const MAX_QUESTION: usize = 1 << 20;
+/// The largest answer that is read. What a message of 64 KiB can hold is never written longer, see `fit`.
+const MAX_ANSWER: usize = 4 << 20;
+/// No record takes less than this in a message: a pointer, ten bytes of its own, and something.
+const LEAST_RECORD: usize = 12;
+
+/// A future of an [`Elsewhere`] method.
+pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Whoever can ask a server.
 pub trait Elsewhere: Send + Sync {
-    /// Has a question looked up. The error is for the log; the client is told that the server failed.
-    fn look_up<'a>(&'a self, asked: &'a Asked) -> Pin<Box<dyn Future<Output = Result<Found, String>> + Send + 'a>>;
+    /// Hands a question to a server, which gives it to [`answer`] with the rights of this agent, and gives back what that
+    /// said. It is dropped when that takes too long. The error's text is for the log; the client is told that the server
+    /// failed.
+    fn look_up(&self, question: Vec<u8>) -> Pending<'_, Result<Vec<u8>, String>>;
 }
 
-/// How long a look-up elsewhere may take: clients ask again after some seconds.
-pub(crate) const LIMIT: Duration = Duration::from_secs(3);
+/// A question that cannot be answered by any server.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a DNS question of an agent: {0}")]
+pub struct Refused(String);
 
-/// A question, with the settings by which it is looked up.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Asked {
-    packet: Vec<u8>,
-    over_tcp: bool,
-    from: IpAddr,
-    settings: By,
+/// Says what a question of another agent means: the body for the answer. The reader has the rights of the caller that the
+/// agent asks as, and for the queries its node is `_agent`.
+pub fn answer(question: &[u8], reader: &Reader, queries: &dyn Queries) -> Result<Vec<u8>, Refused> {
+    if question.len() > MAX_QUESTION {
+        return Err(Refused(format!("{} bytes, where {MAX_QUESTION} are the most", question.len())));
+    }
+    let question: Question<'_> = serde_json::from_slice(question).map_err(|error| Refused(error.to_string()))?;
+    let source = question.source.ok_or_else(|| Refused("nobody asks (Source)".into()))?;
+    let size = usize::from(question.size.min(MAX_SIZE));
+    let limit = usize::try_from(question.limit).unwrap_or(usize::MAX);
+    let (owner, asked) = (&question.name.0, RecordType::from(question.kind));
+    let settings = &Settings::new(question.settings.config()).map_err(|error| Refused(error.to_string()))?;
+    let known = match question::read(owner, asked, &settings.zone) {
+        Scope::Zone(target) => {
+            let lookups = Lookups {
+                settings,
+                reader,
+                queries,
+                source,
+                edns: question.edns,
+                // More cannot be in the message.
+                enough: limit.min(size / LEAST_RECORD),
+            };
+            Some(lookups.zone(owner, asked, target))
+        }
+        Scope::Reverse(ip) => reverse::lookup(settings, reader, owner, asked, ip),
+        Scope::Outside => return Err(Refused("the name is outside the zone (Name, Domain)".into())),
+    };
+    let answer = match known {
+        None => Answer::default(),
+        Some(mut reply) => {
+            fit(&mut reply, limit, size);
+            Answer::new(reply, owner)
+        }
+    };
+    serde_json::to_vec(&answer).map_err(|error| Refused(error.to_string()))
 }
 
-/// The settings of a client that say what is found; how that is fitted into a message is its own business.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct By {
-    domain: String,
-    datacenter: String,
-    node_ttl: u64,
-    service_ttl: Vec<(String, u64)>,
+/// Writes a question about a name of the zone or about an address.
+pub(crate) fn ask(request: &Request, source: IpAddr, settings: &Settings) -> Vec<u8> {
+    let config = &settings.config;
+    let question = Question {
+        name: Spelled(request.query.name.clone()),
+        kind: request.query.query_type.into(),
+        source: Some(source),
+        edns: request.edns.is_some(),
+        limit: u64::try_from(answer::enough(request, settings)).unwrap_or(u64::MAX),
+        size: request.max_size(),
+        settings: Asking {
+            domain: config.domain.as_str().into(),
+            datacenter: config.datacenter.as_str().into(),
+            node_ttl: settings.node_ttl,
+            service_ttl: config.service_ttl.iter().map(|(name, ttl)| (name.as_str().into(), seconds(*ttl))).collect(),
+            only_passing: config.only_passing,
+            a_record_limit: u64::try_from(config.a_record_limit).unwrap_or(u64::MAX),
+            node_meta_txt: config.enable_additional_node_meta_txt,
+            soa: config.soa.into(),
+        },
+    };
+    // Maps with text as keys are all that could fail, and here they have it.
+    serde_json::to_vec(&question).unwrap_or_default()
+}
+
+/// Reads what a server found about `owner`; `None` when nobody here knows the address.
+pub(crate) fn read(answer: &[u8], owner: &Name) -> Result<Option<Reply>, String> {
+    if answer.len() > MAX_ANSWER {
+        return Err(format!("the answer has {} bytes", answer.len()));
+    }
+    let answer: Answer =
+        serde_json::from_slice(answer).map_err(|error| format!("the answer cannot be read: {error}"))?;
+    Ok(answer.reply(owner))
+}
+
+/// Leaves out what would be left out at the agent in any case, whatever recursors still add: `size` is what the client takes,
+/// and of a limited reply it gets `limit` answers.
+fn fit(reply: &mut Reply, limit: usize, size: usize) {
+    let mut least = 0;
+    let too_many = reply.answers.iter().position(|record| {
+        least += least_size(record);
+        least > size
+    });
+    let mut kept = too_many.map_or(reply.answers.len(), |at| at + 1);
+    let is_limited = reply.counted == Counted::Limited && reply.answers.len() > limit;
+    if is_limited {
+        // One more tells that something was left out.
+        kept = kept.min(limit.saturating_add(1));
+    }
+    reply.answers.truncate(kept);
+    let beside = reply.authorities.iter().chain(&reply.additionals).map(least_size);
+    if is_limited || beside.fold(least, usize::saturating_add) > size {
+        reply.is_shortened = true;
+        keep_targets(reply);
+    }
+    let ends = (reply.answers.len(), reply.additionals.len());
+    reply.chases.retain(|chase| match chase.section {
+        Section::Answer => chase.at <= ends.0,
+        Section::Additional => chase.at <= ends.1,
+    });
+}
+
+/// Of what stands beside the answers, keeps what a shortened message may have.
+fn keep_targets(reply: &mut Reply) {
+    let places = answer::beside_targets(&reply.answers, &reply.additionals);
+    reply.chases.retain_mut(|chase| {
+        if chase.section == Section::Answer {
+            return true;
+        }
+        // It goes on behind its alias.
+        let alias = places.iter().position(|place| place + 1 == chase.at);
+        chase.at = alias.map_or(chase.at, |at| at + 1);
+        alias.is_some()
+    });
+    // They are carried out from the last place to the first.
+    reply.chases.sort_by_key(|chase| chase.at);
+    let mut records: Vec<Option<Record>> = std::mem::take(&mut reply.additionals).into_iter().map(Some).collect();
+    reply.additionals = places.into_iter().filter_map(|place| records.get_mut(place)?.take()).collect();
+}
+
+/// What a record takes in a message, if names cost nothing because they stand there already.
+fn least_size(record: &Record) -> usize {
+    let data = match &record.data {
+        Data::A(_) => 4,
+        Data::Aaaa(_) => 16,
+        Data::Cname(_) | Data::Ns(_) | Data::Ptr(_) => 1,
+        Data::Soa(_) => 22,
+        Data::Srv { target, .. } => 6 + target.len(),
+        Data::Txt(strings) => strings.iter().map(|string| 1 + string.len()).sum(),
+    };
+    // Only the root has a name shorter than a pointer.
+    11 + data
+}
+
+/// A question as it travels.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Question<'a> {
+    name: Spelled,
+    /// The number of a type of records.
+    #[serde(rename = "Type")]
+    kind: u16,
+    /// Where it came from.
+    source: Option<IpAddr>,
+    /// Whether the client speaks EDNS.
+    #[serde(rename = "EDNS", default)]
+    edns: bool,
+    /// So many answers are given at most.
+    limit: u64,
+    /// The largest message that the client takes.
+    size: u16,
+    #[serde(borrow)]
+    settings: Asking<'a>,
+}
+
+/// The settings of an agent that look-ups go by; times in seconds.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Asking<'a> {
+    #[serde(borrow)]
+    domain: Cow<'a, str>,
+    #[serde(borrow)]
+    datacenter: Cow<'a, str>,
+    #[serde(rename = "NodeTTL", default)]
+    node_ttl: u32,
+    #[serde(rename = "ServiceTTL", default, borrow)]
+    service_ttl: BTreeMap<Cow<'a, str>, u32>,
+    #[serde(default)]
     only_passing: bool,
-    a_record_limit: usize,
-    udp_answer_limit: usize,
+    #[serde(rename = "ARecordLimit", default)]
+    a_record_limit: u64,
+    #[serde(rename = "NodeMetaTXT", default)]
     node_meta_txt: bool,
-    soa: [u32; 4],
+    #[serde(rename = "SOA")]
+    soa: Numbers,
 }
 
-/// What was found.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Found {
-    /// `None` when nobody here knows the name, and recursors may.
-    reply: Option<Said>,
+impl Asking<'_> {
+    fn config(self) -> Config {
+        let duration = |secs: u32| Duration::from_secs(secs.into());
+        Config {
+            domain: self.domain.into_owned(),
+            datacenter: self.datacenter.into_owned(),
+            node_ttl: duration(self.node_ttl),
+            service_ttl: self.service_ttl.into_iter().map(|(name, ttl)| (name.into_owned(), duration(ttl))).collect(),
+            only_passing: self.only_passing,
+            a_record_limit: usize::try_from(self.a_record_limit).unwrap_or(usize::MAX),
+            enable_additional_node_meta_txt: self.node_meta_txt,
+            soa: self.soa.into(),
+            ..Config::default()
+        }
+    }
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Said {
-    outcome: Word,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+/// The numbers of an SOA record that are configured.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Numbers {
+    refresh: u32,
+    retry: u32,
+    expire: u32,
+    #[serde(rename = "MinTTL")]
+    min_ttl: u32,
+}
+
+impl From<Soa> for Numbers {
+    fn from(soa: Soa) -> Numbers {
+        let Soa { refresh, retry, expire, min_ttl } = soa;
+        Numbers { refresh, retry, expire, min_ttl }
+    }
+}
+
+impl From<Numbers> for Soa {
+    fn from(numbers: Numbers) -> Soa {
+        let Numbers { refresh, retry, expire, min_ttl } = numbers;
+        Soa { refresh, retry, expire, min_ttl }
+    }
+}
+
+/// What was found, as it travels.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Answer {
+    outcome: Found,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     answers: Vec<Line>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     authorities: Vec<Line>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     additionals: Vec<Line>,
+    /// Whether the limits on the number of answers apply.
     limited: bool,
-    of_subnet: bool,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    chases: Vec<Hunt>,
+    /// Whether it was made for the network of the client.
+    subnet: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    chases: Vec<Further>,
+    /// Whether something was left out because no message has room for it.
+    shortened: bool,
 }
 
-/// Those outcomes that a look-up has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-enum Word {
+/// How a look-up can come out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+enum Found {
+    /// Nobody here knows the address.
+    #[default]
+    Unknown,
     Answered,
     Empty,
     NoSuchName,
     NoSuchDatacenter,
     QueryFailed,
     Transfer,
-    NobodyToAsk,
-    NobodyAnswered,
-    UnknownEdns,
 }
 
-/// A name by its labels, which need not be text.
-type Labels = Vec<Vec<u8>>;
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// A record.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
 struct Line {
-    owner: Labels,
+    /// Absent for the name that was asked for, in its spelling.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    name: Option<Spelled>,
+    #[serde(rename = "TTL")]
     ttl: u32,
-    data: Content,
+    data: Says,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-enum Content {
-    Address(IpAddr),
-    Cname(Labels),
-    Ns(Labels),
-    Ptr(Labels),
-    Soa { server: Labels, mailbox: Labels, numbers: [u32; 5] },
-    Srv { weight: u16, port: u16, target: Labels },
-    Txt(Vec<Vec<u8>>),
+/// What a record says, by its type.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+enum Says {
+    A(Ipv4Addr),
+    Aaaa(Ipv6Addr),
+    Cname(Spelled),
+    Ns(Spelled),
+    Ptr(Spelled),
+    Soa(Box<Start>),
+    Srv(Place),
+    Txt(Vec<Text>),
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Hunt {
-    in_answer: bool,
-    at: usize,
-    target: Labels,
-    room: usize,
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Start {
+    server: Spelled,
+    mailbox: Spelled,
+    serial: u32,
+    numbers: Numbers,
 }
 
-/// What makes no sense of what was asked or found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Nonsense(&'static str);
-
-impl fmt::Display for Nonsense {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "bad {}", self.0)
-    }
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Place {
+    weight: u16,
+    port: u16,
+    target: Spelled,
 }
 
-impl std::error::Error for Nonsense {}
+/// An alias that leads out of the zone.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Further {
+    /// Whether it stands beside the answers.
+    #[serde(default)]
+    additional: bool,
+    at: u64,
+    target: Spelled,
+    /// Absent when there is room for all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    room: Option<u64>,
+}
 
-impl Asked {
-    /// A packet that was read, and the settings of now.
-    pub(crate) fn new(packet: &[u8], transport: Transport, from: IpAddr, settings: &Settings) -> Asked {
-        let Config {
-            domain,
-            datacenter,
-            node_name: _,
-            node_ttl,
-            service_ttl,
-            only_passing,
-            a_record_limit,
-            udp_answer_limit,
-            enable_truncate: _,
-            disable_compression: _,
-            enable_additional_node_meta_txt,
-            soa: Soa { refresh, retry, expire, min_ttl },
-            recursors: _,
-            recursor_timeout: _,
-        } = &settings.config;
-        Asked {
-            packet: packet.to_vec(),
-            over_tcp: transport == Transport::Tcp,
-            from,
-            settings: By {
-                domain: domain.clone(),
-                datacenter: datacenter.clone(),
-                node_ttl: node_ttl.as_secs(),
-                service_ttl: service_ttl.iter().map(|(name, ttl)| (name.clone(), ttl.as_secs())).collect(),
-                only_passing: *only_passing,
-                a_record_limit: *a_record_limit,
-                udp_answer_limit: *udp_answer_limit,
-                node_meta_txt: *enable_additional_node_meta_txt,
-                soa: [*refresh, *retry, *expire, *min_ttl],
-            },
+impl Answer {
+    fn new(reply: Reply, owner: &Name) -> Answer {
+        let Reply { outcome, answers, authorities, additionals, counted, subnet, chases, is_shortened } = reply;
+        let lines = |records: Vec<Record>| records.into_iter().map(|record| Line::new(record, owner)).collect();
+        Answer {
+            outcome: Found::of(outcome),
+            answers: lines(answers),
+            authorities: lines(authorities),
+            additionals: lines(additionals),
+            limited: counted == Counted::Limited,
+            subnet: subnet == SubnetScope::Source,
+            chases: chases.into_iter().map(Further::from).collect(),
+            shortened: is_shortened,
         }
     }
 
-    /// The packet, to be sent to somebody else.
-    pub(crate) fn into_packet(self) -> Vec<u8> {
-        self.packet
+    fn reply(self, owner: &Name) -> Option<Reply> {
+        let records = |lines: Vec<Line>| lines.into_iter().map(|line| line.record(owner)).collect();
+        Some(Reply {
+            outcome: self.outcome.outcome()?,
+            answers: records(self.answers),
+            authorities: records(self.authorities),
+            additionals: records(self.additionals),
+            counted: if self.limited { Counted::Limited } else { Counted::All },
+            subnet: if self.subnet { SubnetScope::Source } else { SubnetScope::Everyone },
+            chases: self.chases.into_iter().map(Chase::from).collect(),
+            is_shortened: self.shortened,
+        })
     }
-
-    fn read(&self) -> Result<(Request, Settings), Nonsense> {
-        let transport = if self.over_tcp { Transport::Tcp } else { Transport::Udp };
-        let Packet::Question(request) = request::read(&self.packet, transport) else {
-            return Err(Nonsense("packet"));
-        };
-        let By {
-            domain,
-            datacenter,
-            node_ttl,
-            service_ttl,
-            only_passing,
-            a_record_limit,
-            udp_answer_limit,
-            node_meta_txt,
-            soa: [refresh, retry, expire, min_ttl],
-        } = self.settings.clone();
-        let settings = Settings::new(Config {
-            domain,
-            datacenter,
-            node_ttl: Duration::from_secs(node_ttl),
-            service_ttl: service_ttl.into_iter().map(|(name, ttl)| (name, Duration::from_secs(ttl))).collect(),
-            only_passing,
-            a_record_limit,
-            udp_answer_limit,
-            enable_additional_node_meta_txt: node_meta_txt,
-            soa: Soa { refresh, retry, expire, min_ttl },
-            ..Config::default()
-        });
-        Ok((*request, settings.map_err(|_| Nonsense("settings"))?))
-    }
-}
-
-/// Looks up for a client what it has asked.
-pub fn answer(asked: &Asked, backend: &Backend) -> Result<Found, Nonsense> {
-    let (request, settings) = asked.read()?;
-    // Whom else the client can ask, it knows.
-    let reply = look_up(&request, asked.from, &settings, backend, true);
-    Ok(Found { reply: reply.map(|reply| said(&reply)) })
 }
 
 impl Found {
-    /// The reply, as a look-up here would have given it.
-    pub(crate) fn reply(self) -> Result<Option<Reply>, Nonsense> {
-        self.reply.map(heard).transpose()
+    fn of(outcome: Outcome) -> Found {
+        match outcome {
+            Outcome::Answered => Found::Answered,
+            Outcome::Empty => Found::Empty,
+            Outcome::NoSuchName => Found::NoSuchName,
+            Outcome::NoSuchDatacenter => Found::NoSuchDatacenter,
+            Outcome::Transfer => Found::Transfer,
+            Outcome::QueryFailed => Found::QueryFailed,
+            // What concerns packets and recursors comes from no look-up.
+            Outcome::NobodyToAsk
+            | Outcome::NobodyAnswered
+            | Outcome::TooLarge
+            | Outcome::Malformed
+            | Outcome::OtherOperation
+            | Outcome::UnknownEdns
+            | Outcome::NoServer => Found::QueryFailed,
+        }
+    }
+
+    fn outcome(self) -> Option<Outcome> {
+        Some(match self {
+            Found::Unknown => return None,
+            Found::Answered => Outcome::Answered,
+            Found::Empty => Outcome::Empty,
+            Found::NoSuchName => Outcome::NoSuchName,
+            Found::NoSuchDatacenter => Outcome::NoSuchDatacenter,
+            Found::QueryFailed => Outcome::QueryFailed,
+            Found::Transfer => Outcome::Transfer,
+        })
     }
 }
 
-fn labels(name: &Name) -> Labels {
-    name.iter().map(<[u8]>::to_vec).collect()
-}
-
-fn name(labels: Labels) -> Result<Name, Nonsense> {
-    let mut name = Name::from_labels(labels).map_err(|_| Nonsense("name"))?;
-    name.set_fqdn(true);
-    Ok(name)
-}
-
-fn said(reply: &Reply) -> Said {
-    let Reply { outcome, answers, authorities, additionals, counted, subnet, chases } = reply;
-    let lines = |records: &[Record]| records.iter().map(line).collect();
-    Said {
-        outcome: match outcome {
-            Outcome::Answered => Word::Answered,
-            Outcome::Empty => Word::Empty,
-            Outcome::NoSuchName => Word::NoSuchName,
-            Outcome::NoSuchDatacenter => Word::NoSuchDatacenter,
-            Outcome::QueryFailed => Word::QueryFailed,
-            Outcome::Transfer => Word::Transfer,
-            Outcome::NobodyToAsk => Word::NobodyToAsk,
-            Outcome::UnknownEdns => Word::UnknownEdns,
-            // The rest is about messages, not about names.
-            Outcome::NobodyAnswered | Outcome::TooLarge | Outcome::Malformed | Outcome::OtherOperation => {
-                Word::NobodyAnswered
+impl Line {
+    fn new(record: Record, asked: &Name) -> Line {
+        let Record { owner, ttl, data } = record;
+        let data = match data {
+            Data::A(ip) => Says::A(ip),
+            Data::Aaaa(ip) => Says::Aaaa(ip),
+            Data::Cname(name) => Says::Cname(Spelled(name)),
+            Data::Ns(name) => Says::Ns(Spelled(name)),
+            Data::Ptr(name) => Says::Ptr(Spelled(name)),
+            Data::Soa(soa) => {
+                let record::Soa { server, mailbox, serial, refresh, retry, expire, min_ttl } = *soa;
+                let numbers = Numbers { refresh, retry, expire, min_ttl };
+                Says::Soa(Box::new(Start { server: Spelled(server), mailbox: Spelled(mailbox), serial, numbers }))
             }
-        },
-        answers: lines(answers),
-        authorities: lines(authorities),
-        additionals: lines(additionals),
-        limited: *counted == Counted::Limited,
-        of_subnet: *subnet == SubnetScope::Source,
-        chases: chases
-            .iter()
-            .map(|chase| Hunt {
-                in_answer: chase.section == Section::Answer,
-                at: chase.at,
-                target: labels(&chase.target),
-                room: chase.room,
-            })
-            .collect(),
+            Data::Srv { weight, port, target } => Says::Srv(Place { weight, port, target: Spelled(target) }),
+            Data::Txt(strings) => Says::Txt(strings.into_iter().map(Text).collect()),
+        };
+        Line { name: (!owner.eq_case(asked)).then_some(Spelled(owner)), ttl, data }
+    }
+
+    fn record(self, asked: &Name) -> Record {
+        let data = match self.data {
+            Says::A(ip) => Data::A(ip),
+            Says::Aaaa(ip) => Data::Aaaa(ip),
+            Says::Cname(name) => Data::Cname(name.0),
+            Says::Ns(name) => Data::Ns(name.0),
+            Says::Ptr(name) => Data::Ptr(name.0),
+            Says::Soa(start) => {
+                let Start { server, mailbox, serial, numbers } = *start;
+                let Numbers { refresh, retry, expire, min_ttl } = numbers;
+                let (server, mailbox) = (server.0, mailbox.0);
+                Data::Soa(Box::new(record::Soa { server, mailbox, serial, refresh, retry, expire, min_ttl }))
+            }
+            Says::Srv(Place { weight, port, target }) => Data::Srv { weight, port, target: target.0 },
+            // One of no strings cannot be in a message.
+            Says::Txt(strings) if strings.is_empty() => Data::Txt(vec![Vec::new()]),
+            Says::Txt(strings) => Data::Txt(strings.into_iter().map(|text| text.0).collect()),
+        };
+        Record { owner: self.name.map_or_else(|| asked.clone(), |name| name.0), ttl: self.ttl, data }
     }
 }
 
-fn line(record: &Record) -> Line {
-    let Record { owner, ttl, data } = record;
-    Line {
-        owner: labels(owner),
-        ttl: *ttl,
-        data: match data {
-            Data::A(ip) => Content::Address((*ip).into()),
-            Data::Aaaa(ip) => Content::Address((*ip).into()),
-            Data::Cname(target) => Content::Cname(labels(target)),
-            Data::Ns(target) => Content::Ns(labels(target)),
-            Data::Ptr(target) => Content::Ptr(labels(target)),
-            Data::Soa(soa) => Content::Soa {
-                server: labels(&soa.server),
-                mailbox: labels(&soa.mailbox),
-                numbers: [soa.serial, soa.refresh, soa.retry, soa.expire, soa.min_ttl],
-            },
-            Data::Srv { weight, port, target } => Content::Srv { weight: *weight, port: *port, target: labels(target) },
-            Data::Txt(texts) => Content::Txt(texts.clone()),
-        },
+impl From<Chase> for Further {
+    fn from(chase: Chase) -> Further {
+        let Chase { section, at, target, room } = chase;
+        Further {
+            additional: section == Section::Additional,
+            at: u64::try_from(at).unwrap_or(u64::MAX),
+            target: Spelled(target),
+            room: (room < usize::MAX).then(|| u64::try_from(room).unwrap_or(u64::MAX)),
+        }
     }
 }
 
-fn heard(said: Said) -> Result<Reply, Nonsense> {
-    let Said { outcome, answers, authorities, additionals, limited, of_subnet, chases } = said;
-    let records = |lines: Vec<Line>| lines.into_iter().map(record).collect::<Result<Vec<_>, _>>();
-    let (answers, authorities, additionals) = (records(answers)?, records(authorities)?, records(additionals)?);
-    let chases = chases.into_iter().map(|Hunt { in_answer, at, target, room }| {
-        let (section, length) =
-            if in_answer { (Section::Answer, answers.len()) } else { (Section::Additional, additionals.len()) };
-        if at > length {
-            return Err(Nonsense("place of an alias"));
+impl From<Further> for Chase {
+    fn from(further: Further) -> Chase {
+        let Further { additional, at, target, room } = further;
+        let size = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+        Chase {
+            section: if additional { Section::Additional } else { Section::Answer },
+            at: size(at),
+            target: target.0,
+            room: room.map_or(usize::MAX, size),
         }
-        Ok(Chase { section, at, target: name(target)?, room })
-    });
-    let chases = chases.collect::<Result<_, _>>()?;
-    Ok(Reply {
-        outcome: match outcome {
-            Word::Answered => Outcome::Answered,
-            Word::Empty => Outcome::Empty,
-            Word::NoSuchName => Outcome::NoSuchName,
-            Word::NoSuchDatacenter => Outcome::NoSuchDatacenter,
-            Word::QueryFailed => Outcome::QueryFailed,
-            Word::Transfer => Outcome::Transfer,
-            Word::NobodyToAsk => Outcome::NobodyToAsk,
-            Word::NobodyAnswered => Outcome::NobodyAnswered,
-            Word::UnknownEdns => Outcome::UnknownEdns,
-        },
-        answers,
-        authorities,
-        additionals,
-        counted: if limited { Counted::Limited } else { Counted::All },
-        subnet: if of_subnet { SubnetScope::Source } else { SubnetScope::Everyone },
-        chases,
-    })
+    }
 }
 
-fn record(line: Line) -> Result<Record, Nonsense> {
-    let Line { owner, ttl, data } = line;
-    let data = match data {
-        Content::Address(IpAddr::V4(ip)) => Data::A(ip),
-        Content::Address(IpAddr::V6(ip)) => Data::Aaaa(ip),
-        Content::Cname(target) => Data::Cname(name(target)?),
-        Content::Ns(target) => Data::Ns(name(target)?),
-        Content::Ptr(target) => Data::Ptr(name(target)?),
-        Content::Soa { server, mailbox, numbers: [serial, refresh, retry, expire, min_ttl] } => {
-            let (server, mailbox) = (name(server)?, name(mailbox)?);
-            Data::Soa(Box::new(SoaData { server, mailbox, serial, refresh, retry, expire, min_ttl }))
+/// A name, in its spelling, with the final dot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Spelled(Name);
+
+impl Serialize for Spelled {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut text = String::with_capacity(self.0.len());
+        for label in self.0.iter() {
+            escape(label, |byte| byte.is_ascii_graphic() && byte != b'.', &mut text);
+            text.push('.');
         }
-        Content::Srv { weight, port, target } => Data::Srv { weight, port, target: name(target)? },
-        Content::Txt(texts) if texts.iter().all(|text| text.len() <= 255) => Data::Txt(texts),
-        Content::Txt(_) => return Err(Nonsense("text")),
-    };
-    Ok(Record { owner: name(owner)?, ttl, data })
+        serializer.serialize_str(if text.is_empty() { "." } else { &text })
+    }
 }
 
-/// Whether a question never leaves this agent, because it is about no name of the zone.
-pub(crate) fn is_outside(kind: RecordType, asked: &Name, settings: &Settings) -> bool {
-    matches!(crate::question::read(asked, kind, &settings.zone), crate::question::Scope::Outside)
+impl<'de> Deserialize<'de> for Spelled {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Spelled, D::Error> {
+        let text = <Cow<'_, str>>::deserialize(deserializer)?;
+        let name = spelled(&text).ok_or_else(|| serde::de::Error::custom("not a name, with its final dot"))?;
+        Ok(Spelled(name))
+    }
+}
+
+fn spelled(text: &str) -> Option<Name> {
+    let mut name = Name::new();
+    if text != "." {
+        for label in text.strip_suffix('.')?.split('.') {
+            name = name.append_label(unescape(label)?.as_slice()).ok()?;
+        }
+    }
+    name.set_fqdn(true);
+    Some(name)
+}
+
+/// A text of any bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Text(Vec<u8>);
+
+impl Serialize for Text {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut text = String::with_capacity(self.0.len());
+        escape(&self.0, |byte| byte.is_ascii_graphic() || byte == b' ', &mut text);
+        serializer.serialize_str(&text)
+    }
+}
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Text, D::Error> {
+        let text = <Cow<'_, str>>::deserialize(deserializer)?;
+        let bytes = unescape(&text).ok_or_else(|| serde::de::Error::custom("not a text of DNS"))?;
+        Ok(Text(bytes))
+    }
+}
+
+fn escape(bytes: &[u8], is_plain: impl Fn(u8) -> bool, text: &mut String) {
+    for byte in bytes {
+        if *byte != b'\\' && is_plain(*byte) {
+            text.push(char::from(*byte));
+        } else {
+            text.push('\\');
+            for digit in [byte / 100, byte / 10 % 10, byte % 10] {
+                text.push(char::from(b'0' + digit));
+            }
+        }
+    }
+}
+
+fn unescape(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        rest = after;
+        if *first != b'\\' {
+            bytes.push(*first);
+            continue;
+        }
+        let (digits, after) = rest.split_first_chunk::<3>()?;
+        if !digits.iter().all(u8::is_ascii_digit) {
+            return None;
+        }
+        bytes.push(std::str::from_utf8(digits).ok()?.parse().ok()?);
+        rest = after;
+    }
+    Some(bytes)
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query};
-    use lictor_model::acl::Caller;
-    use lictor_model::health::{Check, Status};
-    use lictor_model::node::Node;
-    use lictor_model::service::{Kind, ProxySpec, Service};
-    use lictor_state::State;
-    use lictor_state::writer::Registration;
-    use lictor_store::Store;
-    use lictor_task::Scope;
-
-    use super::*;
-    use crate::answer;
-    use crate::prepared::NoQueries;
-
-    async fn world(scope: &Scope) -> Backend {
-        let config = lictor_state::Config { datacenter: "dc1".into(), ..Default::default() };
-        let (state, writer) = State::open(Store::memory(), config, scope).await.unwrap();
-        let meta = Some([("rack".to_owned(), "7".to_owned())].into());
-        let node = |name: &str, address: &str| Node {
-            name: name.into(),
-            address: address.into(),
-            meta: meta.clone(),
-            ..Node::default()
-        };
-        let service = |name: &str, port| Service { id: name.into(), name: name.into(), port, ..Service::default() };
-        let check = |service: &str| Check {
-            node: "weak".into(),
-            id: "c".into(),
-            service_id: service.into(),
-            status: Status::Warning,
-            ..Check::default()
-        };
-        let web = Service { tags: Some(vec!["a".into()]), ..service("web", 80) };
-        let proxy = Service {
-            kind: Kind::ConnectProxy,
-            proxy: Some(ProxySpec { destination_name: "web".into(), ..ProxySpec::default() }),
-            ..service("web-proxy", 20000)
-        };
-        for (node, service, checks) in [
-            (node("far", "10.1.2.3"), web, vec![]),
-            (node("far", "10.1.2.3"), proxy, vec![]),
-            (node("six", "2001:db8::6"), service("six", 81), vec![]),
-            (node("named", "host.example.com"), service("named", 82), vec![]),
-            (node("weak", "10.1.2.4"), service("weak", 83), vec![check("weak")]),
-        ] {
-            let registration = Registration { node, service: Some(service), checks, ..Registration::default() };
-            writer.register(registration).await.unwrap();
-        }
-        let reader = move || state.reader(&Caller::acls_disabled());
-        Backend { reader: Arc::new(reader), queries: Arc::new(NoQueries) }
-    }
-
-    fn packet(name: &str, kind: RecordType, edns: bool) -> Vec<u8> {
-        let mut message = Message::new(7, MessageType::Query, OpCode::Query);
-        message.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
-        if edns {
-            let mut edns = Edns::new();
-            edns.set_max_payload(4096);
-            message.edns = Some(edns);
-        }
-        message.to_vec().unwrap()
-    }
-
-    #[tokio::test]
-    async fn what_is_looked_up_elsewhere_is_answered_as_what_is_looked_up_here() {
-        let scope = Scope::new("test");
-        let backend = world(&scope).await;
-        let others = Config {
-            only_passing: true,
-            node_ttl: Duration::from_secs(5),
-            service_ttl: [("*".to_owned(), Duration::from_secs(9))].into(),
-            domain: "mesh.example".into(),
-            ..Config::default()
-        };
-        let recursors = Config { recursors: vec![([127, 0, 0, 1], 53).into()], ..Config::default() };
-        let from = [10, 0, 0, 1].into();
-        let mut answered = 0;
-        for config in [Config::default(), others, recursors] {
-            let zone = config.domain.clone();
-            let settings = Settings::new(config).unwrap();
-            for name in [
-                "web.service",
-                "a.web.service",
-                "b.web.service",
-                "_web._a.service",
-                "web.connect",
-                "far.node",
-                "six.node",
-                "named.service",
-                "weak.service",
-                "0a010203.addr",
-                "web.service.dc9",
-                "nothing.query",
-                "",
-                "x.y.z",
-                "ns",
-            ] {
-                for kind in [
-                    RecordType::A,
-                    RecordType::AAAA,
-                    RecordType::SRV,
-                    RecordType::ANY,
-                    RecordType::SOA,
-                    RecordType::NS,
-                    RecordType::TXT,
-                    RecordType::AXFR,
-                    RecordType::PTR,
-                ] {
-                    for (transport, edns) in [(Transport::Udp, false), (Transport::Udp, true), (Transport::Tcp, false)]
-                    {
-                        let whole = if name.is_empty() { zone.clone() } else { format!("{name}.{zone}") };
-                        for whole in [whole.as_str(), "3.2.1.10.in-addr.arpa", "9.9.9.9.in-addr.arpa"] {
-                            let packet = packet(whole, kind, edns);
-                            let Packet::Question(request) = request::read(&packet, transport) else {
-                                panic!("{whole}")
-                            };
-                            let here = look_up(&request, from, &settings, &backend, settings.has_recursors());
-                            let asked = Asked::new(&packet, transport, from, &settings);
-                            // As it travels.
-                            let asked: Asked = serde_json::from_slice(&serde_json::to_vec(&asked).unwrap()).unwrap();
-                            let found = answer(&asked, &backend).unwrap();
-                            let found: Found = serde_json::from_slice(&serde_json::to_vec(&found).unwrap()).unwrap();
-                            let there = found.reply().unwrap();
-                            let written = |reply: Option<Reply>| {
-                                reply.map(|reply| {
-                                    let mut out = Vec::new();
-                                    answer::write(&request, &reply, &settings, &mut out);
-                                    (out, reply.chases)
-                                })
-                            };
-                            // Without recursors it is the client that knows that nobody can be asked.
-                            if let (Some(there), here) = (written(there), written(here)) {
-                                answered += 1;
-                                assert_eq!(Some(there), here, "{whole} {kind}");
-                            }
-                        }
-                    }
-                }
-            }
-        }
-        assert!(answered > 2000, "{answered}");
-    }
-
-    #[test]
-    fn what_makes_no_sense_is_refused() {
-        let line = |data| Line { owner: vec![b"a".to_vec()], ttl: 0, data };
-        let said = |answers, chases| Said {
-            outcome: Word::Answered,
-            answers,
-            authorities: Vec::new(),
-            additionals: Vec::new(),
-            limited: false,
-            of_subnet: false,
-            chases,
-        };
-        let long = vec![vec![b'x'; 64]];
-        for answers in [
-            vec![line(Content::Cname(long))],
-            vec![line(Content::Txt(vec![vec![0; 256]]))],
-            vec![Line { owner: vec![vec![b'x'; 63]; 5], ttl: 0, data: Content::Txt(Vec::new()) }],
-        ] {
-            assert!(heard(said(answers, Vec::new())).is_err());
-        }
-        let hunt = |at| Hunt { in_answer: true, at, target: vec![b"a".to_vec()], room: 1 };
-        assert!(heard(said(Vec::new(), vec![hunt(1)])).is_err());
-        assert!(heard(said(Vec::new(), vec![hunt(0)])).is_ok());
-        let settings = Settings::new(Config::default()).unwrap();
-        let noise = Asked::new(b"noise", Transport::Udp, [127, 0, 0, 1].into(), &settings);
-        assert_eq!(noise.read().map(drop).unwrap_err(), Nonsense("packet"));
-    }
-}
+mod tests;

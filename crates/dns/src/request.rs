@@ -6,6 +6,9 @@ use hickory_proto::serialize::binary::{BinDecodable, BinDecoder};
 
 /// The least a client must be able to receive over UDP (RFC 1035 section 4.2.1).
 pub(crate) const PLAIN_UDP_SIZE: u16 = 512;
+/// The largest message there is: 12 bytes below what the length field of TCP can say, as the original keeps room for a
+/// header.
+pub(crate) const MAX_SIZE: u16 = 65_523;
 
 /// How a packet came, and so how large an answer may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,10 +35,9 @@ pub(crate) struct Request {
 impl Request {
     /// The largest message the client takes.
     pub(crate) fn max_size(&self) -> u16 {
-        // 12 bytes below what the length field of TCP can say, as the original keeps room for a header; a UDP
-        // datagram can carry 65,507 bytes.
+        // A UDP datagram can carry 65,507 bytes.
         match (self.transport, &self.edns) {
-            (Transport::Tcp, _) => 65_523,
+            (Transport::Tcp, _) => MAX_SIZE,
             (Transport::Udp, None) => PLAIN_UDP_SIZE,
             (Transport::Udp, Some(edns)) => edns.max_payload().clamp(PLAIN_UDP_SIZE, 65_507),
         }

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
+use hickory_proto::rr::Name;
+use lictor_meter::Timer;
 use lictor_state::Reader;
 use lictor_task::{DrainWatch, Scope};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -19,12 +21,15 @@ use crate::error::Error;
 use crate::lookup::Lookups;
 use crate::prepared::Queries;
 use crate::question::{self, Scope as NameScope};
-use crate::remote::{self, Asked, Elsewhere};
+use crate::remote::{self, Elsewhere};
 use crate::request::{self, Packet, Request, Transport};
 use crate::{forward, reverse, tcp, udp};
 
-/// Questions that wait for a recursor at the same time; each holds a socket and a buffer of 64 KiB.
+/// Questions that wait for a recursor or a server at the same time; each holds a socket and a buffer of 64 KiB.
 const MAX_WAITING: usize = 512;
+/// How long a server may take to say what it knows. Stub resolvers give up after 5 seconds, and an alias may still have to be
+/// followed.
+const SERVER_LIMIT: Duration = Duration::from_secs(3);
 /// Tasks that share one UDP socket. More than this only contend for it.
 const MAX_UDP_WORKERS: usize = 4;
 /// How long answers under way may take once the server is told to stop.
@@ -38,20 +43,20 @@ const PORT_ATTEMPTS: usize = 32;
 
 /// Where answers come from.
 #[derive(Clone)]
+pub enum Source {
+    /// The state is here.
+    Here(Backend),
+    /// Servers have it.
+    Elsewhere(Arc<dyn Elsewhere>),
+}
+
+/// What answers are made of where the state is.
+#[derive(Clone)]
 pub struct Backend {
     /// A reader with the rights of the token that DNS uses; asked anew for each packet, since the token may change.
     pub reader: Arc<dyn Fn() -> Reader + Send + Sync>,
     /// Executes prepared queries.
     pub queries: Arc<dyn Queries>,
-}
-
-/// Where a server has its answers.
-#[derive(Clone)]
-pub enum Source {
-    /// Here.
-    Here(Backend),
-    /// At another server, which looks up what names mean.
-    Elsewhere(Arc<dyn Elsewhere>),
 }
 
 impl From<Backend> for Source {
@@ -178,6 +183,9 @@ pub(crate) struct Core {
     settings: watch::Receiver<Arc<Settings>>,
     source: Source,
     waiting: Arc<Semaphore>,
+    /// How long answers about the zone and reverse questions take.
+    domain_timer: Timer,
+    reverse_timer: Timer,
 }
 
 /// What to do about a packet.
@@ -198,17 +206,48 @@ pub(crate) struct Waiting {
 }
 
 enum Work {
+    /// Ask a server what there is to say, and then do that.
+    Ask(Ask),
     /// Hand the packet on.
     Forward(Vec<u8>),
     /// Follow the aliases of a reply.
     Chase(Reply),
-    /// Have it looked up by another server.
-    Ask(Box<Asked>),
+}
+
+/// A question for a server.
+struct Ask {
+    servers: Arc<dyn Elsewhere>,
+    question: Vec<u8>,
+    about: About,
+    start: Instant,
+    /// For the recursors, should it come to that.
+    packet: Vec<u8>,
+}
+
+/// What only the state can tell.
+#[derive(Clone, Copy)]
+enum About {
+    Zone,
+    /// A name below `arpa.`, with the address it spells, if it does.
+    Address(Option<IpAddr>),
+}
+
+/// What a look-up came to.
+enum Found<'a> {
+    /// What there is to say, or `None` when the recursors have to be asked.
+    Known(Option<Reply>),
+    /// A server has to be asked.
+    Servers(&'a Arc<dyn Elsewhere>, About),
 }
 
 impl Core {
     pub(crate) fn new(settings: watch::Receiver<Arc<Settings>>, source: Source) -> Core {
-        Core { settings, source, waiting: Arc::new(Semaphore::new(MAX_WAITING)) }
+        // The node is the same as long as the process lives, whatever else changes.
+        let node = settings.borrow().config.node_name.clone();
+        let timer = |name| lictor_meter::process().timer(name, &[("node", &node)]);
+        let (domain_timer, reverse_timer) = (timer("dns.domain_query"), timer("dns.ptr_query"));
+        let waiting = Arc::new(Semaphore::new(MAX_WAITING));
+        Core { settings, source, waiting, domain_timer, reverse_timer }
     }
 
     /// Takes a packet as far as it goes without waiting; what is to be sent is then in `out`.
@@ -226,24 +265,55 @@ impl Core {
             }
             Packet::Question(request) => *request,
         };
-        let recursors = settings.has_recursors();
-        let found = match &self.source {
-            Source::Here(backend) => look_up(&request, from, &settings, backend, recursors),
-            Source::Elsewhere(_) if remote::is_outside(request.query.query_type, &request.query.name, &settings) => {
-                (!recursors).then(|| Reply::new(Outcome::NobodyToAsk))
-            }
-            Source::Elsewhere(_) => {
-                let asked = Box::new(Asked::new(packet, transport, from, &settings));
-                return Step::Wait(Box::new(Waiting { settings, request, work: Work::Ask(asked) }));
-            }
-        };
-        match found {
-            Some(reply) if reply.chases.is_empty() || !settings.has_recursors() => {
+        let start = Instant::now();
+        let work = match self.look_up(&request, from, &settings, start) {
+            Found::Known(Some(reply)) if reply.chases.is_empty() || !settings.has_recursors() => {
                 answer::write(&request, &reply, &settings, out);
-                Step::Send
+                return Step::Send;
             }
-            Some(reply) => Step::Wait(Box::new(Waiting { settings, request, work: Work::Chase(reply) })),
-            None => Step::Wait(Box::new(Waiting { settings, request, work: Work::Forward(packet.to_vec()) })),
+            Found::Known(Some(reply)) => Work::Chase(reply),
+            Found::Known(None) => Work::Forward(packet.to_vec()),
+            Found::Servers(servers, about) => Work::Ask(Ask {
+                servers: Arc::clone(servers),
+                question: remote::ask(&request, source(&request, from), &settings),
+                about,
+                start,
+                packet: packet.to_vec(),
+            }),
+        };
+        Step::Wait(Box::new(Waiting { settings, request, work }))
+    }
+
+    /// What there is to say, or who has to be asked.
+    fn look_up(&self, request: &Request, from: IpAddr, settings: &Settings, start: Instant) -> Found<'_> {
+        if request.edns.as_ref().is_some_and(|edns| edns.version() != 0) {
+            return Found::Known(Some(Reply::new(Outcome::UnknownEdns)));
+        }
+        let (name, asked) = (&request.query.name, request.query.query_type);
+        match (question::read(name, asked, &settings.zone), &self.source) {
+            (NameScope::Zone(target), Source::Here(backend)) => {
+                let lookups = Lookups {
+                    settings,
+                    reader: &(backend.reader)(),
+                    queries: backend.queries.as_ref(),
+                    source: source(request, from),
+                    edns: request.edns.is_some(),
+                    enough: answer::enough(request, settings),
+                };
+                let reply = lookups.zone(name, asked, target);
+                self.domain_timer.since(start);
+                Found::Known(Some(reply))
+            }
+            (NameScope::Reverse(ip), Source::Here(backend)) => {
+                let known = reverse::lookup(settings, &(backend.reader)(), name, asked, ip);
+                self.reverse_timer.since(start);
+                Found::Known(address(known, ip, settings))
+            }
+            (NameScope::Zone(_), Source::Elsewhere(servers)) => Found::Servers(servers, About::Zone),
+            (NameScope::Reverse(ip), Source::Elsewhere(servers)) => Found::Servers(servers, About::Address(ip)),
+            (NameScope::Outside, _) => {
+                Found::Known((!settings.has_recursors()).then(|| Reply::new(Outcome::NobodyToAsk)))
+            }
         }
     }
 
@@ -252,99 +322,64 @@ impl Core {
     pub(crate) async fn finish(&self, waiting: Waiting, out: &mut Vec<u8>) {
         let Waiting { settings, request, work } = waiting;
         let permit = self.waiting.try_acquire();
-        match work {
-            Work::Chase(mut reply) => {
-                if permit.is_ok() {
-                    forward::chase(&settings, &mut reply).await;
-                }
-                answer::write(&request, &reply, &settings, out);
+        let (known, packet) = match work {
+            Work::Ask(ask) if permit.is_ok() => self.ask(ask, &request, &settings).await,
+            Work::Ask(ask) => (Some(Reply::new(Outcome::NoServer)), ask.packet),
+            Work::Chase(reply) => (Some(reply), Vec::new()),
+            Work::Forward(packet) => (None, packet),
+        };
+        if let Some(mut reply) = known {
+            if permit.is_ok() && settings.has_recursors() {
+                forward::chase(&settings, &mut reply).await;
             }
-            Work::Ask(asked) => {
-                let found = match (&self.source, &permit) {
-                    (Source::Elsewhere(elsewhere), Ok(_held)) => {
-                        let found = tokio::time::timeout(remote::LIMIT, elsewhere.look_up(&asked)).await;
-                        found.unwrap_or_else(|_| Err("no server has answered in time".into()))
-                    }
-                    _ => Err("too many questions wait already".into()),
-                };
-                let reply = found.and_then(|found| found.reply().map_err(|why| why.to_string()));
-                drop(permit);
-                match reply {
-                    Ok(Some(reply)) if reply.chases.is_empty() || !settings.has_recursors() => {
-                        answer::write(&request, &reply, &settings, out);
-                    }
-                    Ok(Some(reply)) => {
-                        let next = Waiting { settings, request, work: Work::Chase(reply) };
-                        Box::pin(self.finish(next, out)).await;
-                    }
-                    Ok(None) if settings.has_recursors() => {
-                        let next = Waiting { settings, request, work: Work::Forward(asked.into_packet()) };
-                        Box::pin(self.finish(next, out)).await;
-                    }
-                    Ok(None) => {
-                        // Only names of addresses are known to nobody.
-                        let (name, kind) = (&request.query.name, request.query.query_type);
-                        let reply = match question::read(name, kind, &settings.zone) {
-                            NameScope::Reverse(ip) => reverse::unknown(ip),
-                            NameScope::Zone(_) | NameScope::Outside => Reply::new(Outcome::NobodyAnswered),
-                        };
-                        answer::write(&request, &reply, &settings, out);
-                    }
-                    Err(why) => {
-                        tracing::warn!("dns: no server could look up {}: {why}", request.query.name);
-                        answer::write(&request, &Reply::new(Outcome::QueryFailed), &settings, out);
-                    }
-                }
-            }
-            Work::Forward(packet) => {
-                let answered = match permit {
-                    Ok(_held) => forward::forward(&settings, &packet, request.transport).await,
-                    Err(_) => None,
-                };
-                match answered {
-                    Some(answer) if answer.len() <= usize::from(request.max_size()) => *out = answer,
-                    Some(_) => answer::write_truncated(&request, &settings, out),
-                    None => answer::write(&request, &Reply::new(Outcome::NobodyAnswered), &settings, out),
-                }
-            }
+            return answer::write(&request, &reply, &settings, out);
         }
+        let answered = match permit {
+            Ok(_held) => forward::forward(&settings, &packet, request.transport).await,
+            Err(_) => None,
+        };
+        match answered {
+            Some(answer) if answer.len() <= usize::from(request.max_size()) => *out = answer,
+            Some(_) => answer::write_truncated(&request, &settings, out),
+            None => answer::write(&request, &Reply::new(Outcome::NobodyAnswered), &settings, out),
+        }
+    }
+
+    /// What a server says there is to say, or `None` when the recursors have to be asked, with the packet for them.
+    async fn ask(&self, ask: Ask, request: &Request, settings: &Settings) -> (Option<Reply>, Vec<u8>) {
+        let Ask { servers, question, about, start, packet } = ask;
+        let name = &request.query.name;
+        let answered = tokio::time::timeout(SERVER_LIMIT, servers.look_up(question)).await;
+        let answered = answered.unwrap_or_else(|_| Err(format!("no answer within {SERVER_LIMIT:?}")));
+        let known = match (answered.and_then(|answer| remote::read(&answer, name)), about) {
+            (Ok(known), About::Address(ip)) => {
+                self.reverse_timer.since(start);
+                address(known, ip, settings)
+            }
+            (Ok(Some(reply)), About::Zone) => {
+                self.domain_timer.since(start);
+                Some(reply)
+            }
+            (Ok(None), About::Zone) => unanswered(name, "the server takes it for an address"),
+            (Err(why), _) => unanswered(name, &why),
+        };
+        (known, packet)
     }
 }
 
-/// What there is to say, or `None` when the recursors have to be asked.
-pub(crate) fn look_up(
-    request: &Request,
-    from: IpAddr,
-    settings: &Settings,
-    backend: &Backend,
-    recursors: bool,
-) -> Option<Reply> {
-    if request.edns.as_ref().is_some_and(|edns| edns.version() != 0) {
-        return Some(Reply::new(Outcome::UnknownEdns));
-    }
-    let (name, asked) = (&request.query.name, request.query.query_type);
-    let start = Instant::now();
-    match question::read(name, asked, &settings.zone) {
-        NameScope::Zone(target) => {
-            let lookups = Lookups {
-                settings,
-                reader: &(backend.reader)(),
-                queries: backend.queries.as_ref(),
-                source: request.client_subnet().map_or(from, |subnet| subnet.addr()),
-                edns: request.edns.is_some(),
-                enough: answer::enough(request, settings),
-            };
-            let reply = lookups.zone(name, asked, target);
-            settings.domain_timer.since(start);
-            Some(reply)
-        }
-        NameScope::Reverse(ip) => {
-            let known = reverse::lookup(settings, &(backend.reader)(), name, asked, ip);
-            settings.reverse_timer.since(start);
-            known.or_else(|| (!recursors).then(|| reverse::unknown(ip)))
-        }
-        NameScope::Outside => (!recursors).then(|| Reply::new(Outcome::NobodyToAsk)),
-    }
+fn unanswered(name: &Name, why: &str) -> Option<Reply> {
+    tracing::warn!("dns: no server says what {name} means: {why}");
+    Some(Reply::new(Outcome::NoServer))
+}
+
+/// Whom a question is asked for.
+fn source(request: &Request, from: IpAddr) -> IpAddr {
+    request.client_subnet().map_or(from, |subnet| subnet.addr())
+}
+
+/// What there is to say about an address, or `None` when the recursors have to be asked.
+fn address(known: Option<Reply>, ip: Option<IpAddr>, settings: &Settings) -> Option<Reply> {
+    known.or_else(|| (!settings.has_recursors()).then(|| reverse::unknown(ip)))
 }
 
 #[cfg(test)]

@@ -353,13 +353,18 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Its value, if its status says success.
-    pub fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T, Error> {
+    /// Its body, if its status says success.
+    pub fn bytes(&self) -> Result<&Bytes, Error> {
         if self.head.status != http::StatusCode::OK {
             let text = String::from_utf8_lossy(&self.body).trim_end().to_owned();
             return Err(Error::Refused { code: self.head.status.as_u16(), text });
         }
-        serde_json::from_slice(&self.body).map_err(|error| Error::Answer(error.to_string()))
+        Ok(&self.body)
+    }
+
+    /// Its value, if its status says success.
+    pub fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T, Error> {
+        serde_json::from_slice(self.bytes()?).map_err(|error| Error::Answer(error.to_string()))
     }
 
     /// The position in the history that it speaks of.

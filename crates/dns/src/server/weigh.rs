@@ -52,9 +52,8 @@ async fn weigh_five_hundred_dns_answers() {
         writer.register(Registration { node, service: Some(service), ..Registration::default() }).await.unwrap();
     }
     let (_changes, settings) = watch::channel(Arc::new(Settings::new(Config::default()).unwrap()));
-    let backend =
-        Backend { reader: Arc::new(move || state.reader(&Caller::acls_disabled())), queries: Arc::new(NoQueries) };
-    let core = Core { settings, source: backend.into(), waiting: Arc::new(Semaphore::new(1)) };
+    let reader = Arc::new(move || state.reader(&Caller::acls_disabled()));
+    let core = Core::new(settings, Backend { reader, queries: Arc::new(NoQueries) }.into());
     let questions = [
         question("few.service.consul.", RecordType::A),
         question("few.service.consul.", RecordType::SRV),
