@@ -37,6 +37,8 @@ const VERSION: u32 = 1;
 pub(crate) struct Events {
     seen: Mutex<Seen>,
     count: watch::Sender<u64>,
+    /// The same with those that are for others.
+    all: watch::Sender<u64>,
     /// Up to where what others stored was looked at.
     looked: watch::Sender<Revision>,
 }
@@ -44,21 +46,27 @@ pub(crate) struct Events {
 #[derive(Debug, Default)]
 struct Seen {
     latest: VecDeque<Arc<Event>>,
+    /// Those that are not for this agent, but perhaps for a client agent that asks it.
+    of_others: VecDeque<Arc<Event>>,
     clock: u64,
 }
 
 impl Events {
-    /// Adds an event, at its own time or, when it has none, at the next.
-    fn add(&self, event: Event) {
+    /// Adds an event for this agent, or for others, at its own time or, when it has none, at the next.
+    fn add(&self, event: Event, is_ours: bool) {
         let mut seen = self.seen.lock();
         let time = if event.time == 0 { seen.clock + 1 } else { event.time };
         seen.clock = seen.clock.max(time);
         let event = Event { time, ..event };
-        if seen.latest.len() == KEPT {
-            seen.latest.pop_front();
+        let kept = if is_ours { &mut seen.latest } else { &mut seen.of_others };
+        if kept.len() == KEPT {
+            kept.pop_front();
         }
-        seen.latest.push_back(Arc::new(event));
-        self.count.send_modify(|count| *count += 1);
+        kept.push_back(Arc::new(event));
+        if is_ours {
+            self.count.send_modify(|count| *count += 1);
+        }
+        self.all.send_modify(|count| *count += 1);
     }
 }
 
@@ -86,8 +94,8 @@ impl Agent {
             // The sender lives as long as this handle. Later it is seen all the same.
             let mut looked = self.inner.events.looked.subscribe();
             let _ = tokio::time::timeout(SEEN_WITHIN, looked.wait_for(|looked| *looked >= at)).await;
-        } else if filters.accept(&self.inner) {
-            self.inner.events.add(event.clone());
+        } else {
+            self.inner.events.add(event.clone(), filters.accept(&self.inner));
         }
         Ok(event)
     }
@@ -99,6 +107,31 @@ impl Agent {
             (name.is_empty() || event.name == name) && caller.may(Access::Read, Resource::Event, &event.name)
         };
         seen.latest.iter().filter(wanted).map(Arc::clone).collect()
+    }
+
+    /// The same for a client agent's node: those that are meant for it, by what the catalog has of it.
+    pub fn events_of(&self, caller: &Caller, name: &str, node: &str) -> Vec<Arc<Event>> {
+        let contents = self.reader(&Caller::management("")).node(node).value;
+        let services: Vec<_> = contents
+            .iter()
+            .flat_map(|contents| contents.services.iter())
+            .map(|row| (row.service.name.as_str().to_owned(), row.service.tags.clone().unwrap_or_default()))
+            .collect();
+        let seen = self.inner.events.seen.lock();
+        let wanted = |event: &&Arc<Event>| {
+            (name.is_empty() || event.name == name)
+                && caller.may(Access::Read, Resource::Event, &event.name)
+                // What cannot be read was said when it came.
+                && Filters::read(event).is_ok_and(|filters| filters.accept_node(node, &services))
+        };
+        let mut found: Vec<_> = seen.latest.iter().chain(&seen.of_others).filter(wanted).map(Arc::clone).collect();
+        found.sort_by_key(|event| event.time);
+        found
+    }
+
+    /// Counts all events, for whomever they are.
+    pub fn all_events_seen(&self) -> watch::Receiver<u64> {
+        self.inner.events.all.subscribe()
     }
 
     /// Counts the events seen, to wait for the next one.
@@ -118,8 +151,7 @@ impl Inner {
             let stored = reader.events();
             for event in stored.value.iter().map(|row| &row.event).filter(|event| !known.contains(&event.id)) {
                 match Filters::read(event) {
-                    Ok(filters) if filters.accept(&self) => self.events.add(event.clone()),
-                    Ok(_) => {}
+                    Ok(filters) => self.events.add(event.clone(), filters.accept(&self)),
                     Err(error) => tracing::warn!("agent: event {}: {}", event.id, chain(&error)),
                 }
             }
@@ -157,11 +189,24 @@ impl Filters {
 
     /// Whether it is for this agent: its node, and one of the services registered here.
     fn accept(&self, inner: &Inner) -> bool {
-        let node = self.node.as_ref().is_none_or(|node| node.is_match(inner.config.node_name.as_str()));
+        let services: Vec<_> = match &self.service {
+            // Nobody asks.
+            None => Vec::new(),
+            Some(_) => {
+                let registry = inner.registry.lock();
+                let local = registry.services.values().map(|entry| &entry.view.service);
+                local.map(|it| (it.name.as_str().to_owned(), it.tags.clone().unwrap_or_default())).collect()
+            }
+        };
+        self.accept_node(inner.config.node_name.as_str(), &services)
+    }
+
+    /// Whether it is for a node with these services, each with its tags.
+    fn accept_node(&self, name: &str, services: &[(String, Vec<String>)]) -> bool {
+        let node = self.node.as_ref().is_none_or(|node| node.is_match(name));
         let service = self.service.as_ref().is_none_or(|(service, tag)| {
-            inner.registry.lock().services.values().map(|entry| &entry.view.service).any(|local| {
-                service.is_match(local.name.as_str())
-                    && tag.as_ref().is_none_or(|tag| local.tags.iter().flatten().any(|of_it| tag.is_match(of_it)))
+            services.iter().any(|(name, tags)| {
+                service.is_match(name) && tag.as_ref().is_none_or(|tag| tags.iter().any(|of_it| tag.is_match(of_it)))
             })
         });
         node && service
@@ -176,15 +221,15 @@ mod tests {
     fn only_the_latest_are_kept_in_the_order_they_came() {
         let events = Events::default();
         for number in 0..300_u32 {
-            events.add(Event { name: number.to_string(), ..Event::default() });
+            events.add(Event { name: number.to_string(), ..Event::default() }, true);
         }
         let seen = events.seen.lock();
         assert_eq!(seen.latest.len(), KEPT);
         assert_eq!((seen.latest[0].name.as_str(), seen.latest[0].time), ("44", 45));
         assert_eq!(seen.latest[KEPT - 1].name, "299");
         drop(seen);
-        events.add(Event { time: 1000, ..Event::default() });
-        events.add(Event::default());
+        events.add(Event { time: 1000, ..Event::default() }, true);
+        events.add(Event::default(), true);
         assert_eq!(events.seen.lock().latest[KEPT - 1].time, 1001, "the clock follows what others say");
     }
 

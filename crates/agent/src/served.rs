@@ -3,7 +3,7 @@
 //!
 //! A client agent has no right of its own. Whatever it asks is decided by the secret that comes with it, as for anybody.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +17,7 @@ use lictor_state::presence::Member;
 use lictor_state::tokens::Grant;
 use lictor_state::writer::{Registration, Removal};
 use lictor_task::Scope;
+use parking_lot::Mutex;
 
 use crate::Error;
 use crate::agent::{Agent, Inner};
@@ -29,6 +30,8 @@ pub(crate) struct Served {
     state: State,
     /// How long a node counts as alive without a word of its agent.
     pub(crate) ttl: Duration,
+    /// Leases that were seen to be those of these nodes.
+    leases: Mutex<HashMap<String, u64>>,
 }
 
 /// A node as its client agent presents it.
@@ -65,7 +68,7 @@ impl Agent {
     /// From now on serves client agents. A node without a word from its agent for `ttl` counts as lost.
     pub fn serve_clients(&self, state: State, ttl: Duration, scope: &Scope) {
         let inner = &self.inner;
-        if inner.served.set(Served { state, ttl }).is_err() {
+        if inner.served.set(Served { state, ttl, leases: Mutex::default() }).is_err() {
             return;
         }
         // Servers that share a store look after each other already, and after clients with that.
@@ -136,7 +139,11 @@ impl Agent {
             inner.writer.register_as(&everything, registration).await?;
             lictor_meter::count("serf.member.join", &[]);
         }
-        let lease = served.state.hold_member(&member, presented.lease, served.ttl).await?;
+        let is_its = served.leases.lock().get(&member.node) == Some(&presented.lease);
+        let lease = served.state.hold_member(&member, presented.lease, is_its, served.ttl).await?;
+        if !is_its {
+            served.leases.lock().insert(member.node, lease);
+        }
         Ok(Held { lease, ttl: served.ttl, servers: self.servers() })
     }
 
@@ -157,6 +164,7 @@ impl Agent {
         // In this order: without its lease it would be lost, and be written again as that.
         inner.writer.deregister_as(&Caller::management(""), node, Removal::Node).await?;
         served.state.release_member(node).await?;
+        served.leases.lock().remove(node);
         lictor_meter::count("serf.member.left", &[]);
         Ok(())
     }

@@ -89,10 +89,19 @@ impl State {
 impl State {
     /// Keeps a member alive for somebody else: renews the lease that it has, or takes one. Gives the lease by its number, to
     /// be passed the next time, to whichever server. Without another call it ends after `ttl`.
-    pub async fn hold_member(&self, member: &Member, lease: u64, ttl: Duration) -> Result<u64, Error> {
-        if let Some(lease) = LeaseId::new(lease)
-            && self.replica.tables().presence.is_alive(&member.node.to_ascii_lowercase())
-        {
+    /// A lease is not taken at anybody's word but once it was seen to be this member's: `is_its` says that it was.
+    pub async fn hold_member(&self, member: &Member, lease: u64, is_its: bool, ttl: Duration) -> Result<u64, Error> {
+        let node = member.node.to_ascii_lowercase();
+        let lease = LeaseId::new(lease).filter(|_| self.replica.tables().presence.is_alive(&node));
+        let lease = match lease {
+            Some(lease) if !is_its => {
+                let key = Key::Alive(node.as_str().into()).encode()?;
+                let held = self.store.get(&key).await.map_err(Error::store("look at a lease"))?;
+                held.and_then(|held| held.lease).filter(|held| *held == lease)
+            }
+            lease => lease,
+        };
+        if let Some(lease) = lease {
             match self.store.keep_alive(lease).await {
                 Ok(()) => return Ok(lease.get()),
                 Err(lictor_store::Error::LeaseLost(_)) => {}
@@ -102,7 +111,6 @@ impl State {
         let lease = self.presence(ttl).begin(member).await?;
         // Whoever asks next is to find it.
         let reached = self.replica.wait(&[Topic::Members]);
-        let node = member.node.to_ascii_lowercase();
         let shown = async {
             while !self.replica.tables().presence.is_alive(&node) {
                 reached.woken().await;

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::blocking::Options;
 use crate::body::RequestBody;
-use crate::call::{Answered, Call};
+use crate::call::{Answered, Call, Peer};
 use crate::config::Pending;
 use crate::respond::INDEX;
 
@@ -45,12 +45,18 @@ pub(crate) fn list<'a>(call: &'a Call<'a>, _: RequestBody) -> Pending<'a, Answer
         let options = Options::parse(call)?;
         let deadline = if options.wait.is_zero() { Instant::now() + DEFAULT_WAIT } else { options.deadline() };
         let mut waits = options.after != Revision::ZERO;
-        let mut seen = call.agent().events_seen();
+        let of_client = matches!(call.peer, Peer::Agent(_));
+        let mut seen = if of_client { call.agent().all_events_seen() } else { call.agent().events_seen() };
         loop {
             seen.mark_unchanged();
             // What the caller may see can have changed while this waited.
             let caller = call.caller_now()?;
-            let events = call.agent().events(&caller, call.query.get("name"));
+            let name = call.query.get("name");
+            let events = if of_client {
+                call.agent().events_of(&caller, name, call.node())
+            } else {
+                call.agent().events(&caller, name)
+            };
             let index = events.last().map_or(NOTHING, |event| event.index());
             if !waits || index != options.after.0 {
                 let mut response = call.json(&events.iter().map(|event| shape_of(event)).collect::<Vec<_>>())?;

@@ -153,6 +153,18 @@ fn what_is_asked_of_a_client_is_what_its_server_says() {
     let snapshot = one.get("/v1/snapshot");
     assert_eq!((snapshot.status, &snapshot.body[..2]), (200, &b"\x1f\x8b"[..]));
 
+    // Events are for whom they are meant.
+    for (name, filter) in [("all", ""), ("first", "?node=^one$"), ("served", "?service=web"), ("second", "?node=two")] {
+        two.put(&format!("/v1/event/fire/{name}{filter}"), Value::Null);
+    }
+    let listed = |at: &House| {
+        let all = at.get("/v1/event/list").json();
+        all.as_array().unwrap().iter().map(|event| event["Name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(listed(&one), ["all", "first", "served"]);
+    assert_eq!(listed(&two), ["all", "second"]);
+    assert_eq!(listed(&server), ["all"]);
+
     one.put("/v1/agent/service/deregister/web", Value::Null);
     one.put("/v1/agent/service/deregister/web2", Value::Null);
     assert_eq!(server.get("/v1/catalog/service/web").json(), json!([]));
@@ -405,6 +417,14 @@ fn what_is_for_agents_needs_the_right_that_it_is_about() {
     assert_eq!((said(&node, &alive("near")), said("root", &alive("server"))), (403, 400));
     assert_eq!((said("root", &alive("")), said("root", &json!({"Node": "x", "Address": "nowhere"}))), (400, 400));
     assert_eq!(serf(&server, "far"), "passing");
+    // Nobody keeps alive what is another's: a lease that is not this node's is not taken.
+    let lease = |body: &Value| ask("PUT", "alive", "root", body).json()["Lease"].as_u64().unwrap();
+    let (far, other) = (lease(&alive("far")), lease(&alive("other")));
+    let mut with = alive("far");
+    with["Lease"] = far.into();
+    assert_eq!(lease(&with), far);
+    with["Lease"] = other.into();
+    assert!(![far, other].contains(&lease(&with)));
     let gone = |secret: &str, name: &str| ask("PUT", "gone", secret, &json!({"Node": name})).status;
     assert_eq!((gone(&web, "far"), gone("", "far"), gone("root", "server"), gone("root", "")), (403, 403, 400, 400));
     assert_eq!(gone(&node, "far"), 200);
