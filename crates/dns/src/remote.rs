@@ -2,7 +2,7 @@
 //!
 //! A client agent reads packets, asks recursors and writes answers itself, by its own settings, exactly as a server does.
 //! Between the two lies what only a server knows: what a name of the zone means, and whether the catalog has an address. So
-//! what travels is the [`Reply`] that a server would go on with, before anything of it is shortened for who asked, and with
+//! what travels is the `Reply` that a server would go on with, before anything of it is shortened for who asked, and with
 //! the question all settings that a look-up goes by.
 //!
 //! Both are JSON with the names of the HTTP API. Names and texts of DNS hold any bytes; what does not print is written as in
@@ -40,7 +40,7 @@ pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Whoever can ask a server.
 pub trait Elsewhere: Send + Sync {
-    /// Hands a question to a server, which gives it to [`answer`] with the rights of this agent, and gives back what that
+    /// Hands a question to a server, which gives it to [`answer`](answer()) with the rights of this agent, and gives back what that
     /// said. It is dropped when that takes too long. The error's text is for the log; the client is told that the server
     /// failed.
     fn look_up(&self, question: Vec<u8>) -> Pending<'_, Result<Vec<u8>, String>>;
