@@ -86,7 +86,7 @@ pub(crate) async fn forward(elsewhere: &Elsewhere, call: &Call<'_>, handler: &Ha
         Err(error) => return Err(failed(error)),
     };
     let (head, mut body) = answer.into_parts();
-    let headers = passed_on(&head.headers);
+    let mut headers = passed_on(&head.headers);
     let is_short = hyper::body::Body::size_hint(&body).upper().is_some_and(|size| size <= WHOLE);
     let mut response = if is_short || question.is_some() {
         let whole = body.collect().await.map_err(|error| failed(Error::Broken(error.to_string())))?.to_bytes();
@@ -97,6 +97,8 @@ pub(crate) async fn forward(elsewhere: &Elsewhere, call: &Call<'_>, handler: &Ha
         }
         respond::bytes(whole)
     } else {
+        // One that ends too early is no answer, and with its length a client can tell.
+        headers.extend(head.headers.get(CONTENT_LENGTH).map(|length| (CONTENT_LENGTH, length.clone())));
         let (sender, pieces) = mpsc::channel::<Bytes>(PIECES);
         tokio::spawn(async move {
             while let Some(Ok(frame)) = body.frame().await {
