@@ -103,11 +103,7 @@ impl Agent {
         if !caller.writes_node(&presented.node) && !caller.is_unrestricted() {
             return Err(Error::Denied);
         }
-        if inner.config.node_name.same(&presented.node) {
-            let text =
-                format!("node name {:?} is that of this server: each agent needs one of its own", presented.node);
-            return Err(Error::BadRequest(text));
-        }
+        self.is_no_server(&presented.node)?;
         let Ok(address) = presented.address.parse::<SocketAddr>() else {
             return Err(Error::BadRequest(format!("{:?} is no ip:port", presented.address)));
         };
@@ -136,7 +132,8 @@ impl Agent {
         if !is_shown {
             let checks = vec![serf_health(&node.name, Status::Passing)];
             let registration = Registration { node, skip_node_update: false, service: None, checks };
-            inner.writer.register_as(&everything, registration).await?;
+            // With the asker's rights: its id may be that of another node, which would make way for it.
+            inner.writer.register_as(caller, registration).await?;
             lictor_meter::count("serf.member.join", &[]);
         }
         let is_its = served.leases.lock().get(&member.node) == Some(&presented.lease);
@@ -157,15 +154,23 @@ impl Agent {
         if !caller.writes_node(node) && !caller.is_unrestricted() {
             return Err(Error::Denied);
         }
-        if inner.config.node_name.same(node) {
-            return Err(Error::BadRequest(format!("node {node:?} is that of this server")));
-        }
+        self.is_no_server(node)?;
         tracing::info!("agent: node {node:?} leaves");
         // In this order: without its lease it would be lost, and be written again as that.
-        inner.writer.deregister_as(&Caller::management(""), node, Removal::Node).await?;
+        inner.writer.deregister_as(caller, node, Removal::Node).await?;
         served.state.release_member(node).await?;
         served.leases.lock().remove(node);
         lictor_meter::count("serf.member.left", &[]);
+        Ok(())
+    }
+
+    /// Refuses the names of servers: what they say of themselves is not for others to say.
+    fn is_no_server(&self, node: &str) -> Result<(), Error> {
+        let is_server = |member: &Member| member.is_server && member.node.eq_ignore_ascii_case(node);
+        if self.inner.config.node_name.same(node) || self.members().iter().any(is_server) {
+            let text = format!("node name {node:?} is that of a server: each agent needs one of its own");
+            return Err(Error::BadRequest(text));
+        }
         Ok(())
     }
 

@@ -68,7 +68,9 @@ impl Call<'_> {
     /// The node for which this agent answers: its own, or that of the client agent that asks.
     pub(crate) fn node(&self) -> &str {
         let named = match self.peer {
-            Peer::Agent(_) => self.headers.get(&lictor_link::servers::NODE).and_then(|name| name.to_str().ok()),
+            Peer::Agent(_) => {
+                self.headers.get(&lictor_link::servers::NODE).and_then(|name| std::str::from_utf8(name.as_bytes()).ok())
+            }
             Peer::Tcp(_) | Peer::Unix => None,
         };
         named.unwrap_or(self.config().node_name.as_str())

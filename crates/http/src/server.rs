@@ -758,9 +758,9 @@ impl Server {
     /// Who asks, on a route.
     pub(crate) fn caller(&self, route: &Route, secret: &str, peer: Peer) -> Result<Caller, lictor_agent::Error> {
         match route.access {
+            Access::Public | Access::AclPublic => Ok(self.agent.anybody(secret)),
             // What tokens this agent has for itself is for those on its own node.
             _ if matches!(peer, Peer::Agent(_)) => self.agent.caller_of_agent(secret),
-            Access::Public | Access::AclPublic => Ok(self.agent.anybody(secret)),
             // The agent's own master token is known to the agent and to nobody else.
             Access::Caller | Access::Acl if route.pattern.starts_with("/v1/agent/") => self.agent.local_caller(secret),
             Access::Caller | Access::Acl => self.agent.caller(secret),

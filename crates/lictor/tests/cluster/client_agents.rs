@@ -417,6 +417,15 @@ fn what_is_for_agents_needs_the_right_that_it_is_about() {
     assert_eq!((said(&node, &alive("near")), said("root", &alive("server"))), (403, 400));
     assert_eq!((said("root", &alive("")), said("root", &json!({"Node": "x", "Address": "nowhere"}))), (400, 400));
     assert_eq!(serf(&server, "far"), "passing");
+    // An id is not taken from a node that is another's: that would make way for this one.
+    let victim = "11111111-2222-4333-8444-555555555555";
+    let mut of_other = alive("victim");
+    of_other["ID"] = victim.into();
+    assert_eq!(said("root", &of_other), 200);
+    let mut thief = alive("far");
+    thief["ID"] = victim.into();
+    assert_eq!(said(&node, &thief), 403);
+    assert_eq!(server.get("/v1/catalog/node/victim").json()["Node"]["ID"], victim);
     // Nobody keeps alive what is another's: a lease that is not this node's is not taken.
     let lease = |body: &Value| ask("PUT", "alive", "root", body).json()["Lease"].as_u64().unwrap();
     let (far, other) = (lease(&alive("far")), lease(&alive("other")));
