@@ -239,18 +239,13 @@ impl Agent {
         if !inner.cluster.is_remote() || inner.master_caller(secret).is_some() {
             return Ok(());
         }
-        inner.cluster.learn(&inner.secret_elsewhere(secret)).await
+        inner.cluster.learn(&inner.asker_elsewhere(secret).0).await
     }
 
-    /// The secret by which the cluster knows whoever asks here with `secret`: that of a managed proxy is known here alone,
-    /// and stands for the token of its service; none is the agent's default token.
-    pub fn secret_elsewhere(&self, secret: &str) -> String {
-        self.inner.secret_elsewhere(secret)
-    }
-
-    /// Whether a secret is that of a managed proxy of this agent.
-    pub fn is_proxy(&self, secret: &str) -> bool {
-        !secret.is_empty() && self.inner.proxy_rights(secret).is_some()
+    /// The secret by which the cluster knows whoever asks here with `secret`, and whether that is a managed proxy: its own
+    /// secret is known here alone, and stands for the token of its service. No secret is the agent's default token.
+    pub fn asker_elsewhere(&self, secret: &str) -> (String, bool) {
+        self.inner.asker_elsewhere(secret)
     }
 
     /// Has everything compared with the catalog soon.
@@ -656,7 +651,7 @@ impl Agent {
             return Err(Error::Denied);
         }
         let source = (identity.namespace.as_str(), identity.service.as_str());
-        let token = self.inner.secret_elsewhere(token);
+        let (token, _) = self.inner.asker_elsewhere(token);
         let decision = self.inner.cluster.decide(caller, &token, source, target).await?;
         Ok((decision, self.inner.leaves.asked_before(target)))
     }
@@ -826,11 +821,14 @@ impl Inner {
         if token.is_empty() { self.tokens.load().default.clone() } else { token.to_owned() }
     }
 
-    /// The secret by which the cluster knows whoever asks here with `secret`.
-    pub(crate) fn secret_elsewhere(&self, secret: &str) -> String {
+    /// See [`Agent::asker_elsewhere`]. Where the state is at hand nobody needs it, and nothing is looked for.
+    pub(crate) fn asker_elsewhere(&self, secret: &str) -> (String, bool) {
+        if !self.cluster.is_remote() {
+            return (String::new(), false);
+        }
         match self.proxy_rights(secret) {
-            Some((parent, _)) => self.or_default(&parent),
-            None => self.or_default(secret),
+            Some((parent, _)) => (self.or_default(&parent), true),
+            None => (self.or_default(secret), false),
         }
     }
 

@@ -264,7 +264,8 @@ impl Authority {
     pub(crate) async fn issue_leaf(&self, service: &str, patience: Duration) -> Result<Issued, Error> {
         let signer = self.signer().await?;
         let (request, key_pem) = Issued::request(&signer.trust_domain, &self.inner.datacenter, service)?;
-        let issued = self.sign(&signer, &request, patience).await?;
+        let csr = Csr::from_pem(request.as_bytes()).map_err(refused)?;
+        let issued = self.sign(&signer, &csr, patience).await?;
         Ok(Issued::certified(signer.certified(issued), key_pem))
     }
 
@@ -275,7 +276,7 @@ impl Authority {
             return Err(Error::Denied);
         }
         let signer = self.signer().await?;
-        let issued = self.sign(&signer, csr_pem, MAX_WAIT_OF_OWN).await?;
+        let issued = self.sign(&signer, &csr, MAX_WAIT_OF_OWN).await?;
         Ok(signer.certified(issued))
     }
 
@@ -286,15 +287,14 @@ impl Authority {
     }
 
     /// Signs a request, within the limits of the settings.
-    async fn sign(&self, signer: &Signer, csr_pem: &str, patience: Duration) -> Result<IssuedCert, Error> {
-        let csr = Csr::from_pem(csr_pem.as_bytes()).map_err(refused)?;
+    async fn sign(&self, signer: &Signer, csr: &Csr, patience: Duration) -> Result<IssuedCert, Error> {
         csr.in_trust_domain(&signer.trust_domain).map_err(refused)?;
         csr.in_datacenter(&self.inner.datacenter).map_err(refused)?;
         let _turn = self.inner.turn(patience).await?;
         let intermediates = signer.roots.active().map(|root| root.intermediates_pem.as_slice()).unwrap_or_default();
         signer
             .authority
-            .sign_leaf(intermediates, &csr, clock::unix_seconds(), signer.settings.leaf_ttl)
+            .sign_leaf(intermediates, csr, clock::unix_seconds(), signer.settings.leaf_ttl)
             .map_err(|error| Error::Refused(format!("error generating certificate: {}", chain(&error))))
     }
 

@@ -224,7 +224,7 @@ impl Inner {
         let trust_domain =
             roots.trust_domain.as_ref().ok_or_else(|| Error::Refused("cluster has no CA bootstrapped yet".into()))?;
         let (request, key_pem) = Issued::request(trust_domain, &self.config.datacenter, &key.service)?;
-        let certified = self.cluster.certify(&self.secret_elsewhere(&key.token), &request).await?;
+        let certified = self.cluster.certify(&self.asker_elsewhere(&key.token).0, &request).await?;
         Ok(Issued::certified(certified, key_pem))
     }
 

@@ -96,6 +96,14 @@ impl Agent {
         self.reader(&Caller::management("")).members().value
     }
 
+    /// The servers that are there, by node; public. Where the store is not shared that is this agent alone.
+    pub fn servers(&self) -> Vec<Member> {
+        match self.is_sharing() {
+            true => self.reader(&Caller::management("")).servers().value,
+            false => vec![self.as_member()],
+        }
+    }
+
     /// The agents that shared the store or asked its servers, are gone, and are not forgotten yet, by node; public.
     pub fn lost_members(&self) -> Vec<Member> {
         if !self.is_sharing() && self.inner.served.get().is_none() {

@@ -138,10 +138,9 @@ impl Agent {
         }
         let is_its = served.leases.lock().get(&member.node) == Some(&presented.lease);
         let lease = served.state.hold_member(&member, presented.lease, is_its, served.ttl).await?;
-        if !is_its {
-            served.leases.lock().insert(member.node, lease);
-        }
-        Ok(Held { lease, ttl: served.ttl, servers: self.servers() })
+        served.leases.lock().insert(member.node, lease);
+        let servers = self.servers().into_iter().map(|server| server.address).collect();
+        Ok(Held { lease, ttl: served.ttl, servers })
     }
 
     /// A node leaves in order: nothing of it stays in the catalog.
@@ -166,21 +165,12 @@ impl Agent {
 
     /// Refuses the names of servers: what they say of themselves is not for others to say.
     fn is_no_server(&self, node: &str) -> Result<(), Error> {
-        let is_server = |member: &Member| member.is_server && member.node.eq_ignore_ascii_case(node);
-        if self.inner.config.node_name.same(node) || self.members().iter().any(is_server) {
+        let is_server = |member: &Member| member.node.eq_ignore_ascii_case(node);
+        if self.inner.config.node_name.same(node) || self.servers().iter().any(is_server) {
             let text = format!("node name {node:?} is that of a server: each agent needs one of its own");
             return Err(Error::BadRequest(text));
         }
         Ok(())
-    }
-
-    /// `host:port` of all servers that are there.
-    fn servers(&self) -> Vec<String> {
-        if !self.is_sharing() {
-            return vec![self.as_member().address];
-        }
-        let members = self.members();
-        members.into_iter().filter(|member| member.is_server).map(|member| member.address).collect()
     }
 }
 

@@ -37,15 +37,11 @@ pub(crate) struct Call<'a> {
     pub(crate) query: &'a Query<'a>,
     /// The same, as it travelled.
     pub(crate) raw_query: &'a str,
-    /// The path as it travelled.
-    pub(crate) raw_path: &'a str,
     pub(crate) headers: &'a HeaderMap,
     /// Where it came from.
     pub(crate) peer: Peer,
     /// The secret given, empty if none was.
     pub(crate) secret: &'a str,
-    /// Whether a managed proxy of this agent asks.
-    pub(crate) is_proxy: bool,
     /// Who asks. On public routes nobody in particular: they do not look at secrets.
     pub(crate) caller: Caller,
     pub(crate) layout: Layout,

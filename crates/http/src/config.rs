@@ -86,8 +86,8 @@ pub trait Names: Send + Sync {
 pub struct Elsewhere {
     /// Its servers.
     pub servers: Servers,
-    /// What they have answered.
-    pub kept: Kept,
+    /// What they have answered; `None` where nothing holds that they cannot confirm.
+    pub kept: Option<Kept>,
 }
 
 impl fmt::Debug for Elsewhere {
@@ -150,10 +150,9 @@ pub enum Listener {
     Agents {
         /// Where.
         address: SocketAddr,
-        /// What speaks TLS there, with certificates on both sides. In the clear where there is none.
+        /// What speaks TLS there, with certificates on both sides. In the clear where there is none, and then the agent can
+        /// do without.
         acceptor: Option<Arc<Acceptor>>,
-        /// Whether the agent cannot do without it.
-        required: bool,
     },
     /// A Unix socket for managed proxies of this agent alone: the kernel says which process asks, and no secret is
     /// needed or looked at. A file that is there already is replaced.

@@ -33,8 +33,8 @@ static OF_CONNECTION: [HeaderName; 11] =
 /// `X-Forwarded-For`
 static FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// An answer up to this size is taken whole, a larger one as it comes.
-const WHOLE: u64 = 1 << 20;
+/// An answer up to this size is taken whole, and may be kept; a larger one is passed on as it comes.
+const WHOLE: u64 = 4 << 20;
 /// Pieces of an answer that wait for a client here.
 const PIECES: usize = 16;
 /// A client that takes nothing for so long has gone: what a server has for it must not stand in the way of others.
@@ -46,7 +46,14 @@ pub(crate) fn is_own(route: &Route) -> bool {
 }
 
 /// Asks a server what this call asks.
-pub(crate) async fn forward(elsewhere: &Elsewhere, call: &Call<'_>, handler: &Handler, body: RequestBody) -> Answered {
+/// `path` is that of the request as it travelled.
+pub(crate) async fn forward(
+    elsewhere: &Elsewhere,
+    call: &Call<'_>,
+    path: &str,
+    handler: &Handler,
+    body: RequestBody,
+) -> Answered {
     // Held for as long as its bytes are.
     let (body, _held, _alone) = if call.route.pattern == snapshot::PATTERN && *call.method == Method::PUT {
         // Who may not restore need not send it all, and there is memory for one at a time.
@@ -58,8 +65,8 @@ pub(crate) async fn forward(elsewhere: &Elsewhere, call: &Call<'_>, handler: &Ha
         let body = body.read().await?;
         (body.bytes(), Some(body), None)
     };
-    let secret = call.agent().secret_elsewhere(call.secret);
-    let mut ask = Ask::new(call.method.clone(), target(call, |_| true), &secret, body);
+    let (secret, is_proxy) = call.agent().asker_elsewhere(call.secret);
+    let mut ask = Ask::new(call.method.clone(), target(path, call, |_| true), &secret, body);
     ask.headers = passed_on(call.headers);
     if let Peer::Tcp(address) = call.peer
         && !ask.headers.contains_key(&FORWARDED_FOR)
@@ -68,9 +75,9 @@ pub(crate) async fn forward(elsewhere: &Elsewhere, call: &Call<'_>, handler: &Ha
         // By which a prepared query finds what is near to whoever asks.
         ask.headers.insert(&FORWARDED_FOR, address);
     }
-    let question = is_kept(call, handler).then(|| {
+    let kept = elsewhere.kept.as_ref().filter(|_| is_kept(call, handler, is_proxy)).map(|kept| {
         let waits = |name: &str| matches!(name, "index" | "wait" | "hash");
-        Question { secret: secret.clone(), target: target(call, |name| !waits(name)) }
+        (kept, Question { secret, target: target(path, call, |name| !waits(name)) })
     });
     let answer = match elsewhere.servers.ask(&ask).await {
         Ok(answer) => answer,
@@ -78,22 +85,22 @@ pub(crate) async fn forward(elsewhere: &Elsewhere, call: &Call<'_>, handler: &Ha
             if let Error::NoServers(last) = &error {
                 tracing::debug!("http: no server answers: {last}");
             }
-            let Some(given) = question.and_then(|question| elsewhere.kept.get(&question)) else {
-                return Err(failed(error));
+            return match kept.and_then(|(kept, question)| kept.get(&question)) {
+                Some(given) => as_it_was(call, given).await,
+                None => Err(failed(error)),
             };
-            return as_it_was(call, given).await;
         }
         Err(error) => return Err(failed(error)),
     };
     let (head, mut body) = answer.into_parts();
     let mut headers = passed_on(&head.headers);
     let is_short = hyper::body::Body::size_hint(&body).upper().is_some_and(|size| size <= WHOLE);
-    let mut response = if is_short || question.is_some() {
+    let mut response = if is_short {
         let whole = body.collect().await.map_err(|error| failed(Error::Broken(error.to_string())))?.to_bytes();
-        if let Some(question) = question.filter(|_| head.status == StatusCode::OK) {
+        if let Some((kept, question)) = kept.filter(|_| head.status == StatusCode::OK) {
             let given =
                 Given { status: head.status, headers: headers.clone(), body: whole.clone(), at: Instant::now() };
-            elsewhere.kept.put(question, given);
+            kept.put(question, given);
         }
         respond::bytes(whole)
     } else {
@@ -135,8 +142,8 @@ fn passed_on(headers: &HeaderMap) -> HeaderMap {
 }
 
 /// The target as it came, without the secret and without what is not wanted of the query.
-fn target(call: &Call<'_>, wanted: impl Fn(&str) -> bool) -> String {
-    let mut target = call.raw_path.to_owned();
+fn target(path: &str, call: &Call<'_>, wanted: impl Fn(&str) -> bool) -> String {
+    let mut target = path.to_owned();
     let parts = call.raw_query.split('&').filter(|part| {
         let name = part.split_once('=').map_or(*part, |(name, _)| name);
         !part.is_empty() && name != "token" && wanted(name)
@@ -150,9 +157,9 @@ fn target(call: &Call<'_>, wanted: impl Fn(&str) -> bool) -> String {
 
 /// Whether an answer is kept for the time when no server answers: what a managed proxy lives by, and what a client says may
 /// be old.
-fn is_kept(call: &Call<'_>, handler: &Handler) -> bool {
+fn is_kept(call: &Call<'_>, handler: &Handler, is_proxy: bool) -> bool {
     let reads = matches!(handler, Handler::Read(_) | Handler::Waits(_));
-    *call.method == Method::GET && reads && (call.is_proxy || call.query.has("cached"))
+    *call.method == Method::GET && reads && (is_proxy || call.query.has("cached"))
 }
 
 /// An answer that was given before. Who has it already waits for another one as long as it asked to.

@@ -282,11 +282,12 @@ impl Bound {
     }
 }
 
-/// Listens; `None` at an address that the agent can do without and does not get.
+/// Listens; `None` at an address that the agent can do without and does not get: that for agents in the clear, which nobody
+/// has asked for.
 fn listen_if_wanted(listener: &Listener) -> Result<Option<(Address, ListenSocket)>, Error> {
     match (listener, listen(listener)) {
         (_, Ok(listening)) => Ok(Some(listening)),
-        (Listener::Agents { required: false, .. }, Err(error)) => {
+        (Listener::Agents { acceptor: None, .. }, Err(error)) => {
             let text = lictor_agent::error::chain(&error);
             tracing::warn!(
                 "agent: no client agent can ask this server: {text}; name a free port in ports.server, or 0"
@@ -311,7 +312,7 @@ fn listen(listener: &Listener) -> Result<(Address, ListenSocket), Error> {
             let taken = socket.local_addr().map_err(failed)?;
             Ok((Address::Tls(taken), ListenSocket::Tls(socket, Arc::clone(acceptor))))
         }
-        Listener::Agents { address, acceptor, required: _ } => {
+        Listener::Agents { address, acceptor } => {
             let failed = |source| Error::Listen { address: address.to_string(), source };
             let socket = listen_tcp(*address, UNREAD_LIMIT).map_err(failed)?;
             let taken = socket.local_addr().map_err(failed)?;
@@ -726,8 +727,6 @@ impl Server {
             argument: admitted.argument(),
             query,
             raw_query: head.uri.query().unwrap_or_default(),
-            raw_path: head.uri.path(),
-            is_proxy: forwarded.is_some() && (proxy.is_some() || self.agent.is_proxy(secret)),
             headers: &head.headers,
             peer,
             secret,
@@ -741,7 +740,7 @@ impl Server {
             return Err(Failure::Denied);
         }
         if let Some(elsewhere) = forwarded {
-            return Box::pin(forward::forward(elsewhere, &call, admitted.handler, body)).await;
+            return Box::pin(forward::forward(elsewhere, &call, head.uri.path(), admitted.handler, body)).await;
         }
         let answered = match admitted.handler {
             Handler::Now(answer) => answer(&call),

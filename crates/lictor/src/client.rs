@@ -1,20 +1,17 @@
 //! A client agent at its start and its end: it finds its servers, and says that it leaves.
 
-use std::time::Duration;
-
 use lictor_link::{Remote, Servers};
+use lictor_notation::duration;
 use lictor_task::Stop;
 
-use crate::settings::Asked;
+use crate::config::check::Servers as Join;
 
 /// Tries the servers of the configuration until one answers. The error is why the agent cannot go on.
-pub(crate) async fn join(asked: &Asked, servers: &Servers, stop: &Stop) -> Result<(), String> {
+pub(crate) async fn join(asked: &Join, servers: &Servers, stop: &Stop) -> Result<(), String> {
     if !asked.start_join.is_empty() {
         tracing::info!("agent: (LAN) joining: {}", asked.start_join.join(" "));
-        match reach(servers, &asked.start_join).await {
-            Ok(joined) => tracing::info!("agent: (LAN) joined: {joined}"),
-            Err(why) => return Err(why),
-        }
+        reach(servers, &asked.start_join).await?;
+        tracing::info!("agent: (LAN) joined: 1");
     }
     if asked.retry_join.is_empty() {
         if asked.start_join.is_empty() {
@@ -30,8 +27,8 @@ pub(crate) async fn join(asked: &Asked, servers: &Servers, stop: &Stop) -> Resul
     loop {
         let Some(reached) = stop.or_stopped(reach(servers, &asked.retry_join)).await else { return Ok(()) };
         let why = match reached {
-            Ok(joined) => {
-                tracing::info!("agent: Join LAN completed. Synced with {joined} initial agents");
+            Ok(()) => {
+                tracing::info!("agent: Join LAN completed. Synced with 1 initial agents");
                 return Ok(());
             }
             Err(why) => why,
@@ -40,24 +37,20 @@ pub(crate) async fn join(asked: &Asked, servers: &Servers, stop: &Stop) -> Resul
         if asked.retry_max.is_some_and(|most| failures > most) {
             return Err(format!("max join LAN retry exhausted, exiting: {why}"));
         }
-        tracing::warn!("agent: Join LAN failed: {why}, retrying in {}", shown(asked.retry_interval));
+        tracing::warn!("agent: Join LAN failed: {why}, retrying in {}", duration::text(asked.retry_interval));
         if stop.or_stopped(tokio::time::sleep(asked.retry_interval)).await.is_none() {
             return Ok(());
         }
     }
 }
 
-fn shown(duration: Duration) -> String {
-    lictor_notation::duration::text(duration)
-}
-
-/// Connects to the servers one after the other until one is there; tells how many were. The error names each with what
+/// Connects to the servers one after the other until one is there: it knows the others. The error names each with what
 /// happened.
-async fn reach(servers: &Servers, addresses: &[String]) -> Result<usize, String> {
+async fn reach(servers: &Servers, addresses: &[String]) -> Result<(), String> {
     let mut failed = Vec::new();
     for address in addresses {
         match servers.connect_to(address).await {
-            Ok(()) => return Ok(1),
+            Ok(()) => return Ok(()),
             Err(error) => failed.push(format!("* Failed to join {address}: {error}")),
         }
     }

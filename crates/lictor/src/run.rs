@@ -19,6 +19,7 @@ use lictor_agent::cluster::{Cluster, Standing};
 use lictor_agent::{Agent, Config};
 use lictor_http::config::{Elsewhere, Listener};
 use lictor_link::mirror::Mirror;
+use lictor_link::tokens::DownPolicy;
 use lictor_link::{Remote, Servers};
 use lictor_meter::{Filter, View};
 use lictor_model::acl::Caller;
@@ -116,7 +117,9 @@ pub(crate) async fn run(plan: Plan, log: &'static Log) -> Result<ExitCode> {
         None => Arc::new(Standing::new(state.clone(), writer.clone())),
     };
     if let Some(remote) = &remote {
-        let elsewhere = Elsewhere { servers: remote.servers().clone(), kept: Default::default() };
+        // Where nothing may hold that cannot be asked, old answers may not either.
+        let holds = whom.as_ref().is_some_and(|whom| whom.down_policy != DownPolicy::Deny) || !state.acls_enabled();
+        let elsewhere = Elsewhere { servers: remote.servers().clone(), kept: holds.then(Default::default) };
         http.elsewhere = Some(Arc::new(elsewhere));
     }
     let parts = Parts { config: config.clone(), reloadable, cluster, writer, authority };
@@ -251,7 +254,7 @@ pub(crate) async fn run(plan: Plan, log: &'static Log) -> Result<ExitCode> {
     let (joining, stop) = (whom.zip(remote.as_ref()), scope.stop_signal());
     let joining = async move {
         match joining {
-            Some((whom, remote)) => match crate::client::join(&whom, remote.servers(), &stop).await {
+            Some((whom, remote)) => match crate::client::join(&whom.join, remote.servers(), &stop).await {
                 Ok(()) => std::future::pending().await,
                 Err(why) => why,
             },
@@ -282,8 +285,7 @@ pub(crate) async fn run(plan: Plan, log: &'static Log) -> Result<ExitCode> {
                 Some(Wish::MoveStore(answer)) => {
                     let outcome = async {
                         // Clients ask servers and know no store.
-                        let servers = agent.members().into_iter().filter(|member| member.is_server);
-                        let names = servers.map(|member| member.node);
+                        let names = agent.servers().into_iter().map(|server| server.node);
                         let others: Vec<_> = names.filter(|node| *node != config.node_name.as_str()).collect();
                         if choice.is_shared() && !others.is_empty() {
                             anyhow::bail!(
@@ -586,11 +588,14 @@ async fn reload(
         let dns =
             dns.as_ref().map(|dns| lictor_dns::Settings::new(next.dns).map(|answers| (dns, answers))).transpose()?;
         let rules = http.prepare(&next.http)?;
-        if let (Some(servers), Some(asked)) = (servers, next.asked) {
-            servers.reload(asked.servers)?;
-        }
+        let asked = servers.as_ref().zip(next.asked);
+        let asked =
+            asked.map(|(servers, next)| servers.prepare(next.servers).map(|next| (servers, next))).transpose()?;
         let adopted = agent.adopt(next.reloadable)?;
         http.replace(rules);
+        if let Some((servers, next)) = asked {
+            servers.replace(next);
+        }
         watches.replace(next.watches);
         log.set_level(next.log_level);
         let meter = lictor_meter::process();

@@ -14,6 +14,7 @@ use lictor_agent::config::{Connect, Reloadable, RunAs, Sandbox};
 use lictor_agent::tokens::{Persistence, Tokens};
 use lictor_api::json::Layout;
 use lictor_http::config::{KeyLists, Listener, LogLevel, Mesh, Network, Ports, Unprintable};
+use lictor_link::tokens::DownPolicy;
 use lictor_model::Opaque;
 use lictor_model::acl::Enforcement;
 use lictor_model::intention::Action;
@@ -68,17 +69,12 @@ pub(crate) struct Plan {
 
 /// Whom a client agent asks, and how.
 pub(crate) struct Asked {
-    /// Of which one must answer at the start.
-    pub(crate) start_join: Vec<String>,
-    /// That are tried until one answers.
-    pub(crate) retry_join: Vec<String>,
-    pub(crate) retry_interval: Duration,
-    /// How many tries; `None` is for ever.
-    pub(crate) retry_max: Option<u32>,
+    /// How they are found at the start.
+    pub(crate) join: crate::config::check::Servers,
     pub(crate) servers: lictor_link::servers::Config,
     /// How long it is believed what a token stands for, and what holds when that cannot be asked.
     pub(crate) token_ttl: Duration,
-    pub(crate) down_policy: lictor_link::tokens::DownPolicy,
+    pub(crate) down_policy: DownPolicy,
 }
 
 /// How signals end the agent.
@@ -146,12 +142,14 @@ fn plan(sources: &Sources, loaded: Loaded) -> Result<Plan, String> {
         local_scripts: config.checks.local_scripts,
         remote_scripts: config.checks.remote_scripts,
     };
+    let http = http(&config, &settings, &reloadable, &watches, node_id.clone())?;
+    informed.extend(no_agents(&config, &http.listeners));
     Ok(Plan {
         sources: sources.clone(),
         banner: banner(&config, &node_id),
-        agent: agent(&config, node_id.clone())?,
+        agent: agent(&config, node_id)?,
         state: lictor_state::Config { datacenter: config.node.datacenter.clone(), acl: acl(&config) },
-        http: http(&config, &settings, &reloadable, &watches, node_id)?,
+        http,
         dns: dns(&config)?,
         dns_addresses: config.network.dns.clone(),
         reloadable,
@@ -187,8 +185,6 @@ fn acl(config: &AgentConfig) -> Option<Acl> {
 }
 
 fn asked(config: &AgentConfig) -> Asked {
-    use crate::config::check::acl::DownPolicy as Written;
-    use lictor_link::tokens::DownPolicy;
     let AgentConfig { node, servers, acl, tls, .. } = config;
     let mut join = servers.retry_join.clone();
     join.extend(servers.start_join.iter().filter(|address| !servers.retry_join.contains(address)).cloned());
@@ -208,10 +204,7 @@ fn asked(config: &AgentConfig) -> Asked {
         server_name: name,
     });
     Asked {
-        start_join: servers.start_join.clone(),
-        retry_join: servers.retry_join.clone(),
-        retry_interval: servers.retry_interval,
-        retry_max: servers.retry_max,
+        join: servers.clone(),
         servers: lictor_link::servers::Config {
             node: node.name.to_string(),
             join,
@@ -220,12 +213,7 @@ fn asked(config: &AgentConfig) -> Asked {
             tls: settings,
         },
         token_ttl: acl.token_ttl.min(acl.policy_ttl),
-        down_policy: match acl.down_policy {
-            Written::Allow => DownPolicy::Allow,
-            Written::Deny => DownPolicy::Deny,
-            Written::ExtendCache => DownPolicy::ExtendCache,
-            Written::AsyncCache => DownPolicy::AsyncCache,
-        },
+        down_policy: acl.down_policy,
     }
 }
 
@@ -590,13 +578,27 @@ fn agents(config: &AgentConfig) -> Result<Option<Listener>, String> {
         Some(pair) => {
             let files = Files { clients: Clients::Verified, ..https_files(pair, tls) };
             let acceptor = Acceptor::load(files).map_err(|error| certificate_error(&error, tls))?;
-            Ok(Some(Listener::Agents { address, acceptor: Some(std::sync::Arc::new(acceptor)), required: true }))
+            Ok(Some(Listener::Agents { address, acceptor: Some(std::sync::Arc::new(acceptor)) }))
         }
         None if address.ip().is_loopback() && !network.http.is_empty() => {
-            Ok(Some(Listener::Agents { address, acceptor: None, required: false }))
+            Ok(Some(Listener::Agents { address, acceptor: None }))
         }
         None => Ok(None),
     }
+}
+
+/// What a server says that serves no client agents though its configuration names a port for them.
+fn no_agents(config: &AgentConfig, listeners: &[Listener]) -> Option<String> {
+    let AgentConfig { node, network, .. } = config;
+    let are_served = listeners.iter().any(|listener| matches!(listener, Listener::Agents { .. }));
+    if node.role == Role::Client || node.dev || network.ports.server.is_none() || are_served {
+        return None;
+    }
+    Some(
+        "config: no client agent can ask this server: that takes ca_file (or ca_path), cert_file and key_file, or a \
+         bind_addr on loopback beside an open ports.http (docs/clients.md)"
+            .into(),
+    )
 }
 
 fn dns(config: &AgentConfig) -> Result<lictor_dns::Config, String> {

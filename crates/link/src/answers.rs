@@ -1,6 +1,5 @@
 //! What is said to servers and what they say, between the nouns of the mesh and the shapes of the API.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use lictor_api::agent::Service;
@@ -98,23 +97,6 @@ impl Contents {
     }
 }
 
-/// A name as one part of a path.
-pub(crate) fn segment(name: &str) -> Cow<'_, str> {
-    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-    if name.as_bytes().iter().all(plain) {
-        return name.into();
-    }
-    let mut text = String::with_capacity(name.len() + 8);
-    for byte in name.as_bytes() {
-        if plain(byte) {
-            text.push(char::from(*byte));
-        } else {
-            text.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    text.into()
-}
-
 #[cfg(test)]
 mod tests {
     use lictor_model::service::{Kind, ProxySpec, Service, Upstream};
@@ -151,11 +133,5 @@ mod tests {
         assert_eq!(body["Checks"][0]["CheckID"], "c");
         let body: Value = serde_json::from_slice(&removal("n1", &Removal::Service("web".into()))).unwrap();
         assert_eq!(body, json!({"Node": "n1", "ServiceID": "web"}));
-    }
-
-    #[test]
-    fn names_have_no_meaning_in_paths() {
-        assert_eq!(segment("web-1"), "web-1");
-        assert_eq!(segment("a/b ü.."), "a%2Fb%20%C3%BC%2E%2E");
     }
 }

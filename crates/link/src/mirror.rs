@@ -7,7 +7,8 @@ use std::collections::BTreeSet;
 
 use lictor_model::acl::Caller;
 use lictor_model::health::Check;
-use lictor_model::root::Roots;
+use lictor_model::revision::Revision;
+use lictor_model::root::{Root, Roots};
 use lictor_state::reader::{Filter, Side};
 use lictor_state::writer::{CaChange, Registration, Removal};
 use lictor_state::{Error, Reader, State, Writer};
@@ -104,6 +105,18 @@ impl Mirror {
         let _turn = self.turn.lock().await;
         let Some(trust_domain) = roots.trust_domain else { return Ok(()) };
         let reader = self.all();
+        let known = reader.roots().value;
+        if let Some(before) = known.trust_domain.as_ref().filter(|before| **before != trust_domain) {
+            tracing::error!(
+                "agent: the servers are of another trust domain now, {} instead of {}: restart this agent",
+                trust_domain.as_str(),
+                before.as_str()
+            );
+            return Ok(());
+        }
+        if known.roots.iter().map(plain).eq(roots.roots.iter().map(plain)) {
+            return Ok(());
+        }
         let based_on = reader.ca_config().value.map(|config| config.modified).unwrap_or_default();
         let cluster_id = trust_domain.as_str().strip_suffix(".consul").unwrap_or(trust_domain.as_str()).to_owned();
         self.writer
@@ -123,4 +136,9 @@ impl Mirror {
     async fn reached(&self) -> Result<(), Error> {
         self.all().catch_up().await
     }
+}
+
+/// A root without what each state counts for itself.
+fn plain(root: &Root) -> Root {
+    Root { created: Revision::ZERO, modified: Revision::ZERO, rotated_out_at: None, ..root.clone() }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use lictor_agent::Error as AgentError;
 use lictor_agent::cluster::{Author, Certified, Cluster, Soon};
 use lictor_agent::error::chain;
+use lictor_api::client::request::{encoded, segment};
 use lictor_api::internal::{Alive, AliveAnswer, Gone, SignRequest, Signed, TokenAnswer};
 use lictor_api::{catalog, connect, header, health, intention};
 use lictor_model::acl::{Caller, Enforcement};
@@ -23,13 +24,11 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
-use crate::answers::{self, Contents, segment};
+use crate::answers::{self, Contents};
 use crate::mirror::Mirror;
 use crate::servers::{Answer, Ask, Error, Servers};
 use crate::tokens::{Age, Tokens};
 
-/// What a secret stands for.
-const TOKEN: &str = "/v1/internal/agent/token";
 /// How long a read waits for a change.
 const WAIT: &str = "300s";
 /// How much longer its answer may take before it counts as lost.
@@ -140,9 +139,8 @@ impl Remote {
         // From now on nobody says that it is there.
         *inner.node.lock() = None;
         let node = inner.config.node.as_str().to_owned();
-        let (own, gone) = (inner.own(), Gone { node });
-        let asked = inner.tell::<serde_json::Value>("/v1/internal/agent/gone", &own, &gone);
-        match timeout(GONE_WITHIN, asked).await {
+        let ask = Ask::put("/v1/internal/agent/gone", &inner.own(), json(&Gone { node })).impatient().vital();
+        match timeout(GONE_WITHIN, inner.answered::<Done>(ask)).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => tracing::warn!("agent: cannot tell a server that this node leaves: {}", why(&error)),
             Err(_) => tracing::warn!("agent: cannot tell a server that this node leaves: no answer"),
@@ -153,6 +151,19 @@ impl Remote {
     pub fn servers(&self) -> &Servers {
         &self.inner.servers
     }
+}
+
+/// The answer to a write that worked: `true`, which says nothing more.
+type Done = serde::de::IgnoredAny;
+
+/// A body. Texts and numbers have a form in JSON.
+fn json(value: &impl serde::Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).unwrap_or_default()
+}
+
+/// Where the checks of a node are.
+fn checks_of(node: &str) -> String {
+    format!("/v1/health/node/{}", segment(node))
 }
 
 /// An error with what lies behind it, for the log.
@@ -192,18 +203,36 @@ impl Inner {
         self.own.lock().clone()
     }
 
-    async fn read<T: DeserializeOwned>(&self, target: &str, secret: &str) -> Result<T, Error> {
-        self.servers.read(&Ask::get(target, secret)).await?.json()
+    /// Asks, and reads the answer as a value.
+    async fn answered<T: DeserializeOwned>(&self, ask: Ask) -> Result<T, Error> {
+        self.servers.read(&ask).await?.json()
     }
 
-    async fn tell<T: DeserializeOwned>(
-        &self,
-        target: &str,
-        secret: &str,
-        body: &impl serde::Serialize,
-    ) -> Result<T, Error> {
-        let body = serde_json::to_vec(body).map_err(|error| Error::Answer(error.to_string()))?;
-        self.servers.read(&Ask::put(target, secret, body).impatient()).await?.json()
+    /// Writes to the catalog. What is not written now is when a server is back.
+    async fn write(&self, target: &str, author: &Author, body: Vec<u8>) -> Result<(), AgentError> {
+        let secret = match author {
+            Author::Secret(secret) => secret.clone(),
+            // Nobody here has rights of its own at a server.
+            Author::Caller(_) => self.own(),
+        };
+        let _: Done = self.answered(Ask::put(target, &secret, body).impatient()).await.map_err(of_agent)?;
+        Ok(())
+    }
+
+    /// Asks what a secret stands for.
+    async fn learn(&self, secret: &str) {
+        let mut ask = Ask::get("/v1/internal/agent/token", secret);
+        if self.tokens.is_known(secret) {
+            ask = ask.impatient();
+        }
+        match self.answered::<TokenAnswer>(ask).await {
+            Ok(answer) => self.tokens.learned(secret, Some(caller_of(answer))),
+            Err(Error::Refused { code: 403, .. }) => self.tokens.learned(secret, None),
+            Err(error) => {
+                tracing::debug!("agent: cannot ask what a token stands for: {}", why(&error));
+                self.tokens.unreachable(secret);
+            }
+        }
     }
 
     /// A read that waits for something newer than `index`.
@@ -233,22 +262,20 @@ impl Inner {
         }
     }
 
-    async fn see(&self, node: &str) -> Result<(), Error> {
-        let name = segment(node);
-        let secret = self.own();
-        let services: Option<catalog::NodeServices<'static>> =
-            self.read(&format!("/v1/catalog/node/{name}"), &secret).await?;
-        let checks: Option<Vec<health::Check<'static>>> =
-            self.read(&format!("/v1/health/node/{name}"), &secret).await?;
+    /// Holds a node with the checks that a server has just named.
+    async fn see(&self, node: &str, checks: Option<Vec<health::Check<'static>>>) -> Result<(), Error> {
+        let ask = Ask::get(format!("/v1/catalog/node/{}", segment(node)), &self.own());
+        let services = self.answered::<Option<catalog::NodeServices<'static>>>(ask).await?;
         let contents = Contents::of_node(services, checks.unwrap_or_default());
         self.mirror.put_node(node, contents).await.map_err(|error| Error::Answer(chain(&error)))
     }
 
     async fn follow_node(self: Arc<Self>, node: String, stop: Stop) {
-        let mut following = Following::new(&self, stop, format!("/v1/health/node/{}", segment(&node)));
+        let mut following = Following::new(&self, stop, checks_of(&node));
         while let Some(answer) = following.next(&self.own()).await {
-            if answer.is_ok()
-                && let Err(error) = self.see(&node).await
+            // Not known for the moment is as it was.
+            if let Ok(checks) = answer.and_then(|answer| answer.json())
+                && let Err(error) = self.see(&node, checks).await
             {
                 tracing::debug!("agent: cannot see node {node:?}: {}", why(&error));
             }
@@ -269,7 +296,8 @@ impl Inner {
             lease: *self.lease.lock(),
             ..Alive::default()
         };
-        let answer: AliveAnswer = self.tell("/v1/internal/agent/alive", &self.own(), &alive).await?;
+        let ask = Ask::put("/v1/internal/agent/alive", &self.own(), json(&alive)).impatient().vital();
+        let answer: AliveAnswer = self.answered(ask).await?;
         *self.lease.lock() = answer.lease;
         self.servers.told(answer.servers);
         Ok(answer.ttl.0.max(Duration::from_secs(1)) / BEATS)
@@ -324,7 +352,7 @@ impl Inner {
             known.asked = Instant::now();
             return Ok(known.clone());
         }
-        let query = format!("/v1/connect/intentions/match?by=destination&name={}", segment(target));
+        let query = format!("/v1/connect/intentions/match?by=destination&name={}", encoded(target));
         let answer = self.servers.read(&Ask::get(query.as_str(), secret)).await?;
         let matched = read_matched(&answer, target)?;
         let mut all = self.destinations.lock();
@@ -428,35 +456,15 @@ impl Cluster for Remote {
             if !inner.config.acls {
                 return Ok(());
             }
-            let ask = async {
-                let mut ask = Ask::get(TOKEN, secret);
-                if inner.tokens.is_known(secret) {
-                    ask = ask.impatient();
-                }
-                match inner.servers.read(&ask).await.and_then(|answer| answer.json::<TokenAnswer>()) {
-                    Ok(answer) => inner.tokens.learned(secret, Some(caller_of(answer))),
-                    Err(Error::Refused { code: 403, .. }) => inner.tokens.learned(secret, None),
-                    Err(error) => {
-                        tracing::debug!("agent: cannot ask what a token stands for: {}", why(&error));
-                        inner.tokens.unreachable(secret);
-                    }
-                }
-            };
             match inner.tokens.age(secret) {
                 Age::Fresh => {}
                 Age::Usable => {
-                    let (remote, secret) = (self.clone(), secret.to_owned());
-                    inner.tokens.unreachable(&secret);
-                    inner.scope.spawn("learn of a token", async move {
-                        let inner = &remote.inner;
-                        match inner.read::<TokenAnswer>(TOKEN, &secret).await {
-                            Ok(answer) => inner.tokens.learned(&secret, Some(caller_of(answer))),
-                            Err(Error::Refused { code: 403, .. }) => inner.tokens.learned(&secret, None),
-                            Err(_) => {}
-                        }
-                    });
+                    // Others that ask meanwhile need not.
+                    inner.tokens.unreachable(secret);
+                    let (inner, secret) = (Arc::clone(inner), secret.to_owned());
+                    self.inner.scope.spawn("learn of a token", async move { inner.learn(&secret).await });
                 }
-                Age::Stale => ask.await,
+                Age::Stale => inner.learn(secret).await,
             }
             Ok(())
         })
@@ -478,24 +486,15 @@ impl Cluster for Remote {
     }
 
     fn register<'a>(&'a self, author: &'a Author, registration: Registration) -> Soon<'a, ()> {
-        Box::pin(async move {
-            let inner = &self.inner;
-            let body = answers::registration(&registration);
-            // What is not written now is when a server is back.
-            let ask = Ask::put("/v1/catalog/register", &inner.secret_of(author), body).impatient();
-            let _: serde_json::Value = inner.servers.read(&ask).await.and_then(|a| a.json()).map_err(of_agent)?;
-            Ok(())
-        })
+        Box::pin(
+            async move { self.inner.write("/v1/catalog/register", author, answers::registration(&registration)).await },
+        )
     }
 
     fn deregister<'a>(&'a self, author: &'a Author, node: &'a str, removal: Removal) -> Soon<'a, ()> {
-        Box::pin(async move {
-            let inner = &self.inner;
-            let body = answers::removal(node, &removal);
-            let ask = Ask::put("/v1/catalog/deregister", &inner.secret_of(author), body).impatient();
-            let _: serde_json::Value = inner.servers.read(&ask).await.and_then(|a| a.json()).map_err(of_agent)?;
-            Ok(())
-        })
+        Box::pin(
+            async move { self.inner.write("/v1/catalog/deregister", author, answers::removal(node, &removal)).await },
+        )
     }
 
     fn decide<'a>(
@@ -507,12 +506,9 @@ impl Cluster for Remote {
     ) -> Soon<'a, Decision> {
         Box::pin(async move {
             let matched = self.inner.matched(secret, target).await.map_err(of_agent)?;
-            let otherwise = if self.inner.config.acls {
-                Otherwise::AclDefault(matched.otherwise)
-            } else if matched.otherwise == Action::Allow {
-                Otherwise::AclsDisabled
-            } else {
-                Otherwise::AclDefault(matched.otherwise)
+            let otherwise = match matched.otherwise {
+                Action::Allow if !self.inner.config.acls => Otherwise::AclsDisabled,
+                action => Otherwise::AclDefault(action),
             };
             Ok(decide(matched.intentions.iter(), namespace, source, otherwise))
         })
@@ -536,9 +532,8 @@ impl Cluster for Remote {
     fn certify<'a>(&'a self, secret: &'a str, csr_pem: &'a str) -> Soon<'a, Certified> {
         Box::pin(async move {
             let request = SignRequest { csr: csr_pem.to_owned() };
-            let body = serde_json::to_vec(&request).unwrap_or_default();
-            let ask = Ask::put("/v1/internal/agent/sign", secret, body);
-            let signed: Signed = self.inner.servers.read(&ask).await.and_then(|a| a.json()).map_err(of_agent)?;
+            let ask = Ask::put("/v1/internal/agent/sign", secret, json(&request));
+            let signed: Signed = self.inner.answered(ask).await.map_err(of_agent)?;
             Ok(Certified {
                 serial_number: signed.serial_number,
                 cert_pem: signed.cert_pem,
@@ -552,15 +547,18 @@ impl Cluster for Remote {
     }
 
     fn see_node<'a>(&'a self, node: &'a str) -> Soon<'a, ()> {
-        Box::pin(async move { self.inner.see(node).await.map_err(of_agent) })
+        Box::pin(async move {
+            let checks = self.inner.answered(Ask::get(checks_of(node), &self.inner.own())).await.map_err(of_agent)?;
+            self.inner.see(node, checks).await.map_err(of_agent)
+        })
     }
 
     fn see_service<'a>(&'a self, service: &'a str, secret: &'a str) -> Soon<'a, ()> {
         Box::pin(async move {
             let name = segment(service);
             for (side, path) in [(Side::Ordinary, "service"), (Side::Connect, "connect")] {
-                let target = format!("/v1/health/{path}/{name}");
-                let entries: Vec<health::Entry<'static>> = self.inner.read(&target, secret).await.map_err(of_agent)?;
+                let ask = Ask::get(format!("/v1/health/{path}/{name}"), secret);
+                let entries: Vec<health::Entry<'static>> = self.inner.answered(ask).await.map_err(of_agent)?;
                 let found = entries.into_iter().map(Contents::of_instance).collect();
                 self.inner.mirror.put_instances(service, side, found).await?;
             }
@@ -584,16 +582,6 @@ impl Cluster for Remote {
                 scope.spawn("follow a node", Arc::clone(inner).follow_node(node.clone(), scope.stop_signal()));
                 scope
             });
-        }
-    }
-}
-
-impl Inner {
-    fn secret_of(&self, author: &Author) -> String {
-        match author {
-            Author::Secret(secret) => secret.clone(),
-            // Nobody here has rights of its own at a server.
-            Author::Caller(_) => self.own(),
         }
     }
 }

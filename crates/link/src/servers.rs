@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{HOST, HeaderName, HeaderValue};
 use http::{Method, Request, Response};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -33,6 +33,8 @@ const PROBE: Duration = Duration::from_secs(5);
 /// What a server may send of one answer, and of all together, before we have taken it.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
+/// The largest answer that is read whole: more than any that this agent needs for itself.
+const MOST_ANSWER: usize = 64 << 20;
 /// More servers than any cluster has.
 const MOST_SERVERS: usize = 64;
 
@@ -116,6 +118,13 @@ struct Inner {
     scope: Scope,
 }
 
+/// A configuration that was read and does not hold yet.
+pub struct Next {
+    join: Vec<String>,
+    limit: Option<Limit>,
+    dialer: Option<Arc<Dialer>>,
+}
+
 #[derive(Default)]
 struct Known {
     /// Those of the configuration, and those that somebody named since.
@@ -171,6 +180,8 @@ pub struct Ask {
     pub body: Bytes,
     /// Whether it is tried again while no server can be reached.
     pub is_patient: bool,
+    /// Whether it counts as one of those that the configuration limits.
+    pub is_limited: bool,
 }
 
 impl Ask {
@@ -193,12 +204,18 @@ impl Ask {
             headers: http::HeaderMap::new(),
             body: body.into(),
             is_patient: true,
+            is_limited: true,
         }
     }
 
     /// The same for somebody who has better things to do than to wait for a server: it is tried once.
     pub fn impatient(self) -> Ask {
         Ask { is_patient: false, ..self }
+    }
+
+    /// The same beside all limits: without it servers would take this node for lost.
+    pub fn vital(self) -> Ask {
+        Ask { is_limited: false, ..self }
     }
 
     /// Whether asking twice is the same as asking once.
@@ -276,11 +293,16 @@ impl Servers {
         known.named.truncate(MOST_SERVERS);
     }
 
-    /// Takes in another configuration: the servers that it names, what limits requests, and certificates, for the connections
-    /// to come. Nothing of it holds when those cannot be read.
-    pub fn reload(&self, config: Config) -> Result<(), lictor_tls::Error> {
+    /// Reads what another configuration names: the servers, what limits requests, and certificates, for the connections to
+    /// come. Nothing of it holds yet.
+    pub fn prepare(&self, config: Config) -> Result<Next, lictor_tls::Error> {
         let Config { node: _, join, hold: _, limit, tls } = config;
-        let dialer = tls.as_ref().map(Dialer::load).transpose()?.map(Arc::new);
+        Ok(Next { join, limit, dialer: tls.as_ref().map(Dialer::load).transpose()?.map(Arc::new) })
+    }
+
+    /// From now on it holds.
+    pub fn replace(&self, next: Next) {
+        let Next { join, limit, dialer } = next;
         let inner = &self.inner;
         // Without certificates there never is more than a restart allows.
         if dialer.is_some() {
@@ -291,7 +313,6 @@ impl Servers {
         if bucket.as_ref().map(|bucket| bucket.limit) != limit {
             *bucket = limit.map(Bucket::new);
         }
-        Ok(())
     }
 
     /// Connects to one server, whoever is known to answer there or not.
@@ -310,7 +331,7 @@ impl Servers {
     /// Asks one of the servers, and gives the head of its answer. While none can be reached this is tried again for as long
     /// as the configuration says, if it is patient; what only reads is asked again when its connection ends. Cancel safe.
     pub async fn ask(&self, ask: &Ask) -> Result<Response<Incoming>, Error> {
-        if self.inner.bucket.lock().as_mut().is_some_and(|bucket| !bucket.take()) {
+        if ask.is_limited && self.inner.bucket.lock().as_mut().is_some_and(|bucket| !bucket.take()) {
             return Err(Error::Limited);
         }
         let until = Instant::now() + self.inner.hold;
@@ -337,9 +358,9 @@ impl Servers {
 
     /// Asks, and reads the whole answer.
     pub async fn read(&self, ask: &Ask) -> Result<Answer, Error> {
-        use http_body_util::BodyExt;
         let (head, body) = self.ask(ask).await?.into_parts();
-        let body = body.collect().await.map_err(|error| Error::Broken(lictor_agent::error::chain(&error)))?.to_bytes();
+        let body = Limited::new(body, MOST_ANSWER).collect().await;
+        let body = body.map_err(|error| Error::Broken(lictor_agent::error::chain(&*error)))?.to_bytes();
         Ok(Answer { head, body })
     }
 }
@@ -381,8 +402,7 @@ impl Inner {
         if let Some(sender) = line.sender.as_ref().filter(|sender| !sender.is_closed()) {
             return Ok(sender.clone());
         }
-        if let Some((at, why)) = line.failed.as_ref().filter(|(at, _)| at.elapsed() < PAUSE / 2) {
-            let _ = at;
+        if let Some((_, why)) = line.failed.as_ref().filter(|(at, _)| at.elapsed() < PAUSE / 2) {
             return Err(why.clone());
         }
         line.sender = None;
@@ -516,6 +536,7 @@ mod tests {
         let all = servers(&[], Some(Limit { rate: 0.001, burst: 1 }));
         assert!(matches!(all.ask(&Ask::get("/", "")).await, Err(Error::NoServers(_))));
         assert!(matches!(all.ask(&Ask::get("/", "")).await, Err(Error::Limited)));
+        assert!(matches!(all.ask(&Ask::get("/", "").vital()).await, Err(Error::NoServers(_))));
     }
 
     #[test]
@@ -529,7 +550,8 @@ mod tests {
         all.add("b:1");
         assert_eq!(all.known(), ["c:1", "a:1", "b:1", "d:1"]);
         let join = vec!["e:1".into()];
-        all.reload(Config { node: "n1".into(), join, hold: Duration::ZERO, limit: None, tls: None }).unwrap();
+        let config = Config { node: "n1".into(), join, hold: Duration::ZERO, limit: None, tls: None };
+        all.replace(all.prepare(config).unwrap());
         assert_eq!(all.known(), ["c:1", "a:1", "e:1"]);
     }
 

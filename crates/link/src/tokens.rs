@@ -22,6 +22,25 @@ pub enum DownPolicy {
     AsyncCache,
 }
 
+impl DownPolicy {
+    const ALL: [DownPolicy; 4] = [DownPolicy::Allow, DownPolicy::Deny, DownPolicy::ExtendCache, DownPolicy::AsyncCache];
+
+    /// Reads the word of the configuration.
+    pub fn parse(text: &str) -> Option<DownPolicy> {
+        DownPolicy::ALL.into_iter().find(|policy| policy.as_str() == text)
+    }
+
+    /// The word of the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            DownPolicy::Allow => "allow",
+            DownPolicy::Deny => "deny",
+            DownPolicy::ExtendCache => "extend-cache",
+            DownPolicy::AsyncCache => "async-cache",
+        }
+    }
+}
+
 /// More secrets than a node has users. They come from requests, so there is a most of them.
 const MOST: usize = 4096;
 

@@ -42,23 +42,32 @@ impl Config {
 /// The caller that a secret stands for; an empty one is nobody in particular.
 pub(crate) fn caller(tables: &Tables, config: &Config, secret: &str) -> Result<Caller, Error> {
     let Some(acl) = config.acl else { return Ok(Caller::acls_disabled()) };
-    if ROOT_SECRETS.contains(&secret) {
-        return Err(Error::refused("Cannot resolve root ACL"));
-    }
     let access = &tables.access;
-    let accessor: Arc<str> = if secret.is_empty() {
-        ANONYMOUS_TOKEN.into()
-    } else {
-        Arc::clone(access.accessor_of(secret).ok_or(Error::UnknownToken)?)
-    };
+    let accessor = accessor_of(tables, secret)?;
     Ok(access.caller_once(&accessor, || {
-        let public = if *accessor == *ANONYMOUS_TOKEN { "" } else { &accessor };
+        let public = public(&accessor);
         match access.rules_of(&accessor, &config.datacenter) {
             Some(rules) => Caller::enforced(public, rules, acl.default_policy, acl.enforcement),
             // Rules that cannot be read may be the ones that deny.
             None => Caller::with_rules(public, Rules::default(), Action::Deny),
         }
     }))
+}
+
+/// The token that a secret stands for.
+fn accessor_of(tables: &Tables, secret: &str) -> Result<Arc<str>, Error> {
+    if ROOT_SECRETS.contains(&secret) {
+        return Err(Error::refused("Cannot resolve root ACL"));
+    }
+    match secret {
+        "" => Ok(ANONYMOUS_TOKEN.into()),
+        secret => tables.access.accessor_of(secret).map(Arc::clone).ok_or(Error::UnknownToken),
+    }
+}
+
+/// A token's public name; empty for the anonymous one.
+fn public(accessor: &str) -> &str {
+    if accessor == ANONYMOUS_TOKEN { "" } else { accessor }
 }
 
 /// What a secret stands for, in a form that another process can make the same caller of.
@@ -102,18 +111,9 @@ impl Grant {
 /// What a secret stands for; the same as [`caller`] says.
 pub(crate) fn grant(tables: &Tables, config: &Config, secret: &str) -> Result<Grant, Error> {
     let Some(acl) = config.acl else { return Ok(Grant::default()) };
-    if ROOT_SECRETS.contains(&secret) {
-        return Err(Error::refused("Cannot resolve root ACL"));
-    }
-    let access = &tables.access;
-    let accessor: Arc<str> = if secret.is_empty() {
-        ANONYMOUS_TOKEN.into()
-    } else {
-        Arc::clone(access.accessor_of(secret).ok_or(Error::UnknownToken)?)
-    };
-    let rules = access.texts_of(&accessor, &config.datacenter);
-    let accessor = if *accessor == *ANONYMOUS_TOKEN { String::new() } else { accessor.to_string() };
-    Ok(Grant { acl: Some(acl), accessor, rules })
+    let accessor = accessor_of(tables, secret)?;
+    let rules = tables.access.texts_of(&accessor, &config.datacenter);
+    Ok(Grant { acl: Some(acl), accessor: public(&accessor).to_owned(), rules })
 }
 
 /// Accessors by the digests of their secrets.

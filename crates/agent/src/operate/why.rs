@@ -153,7 +153,7 @@ impl Inner {
         token: &str,
         process: &ManagedProcess,
     ) -> BTreeMap<String, Decision> {
-        let secret = self.secret_elsewhere(token);
+        let (secret, _) = self.asker_elsewhere(token);
         let mut decisions = BTreeMap::new();
         for upstream in self.upstreams_of(&process.id) {
             let name = upstream.destination_name;

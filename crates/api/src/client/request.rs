@@ -97,12 +97,7 @@ impl Request {
 
     /// Adds a name to the path, encoded so that no character of it has a meaning. Call before any query parameter.
     pub fn segment(mut self, name: &str) -> Request {
-        match name {
-            // Written out they would mean the place and the one above it.
-            "." => self.target.push_str("%2E"),
-            ".." => self.target.push_str("%2E%2E"),
-            name => encode(&mut self.target, name),
-        }
+        self.target.push_str(&segment(name));
         self
     }
 
@@ -172,8 +167,18 @@ impl Request {
     }
 }
 
+/// A name as one part of a path.
+pub fn segment(name: &str) -> String {
+    match name {
+        // Written out they would mean the place and the one above it.
+        "." => "%2E".to_owned(),
+        ".." => "%2E%2E".to_owned(),
+        name => encoded(name),
+    }
+}
+
 /// A text with every character encoded that could have a meaning in a URL.
-pub(super) fn encoded(text: &str) -> String {
+pub fn encoded(text: &str) -> String {
     let mut target = String::with_capacity(text.len());
     encode(&mut target, text);
     target

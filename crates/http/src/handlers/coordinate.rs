@@ -50,7 +50,7 @@ pub(crate) fn datacenters(call: &Call<'_>) -> Answered {
     let config = call.config();
     let agent = call.agent();
     let reader = agent.reader(&Caller::management(""));
-    let others = agent.members().into_iter().filter(|member| member.is_server && !config.node_name.same(&member.node));
+    let others = agent.servers().into_iter().filter(|member| !config.node_name.same(&member.node));
     let mut servers: Vec<(String, Coordinate)> = others
         .filter_map(|member| {
             let place = reader.coordinates_of_node(&member.node).value.first()?.coordinate.clone();

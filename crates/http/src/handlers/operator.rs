@@ -25,8 +25,8 @@ pub(crate) fn raft_configuration(call: &Call<'_>) -> Answered {
     needs(call, Access::Read)?;
     let agent = call.agent();
     let lead = agent.lead();
-    let members = if agent.is_sharing() { agent.members() } else { vec![agent.as_member()] };
-    let servers = members.iter().filter(|member| member.is_server).map(|member| shape::RaftServer {
+    let servers = agent.servers();
+    let servers = servers.iter().map(|member| shape::RaftServer {
         id: member.id.as_str().into(),
         node: member.node.as_str().into(),
         address: member.address.as_str().into(),
@@ -111,10 +111,9 @@ pub(crate) fn autopilot_health(call: &Call<'_>) -> Answered {
     let agent = call.agent();
     let index = agent.reader(&call.caller).current();
     let own = agent.as_member();
-    let members = if agent.is_sharing() { agent.members() } else { vec![own.clone()] };
-    let servers: Vec<_> = members
+    let servers = agent.servers();
+    let servers: Vec<_> = servers
         .iter()
-        .filter(|member| member.is_server)
         .map(|member| shape::ServerHealth {
             id: member.id.as_str().into(),
             name: member.node.as_str().into(),

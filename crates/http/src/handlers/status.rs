@@ -12,12 +12,8 @@ pub(crate) fn leader(call: &Call<'_>) -> Answered {
 }
 
 pub(crate) fn peers(call: &Call<'_>) -> Answered {
-    if !call.agent().is_sharing() {
-        return call.json(&Peers::from([own_address(call).into()]));
-    }
-    let members = call.agent().members();
-    let servers = members.iter().filter(|member| member.is_server);
-    call.json(&servers.map(|server| server.address.as_str().into()).collect::<Peers<'_>>())
+    let servers = call.agent().servers();
+    call.json(&servers.iter().map(|server| server.address.as_str().into()).collect::<Peers<'_>>())
 }
 
 /// `host:port` of the server that leads; empty while there is none.

@@ -493,6 +493,10 @@ fn agents_recognise_each_other_by_certificates_of_one_authority() {
     };
     refused("stranger", tls(others.path(), "client"));
     refused("nobody", json!({}));
+    // It believes the server, which does not believe it.
+    let mut unknown = tls(others.path(), "client");
+    unknown["ca_file"] = tls(ours.path(), "client")["ca_file"].clone();
+    refused("unknown", unknown);
     let mut misnamed = tls(ours.path(), "client");
     misnamed["server_name"] = "another.name".into();
     refused("misnamed", misnamed);
@@ -518,6 +522,12 @@ fn a_client_asks_no_more_than_it_may_and_waits_for_servers_no_longer_than_it_is_
     assert_eq!(answers.remove(0).status, 200);
     let last = answers.pop().unwrap();
     assert_eq!((last.status, last.text().as_str()), (429, ""));
+    // That does not keep it from saying that it is there.
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(5) {
+        assert_eq!(serf(&server, "one"), "passing", "{:?} after the limit", begun.elapsed());
+        std::thread::sleep(Duration::from_millis(100));
+    }
     // A reload lifts the limit.
     one.reconfigure(|config| config["limits"]["rpc_rate"] = json!(-1));
     one.put("/v1/agent/reload", Value::Null);
@@ -541,6 +551,47 @@ fn a_client_asks_no_more_than_it_may_and_waits_for_servers_no_longer_than_it_is_
         server.start_agent();
         asking.join().unwrap();
     });
+}
+
+#[test]
+fn what_was_answered_before_is_answered_again_to_who_takes_it_old() {
+    let mut server = server(json!({}));
+    let one = client(&server, "one", json!({}));
+    let strict = client(&server, "strict", json!({"acl": {"enabled": true, "down_policy": "deny"}}));
+    one.put("/v1/agent/service/register", json!({"Name": "web", "Port": 80}));
+    let path = "/v1/health/service/web?cached";
+    let before = one.get(path);
+    assert_eq!(before.json().as_array().map(Vec::len), Some(1));
+    assert_eq!(strict.get(path).json().as_array().map(Vec::len), Some(1));
+    server.kill_agent();
+    until("no server answers", || one.get("/v1/health/service/web").status == 500);
+    let after = one.get(path);
+    assert_eq!((after.status, after.text(), after.index()), (200, before.text(), before.index()));
+    assert_eq!(after.headers.get("x-cache").map(String::as_str), Some("HIT"));
+    assert!(after.headers["age"].parse::<u64>().is_ok(), "{:?}", after.headers);
+    assert_eq!(one.get("/v1/health/service/other?cached").status, 500);
+    // Where nothing holds that no server can confirm, old answers do not.
+    assert_eq!(strict.get(path).status, 500);
+}
+
+#[test]
+fn a_client_that_knows_no_server_joins_one_by_hand() {
+    let server = server(json!({}));
+    let mut one = build_client(&server, "one", json!({"retry_join": []}));
+    one.start_agent();
+    until("it says so", || one.log().contains("it knows no server"));
+    until("it answers", || one.try_request("GET", "/v1/agent/services", b"").is_ok());
+    assert_eq!(one.get("/v1/catalog/nodes").status, 500);
+    let nobody = one.request("PUT", &format!("/v1/agent/join/127.0.0.1:{}", ports::one()), b"");
+    assert!(nobody.status == 500 && nobody.text().contains("Failed to join 127.0.0.1"), "{}", nobody.text());
+    // The port of the API is none for agents.
+    assert_eq!(one.request("PUT", &format!("/v1/agent/join/127.0.0.1:{}", server.http_port), b"").status, 500);
+    one.put(&format!("/v1/agent/join/127.0.0.1:{}", server.http_port + 2), Value::Null);
+    until("its node is there", || serf(&server, "one") == "passing");
+    // A server that nobody can ask says why.
+    let closed = House::start(LICTOR, json!({"bind_addr": "0.0.0.0", "advertise_addr": "127.0.0.1"}));
+    assert!(closed.log().contains("no client agent can ask this server: that takes ca_file"), "{}", closed.log());
+    assert!(!server.log().contains("no client agent can ask"), "{}", server.log());
 }
 
 #[test]

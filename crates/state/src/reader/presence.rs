@@ -15,6 +15,11 @@ impl Reader {
         self.answer(vec![Topic::Members], |tables| tables.presence.alive().cloned().collect())
     }
 
+    /// The servers among them; public.
+    pub fn servers(&self) -> Answer<Vec<Member>> {
+        self.answer(vec![Topic::Members], |tables| tables.presence.servers().cloned().collect())
+    }
+
     /// The server that does what one must do; public. None where the store is not shared.
     pub fn lead(&self) -> Answer<Option<Member>> {
         self.answer(vec![Topic::Members], |tables| tables.presence.lead().cloned())

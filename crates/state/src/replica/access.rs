@@ -161,16 +161,18 @@ impl Access {
     pub(crate) fn rules_of(&self, accessor: &str, datacenter: &str) -> Option<Rules> {
         let Some(StoredToken { row, rules }) = self.tokens.get(accessor) else { return Some(Rules::default()) };
         let mut all = rules.clone()?;
-        let management = (row.kind == TokenKind::Management).then(|| fold(MANAGEMENT_POLICY));
-        let linked = row.policies.iter().flatten().map(|link| fold(&link.id));
-        for id in linked.chain(management) {
-            // A policy that was deleted grants nothing any more.
-            let Some(policy) = self.policies.get(&id) else { continue };
-            if policy.row.counts_in(datacenter) {
-                all.add_all(policy.rules.as_ref()?);
-            }
+        for policy in self.policies_of(row, datacenter) {
+            all.add_all(policy.rules.as_ref()?);
         }
         Some(all)
+    }
+
+    /// The policies of a token that count in a datacenter. One that was deleted grants nothing any more.
+    fn policies_of<'a>(&'a self, row: &'a Token, datacenter: &'a str) -> impl Iterator<Item = &'a StoredPolicy> {
+        let management = (row.kind == TokenKind::Management).then(|| fold(MANAGEMENT_POLICY));
+        let linked = row.policies.iter().flatten().map(|link| fold(&link.id));
+        let policies = linked.chain(management).filter_map(|id| self.policies.get(&id));
+        policies.filter(move |policy| policy.row.counts_in(datacenter))
     }
 
     /// The texts of which [`Access::rules_of`] is made.
@@ -178,13 +180,9 @@ impl Access {
         let Some(StoredToken { row, .. }) = self.tokens.get(accessor) else { return Vec::new() };
         let own = Some(&row.rules).filter(|text| !text.is_empty());
         let own = own.map(|text| RuleText { text: text.clone(), legacy: true });
-        let management = (row.kind == TokenKind::Management).then(|| fold(MANAGEMENT_POLICY));
-        let linked = row.policies.iter().flatten().map(|link| fold(&link.id));
-        let policies = linked.chain(management).filter_map(|id| self.policies.get(&id));
-        let counting = policies.filter(|policy| policy.row.counts_in(datacenter));
-        own.into_iter()
-            .chain(counting.map(|policy| RuleText { text: policy.row.rules.clone(), legacy: false }))
-            .collect()
+        let policies = self.policies_of(row, datacenter);
+        let policies = policies.map(|policy| RuleText { text: policy.row.rules.clone(), legacy: false });
+        own.into_iter().chain(policies).collect()
     }
 
     /// All tokens, by accessor.

@@ -1,6 +1,6 @@
 //! Who is alive and who leads, in memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use lictor_model::revision::Revision;
@@ -21,18 +21,26 @@ pub(crate) struct MemberRow {
 pub(crate) struct Presence {
     /// By folded name of the node.
     alive: BTreeMap<Arc<str>, MemberRow>,
+    /// Those of them that are servers: few among many.
+    servers: BTreeSet<Arc<str>>,
     lead: Option<MemberRow>,
     index: Revision,
 }
 
 impl Presence {
     pub(crate) fn put(&mut self, node: &Arc<str>, row: MemberRow, at: Revision, touched: &mut Touched) {
+        if row.member.is_server {
+            self.servers.insert(Arc::clone(node));
+        } else {
+            self.servers.remove(node);
+        }
         self.alive.insert(Arc::clone(node), row);
         self.touch(at, touched);
     }
 
     pub(crate) fn remove(&mut self, node: &str, at: Revision, touched: &mut Touched) {
         if self.alive.remove(node).is_some() {
+            self.servers.remove(node);
             self.touch(at, touched);
         }
     }
@@ -50,6 +58,11 @@ impl Presence {
     /// All that are alive, by node.
     pub(crate) fn alive(&self) -> impl Iterator<Item = &Member> {
         self.alive.values().map(|row| &row.member)
+    }
+
+    /// All servers that are alive, by node.
+    pub(crate) fn servers(&self) -> impl Iterator<Item = &Member> {
+        self.servers.iter().filter_map(|node| self.alive.get(node)).map(|row| &row.member)
     }
 
     /// Whether an agent of this node (folded name) is alive.

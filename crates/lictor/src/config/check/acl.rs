@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use lictor_link::tokens::DownPolicy;
+
 use super::node::is_uuid;
 use super::{Check, Node};
 use crate::config::report::Stage;
@@ -74,27 +76,6 @@ impl DefaultPolicy {
     }
 }
 
-/// What is allowed while nobody can decide.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum DownPolicy {
-    Allow,
-    Deny,
-    ExtendCache,
-    AsyncCache,
-}
-
-impl DownPolicy {
-    /// The word of the configuration.
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            DownPolicy::Allow => "allow",
-            DownPolicy::Deny => "deny",
-            DownPolicy::ExtendCache => "extend-cache",
-            DownPolicy::AsyncCache => "async-cache",
-        }
-    }
-}
-
 /// Reads and judges.
 pub(crate) fn acl(check: &mut Check<'_>, _node: &Node) -> Acl {
     let settings = check.settings;
@@ -108,16 +89,13 @@ pub(crate) fn acl(check: &mut Check<'_>, _node: &Node) -> Acl {
         }
     };
     let down_policy = match settings.text("acl.down_policy") {
-        "" | "extend-cache" => DownPolicy::ExtendCache,
-        "async-cache" => DownPolicy::AsyncCache,
-        "allow" => DownPolicy::Allow,
-        "deny" => DownPolicy::Deny,
-        other => {
-            let text = format!("Unsupported down ACL policy: {other}");
+        "" => DownPolicy::default(),
+        text => DownPolicy::parse(text).unwrap_or_else(|| {
+            let why = format!("Unsupported down ACL policy: {text}");
             let remedy = "use \"allow\", \"deny\", \"extend-cache\" or \"async-cache\"";
-            check.refuse(Stage::Rules, "acl.down_policy", text, remedy);
+            check.refuse(Stage::Rules, "acl.down_policy", why, remedy);
             DownPolicy::Deny
-        }
+        }),
     };
     // The presence of the old key turned access control on; leaving it off would open what was closed.
     let enabled = match settings.flag_if_set("acl.enabled").filter(|_| settings.is_given("acl.enabled")) {
