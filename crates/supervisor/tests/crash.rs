@@ -573,8 +573,9 @@ fn sockets_outlive_a_process_and_a_successor_that_end_in_the_middle_of_a_handove
         end(second);
         let runs = |status: &Status| status.pid.is_some() && !is(status, first) && !is(status, second);
         let third = status(&supervisor, runs).await.pid.unwrap();
-        let environment = fs::read(format!("/proc/{third}/environ")).unwrap();
-        assert!(String::from_utf8_lossy(&environment).contains("LICTOR_SOCKETS="), "it has inherited them");
+        // It has a number before it is the program that it becomes, and until then our environment.
+        let environment = || fs::read(format!("/proc/{third}/environ")).unwrap();
+        eventually("it has inherited them", || String::from_utf8_lossy(&environment()).contains("LICTOR_SOCKETS="));
         supervisor.shutdown(Farewell::StopAll).await;
     });
     assert_eq!(home.living(), []);
