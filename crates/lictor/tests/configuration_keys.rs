@@ -7,15 +7,15 @@ mod common;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::UdpSocket;
-use std::os::unix::net::UnixDatagram;
+use std::net::{TcpStream, UdpSocket};
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::LICTOR;
 use lictor_testkit::http::{self, Answer};
-use lictor_testkit::{House, ports, program, until};
+use lictor_testkit::{House, eventually, ports, program, until};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -214,6 +214,13 @@ fn before_version_8_of_the_rules_keys_were_guarded_and_nodes_were_not() {
     assert!(house.log().contains("config: acl_enforce_version_8 = false leaves nodes"), "{}", house.log());
 }
 
+/// The number of a user.
+fn id_of(user: &str) -> u32 {
+    let users = fs::read_to_string("/etc/passwd").unwrap();
+    let number = users.lines().find_map(|line| line.strip_prefix(user)?.strip_prefix(':')?.split(':').nth(1));
+    number.unwrap().parse().unwrap()
+}
+
 #[test]
 fn addresses_of_a_node_are_shown_where_clients_look_for_them() {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -227,16 +234,20 @@ fn addresses_of_a_node_are_shown_where_clients_look_for_them() {
         }),
     );
     let socket = house.folder().join("http.sock");
-    let owner = fs::metadata(house.folder()).unwrap();
+    // Only root may give a socket to somebody else; a user has a name, too.
+    let own = fs::metadata(house.folder()).unwrap();
+    let (user, uid, group) = match own.uid() {
+        0 => ("nobody".to_owned(), id_of("nobody"), 65532),
+        uid => (uid.to_string(), uid, own.gid()),
+    };
     house.reconfigure(|config| {
         config["addresses"]["http"] = format!("127.0.0.1 unix://{}", socket.display()).into();
-        let (user, group) = (owner.uid().to_string(), owner.gid().to_string());
-        config["unix_sockets"] = json!({"mode": "0711", "user": user, "group": group});
+        config["unix_sockets"] = json!({"mode": "0711", "user": user, "group": group.to_string()});
     });
     house.start_agent();
     house.wait_ready();
     let file = fs::metadata(&socket).unwrap();
-    assert_eq!((file.permissions().mode() & 0o777, file.uid(), file.gid()), (0o711, owner.uid(), owner.gid()));
+    assert_eq!((file.permissions().mode() & 0o777, file.uid(), file.gid()), (0o711, uid, group));
     assert_eq!(house.get("/v1/agent/self").json()["Config"]["NodeID"], "40e4a748-2192-161a-0510-9bf59fe950b5");
     // DNS is at its own address and nowhere else.
     assert_eq!(counted(&dns_at("127.0.0.2", &house, "node1.node.consul", A)), (1, false));
@@ -554,4 +565,173 @@ fn a_syslog_is_told_with_the_facility_configured() {
     let priority: u32 = text.trim_start_matches('<').split('>').next().unwrap().parse().unwrap();
     assert_eq!(priority / 8, 19, "{text}");
     drop(house);
+}
+
+/// How an agent ended that cannot do what its configuration says.
+fn refusal(config: &Value) -> String {
+    let mut house = House::build(LICTOR, config.clone());
+    house.start_agent();
+    let status = eventually("it ends", || {
+        let serves = house.try_request("GET", "/v1/status/leader", b"").is_ok();
+        assert!(!serves, "it serves with {config}: {}", house.log());
+        house.ended()
+    });
+    assert_eq!(status.code(), Some(1), "{config}: {}", house.log());
+    house.log()
+}
+
+#[test]
+fn an_agent_that_cannot_do_what_a_key_says_does_not_start_and_names_the_key_and_the_remedy() {
+    let segments = "Network segments are not supported in this version of Consul";
+    for (config, key, text, remedy) in [
+        (json!({"segment": "blue"}), "segment", segments, "remove it"),
+        (json!({"segments": [{"name": "blue", "port": 8303}]}), "segments", segments, "remove it"),
+        (
+            json!({"datacenter": "east", "primary_datacenter": "west"}),
+            "primary_datacenter",
+            "a second datacenter has its own root of trust",
+            "set it to \"east\"",
+        ),
+        (json!({"server": false}), "bootstrap", "'bootstrap = true' requires 'server = true'", "remove bootstrap"),
+        (
+            json!({"connect": {"ca_provider": "aws"}}),
+            "connect.ca_provider",
+            "aws is not a valid CA provider",
+            "use \"consul\"",
+        ),
+        (
+            json!({"connect": {"ca_provider": "vault"}}),
+            "connect.ca_provider",
+            "vault is a CA provider that this build does not have",
+            "use \"consul\"",
+        ),
+        (
+            json!({"verify_incoming_rpc": true}),
+            "verify_incoming_rpc",
+            "VerifyIncoming set, and no CA certificate provided!",
+            "add ca_file or ca_path",
+        ),
+        (
+            json!({"verify_outgoing": true}),
+            "verify_outgoing",
+            "VerifyOutgoing set, and no CA certificate provided!",
+            "add ca_file or ca_path",
+        ),
+        (
+            json!({"tls_min_version": "tls99"}),
+            "tls_min_version",
+            "TLSMinVersion: value tls99 not supported, please specify one of [tls10,tls11,tls12]",
+            "write \"tls12\"",
+        ),
+    ] {
+        let log = refusal(&config);
+        for part in ["agent.json", key, text, remedy] {
+            assert!(log.contains(part), "{part:?} is not said for {config}: {log}");
+        }
+    }
+}
+
+#[test]
+fn names_addresses_and_certificates_are_of_the_datacenter_the_domain_and_the_address_configured() {
+    let house = House::start(
+        LICTOR,
+        json!({
+            "datacenter": "East", "primary_datacenter": "EAST", "domain": "Foo.", "bind_addr": "127.0.0.2",
+            "service": {"name": "web", "port": 80, "connect": {"proxy": {}}},
+            "services": [{"name": "db", "port": 81}],
+        }),
+    );
+    assert_eq!(house.get("/v1/agent/self").json()["Config"]["Datacenter"], "east");
+    assert_eq!(house.get("/v1/catalog/datacenters").json(), json!(["east"]));
+    assert_eq!(house.get("/v1/catalog/nodes?dc=dc1").text().trim(), "No path to datacenter");
+    for (name, port) in [("web", 80), ("db", 81)] {
+        until("the service is in the catalog", || {
+            house.get(&format!("/v1/catalog/service/{name}")).json()[0]["ServicePort"] == port
+        });
+    }
+    let leaf = house.get("/v1/agent/connect/ca/leaf/web").json();
+    let uri = leaf["ServiceURI"].as_str().unwrap();
+    assert!(uri.ends_with("/ns/default/dc/east/svc/web"), "{uri}");
+
+    for name in ["web.service.foo", "web.service.east.FOO", "node1.node.foo"] {
+        assert_eq!(counted(&dns(&house, name, A)), (1, false), "{name}");
+    }
+    for name in ["web.service.dc1.foo", "web.service.consul", "node1.node.consul"] {
+        assert_eq!(counted(&dns(&house, name, A)), (0, false), "{name}");
+    }
+
+    // What others reach this node by is bound to its address, and to no other one.
+    assert_eq!(house.get("/v1/catalog/nodes").json()[0]["Address"], "127.0.0.2");
+    let server = house.http_port + 2;
+    until("the proxy serves", || TcpStream::connect(("127.0.0.2", house.first_proxy_port)).is_ok());
+    for port in [server, house.first_proxy_port] {
+        assert!(TcpStream::connect(("127.0.0.2", port)).is_ok(), "{port}");
+        assert!(TcpStream::connect(("127.0.0.1", port)).is_err(), "{port}");
+    }
+}
+
+#[test]
+fn https_has_addresses_of_its_own_and_proxies_are_told_whether_to_verify_it() {
+    let mut house = House::build(LICTOR, json!({}));
+    certificates(house.folder());
+    let folder = house.folder().to_owned();
+    let https = ports::one();
+    let socket = folder.join("https.sock");
+    let seen = folder.join("seen");
+    house.reconfigure(|config| {
+        config["addresses"] = json!({"https": format!("127.0.0.2 unix://{}", socket.display())});
+        config["ports"]["https"] = https.into();
+        config["cert_file"] = json!(folder.join("dc1-server-consul-0.pem"));
+        config["key_file"] = json!(folder.join("dc1-server-consul-0-key.pem"));
+        config["ca_file"] = json!(folder.join("consul-agent-ca.pem"));
+        config["verify_outgoing"] = true.into();
+        config["tls_min_version"] = "tls11".into();
+        let line = format!("env > {0}.new; mv {0}.new {0}; exec sleep 1000", seen.display());
+        let proxy = json!({"command": ["/bin/sh", "-c", line]});
+        config["service"] = json!({"name": "web", "port": 80, "connect": {"proxy": proxy}});
+        // It is told the address of HTTPS, by which a house does not find it.
+        config["connect"]["proxy_defaults"] = json!({"kill_on_agent_exit": true});
+    });
+    house.start_agent();
+    house.wait_ready();
+    let members = Command::new(LICTOR)
+        .args(["members", "-http-addr", &format!("https://127.0.0.2:{https}"), "-ca-file", "consul-agent-ca.pem"])
+        .args(["-tls-server-name", "localhost"])
+        .current_dir(&folder)
+        .output()
+        .unwrap();
+    assert!(members.status.success(), "{}", String::from_utf8_lossy(&members.stderr));
+    assert!(TcpStream::connect(("127.0.0.1", https)).is_err(), "it is at the address of HTTP, too");
+    assert!(UnixStream::connect(&socket).is_ok());
+    let told = eventually("the proxy has written what it was told", || fs::read_to_string(&seen).ok());
+    let told: BTreeSet<&str> = told.lines().collect();
+    let address = format!("CONSUL_HTTP_ADDR=127.0.0.2:{https}");
+    assert!(told.contains(address.as_str()) && told.contains("CONSUL_HTTP_SSL_VERIFY=true"), "{told:?}");
+    // Versions that nobody speaks any more are no reason not to start.
+    assert!(house.log().contains("tls_min_version = \"tls11\" is raised to \"tls12\""), "{}", house.log());
+}
+
+#[test]
+fn numbers_have_the_first_word_and_the_filter_configured_and_without_connect_there_are_no_roots() {
+    let telemetry = json!({
+        "metrics_prefix": "mine", "disable_hostname": true, "filter_default": false, "prefix_filter": ["+mine.http"],
+    });
+    let house = House::start_dev(LICTOR, json!({"telemetry": telemetry, "connect": {"enabled": false}}));
+    let named = |list: &str| -> BTreeSet<String> {
+        let shown = house.get("/v1/agent/metrics").json();
+        let all = shown[list].as_array().unwrap().iter();
+        all.map(|one| one["Name"].as_str().unwrap().to_owned()).collect()
+    };
+    until("the request is shown", || {
+        house.get("/v1/status/leader");
+        named("Samples").contains("mine.http.GET.v1.status.leader")
+    });
+    let all = ["Gauges", "Counters", "Samples"].into_iter().flat_map(named).collect::<BTreeSet<_>>();
+    assert!(all.iter().all(|name| name.starts_with("mine.http.")), "{all:?}");
+
+    for path in ["/v1/connect/ca/roots", "/v1/agent/connect/ca/leaf/web"] {
+        let refused = house.get(path);
+        let why = "Connect must be enabled in order to use this endpoint";
+        assert_eq!((refused.status, refused.text().as_str()), (500, why), "{path}");
+    }
 }

@@ -196,3 +196,23 @@ fn a_reload_brings_the_tokens_of_the_configuration() {
     as_root(&house, "PUT", "/v1/agent/reload", Value::Null);
     assert!(status(&house, "", "/v1/catalog/nodes").1.contains("node1"));
 }
+
+#[test]
+fn an_agent_speaks_and_is_reached_with_the_tokens_of_its_configuration() {
+    let tokens = json!({"master": ROOT, "agent_master": "local"});
+    let house = House::start(LICTOR, guarded(json!({"acl": {"tokens": tokens}, "node_meta": {"rack": "a"}})));
+    assert_eq!(status(&house, "local", "/v1/agent/self").0, 200);
+    assert_eq!(status(&house, "another", "/v1/agent/self"), (403, "ACL not found".into()));
+    // Nobody gave the agent a right to say of its node what it knows.
+    until("it may not", || house.log().contains("Node info update blocked by ACLs"));
+    let rack = || as_root(&house, "GET", "/v1/catalog/node/node1", Value::Null)["Node"]["Meta"]["rack"].clone();
+    assert_eq!(rack(), Value::Null);
+
+    house.reconfigure(|config| {
+        config["acl"]["tokens"] = json!({"master": ROOT, "agent": ROOT, "agent_master": "another"});
+    });
+    as_root(&house, "PUT", "/v1/agent/reload", Value::Null);
+    until("it may", || rack() == "a");
+    assert_eq!(status(&house, "another", "/v1/agent/self").0, 200);
+    assert_eq!(status(&house, "local", "/v1/agent/self"), (403, "ACL not found".into()));
+}
