@@ -1,6 +1,7 @@
 //! The handle that faces use: one method per use case, the caller first.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use lictor_model::node::Node;
 use lictor_model::revision::Revision;
 use lictor_model::root::IssuedLeaf;
 use lictor_model::service::{Definition, Kind};
+use lictor_state::coordinate::Coordinate;
 use lictor_state::writer::{Registration, Removal};
 use lictor_state::{Presence, Reader, Writer};
 use lictor_supervisor::{Logs, Supervisor};
@@ -92,6 +94,10 @@ pub(crate) struct Inner {
     pub(crate) warned: Mutex<BTreeSet<String>>,
     /// What the catalog did not take because of the ACLs.
     pub(crate) blocked: Mutex<crate::sync::AllBlocked>,
+    /// Where this node answers who measures how far away it is, once that was to be.
+    pub(crate) ping: OnceLock<Option<SocketAddr>>,
+    /// Where a client agent has found its node to be.
+    pub(crate) place: Mutex<Option<Coordinate>>,
     pub(crate) stop: Stop,
 }
 
@@ -153,6 +159,8 @@ impl Agent {
             troubles: Mutex::default(),
             warned: Mutex::default(),
             blocked: Mutex::default(),
+            ping: OnceLock::new(),
+            place: Mutex::default(),
             stop: scope.stop_signal(),
         });
         inner.take_tokens(&inner.reloadable.load().tokens);
@@ -178,6 +186,9 @@ impl Agent {
             scope.spawn("sessions", Arc::clone(&inner).expire_sessions());
         }
         scope.spawn("leaves", Arc::clone(&inner).keep_leaves());
+        if inner.cluster.is_remote() {
+            inner.measure_distances(scope);
+        }
         if let Some(authority) = &inner.authority {
             scope.spawn("roots", authority.clone().keep_roots(inner.stop.clone()));
         }
@@ -211,12 +222,8 @@ impl Agent {
         if inner.presence.set(presence.clone()).is_err() {
             return;
         }
-        let mut member = inner.member();
-        if let Some(post) = inner.open_post() {
-            member.ping = post.address.to_string();
-            scope.spawn("distances", Arc::clone(inner).keep_place(post));
-        }
-        scope.spawn("presence", presence.clone().keep(member, inner.stop.clone()));
+        inner.measure_distances(scope);
+        scope.spawn("presence", presence.clone().keep(inner.member(), inner.stop.clone()));
         scope.spawn("own health", Arc::clone(inner).keep_own_health(presence.clone()));
         scope.spawn("events", Arc::clone(inner).follow_events(inner.stop.clone()));
         scope.spawn("lost nodes", Arc::clone(inner).mark_lost_nodes(presence));

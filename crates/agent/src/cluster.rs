@@ -6,11 +6,14 @@
 
 use std::collections::BTreeSet;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::Pin;
 
 use lictor_model::acl::Caller;
 use lictor_model::intention::Decision;
 use lictor_model::node::Node;
+use lictor_state::coordinate::NodeCoordinate;
+use lictor_state::presence::Member;
 use lictor_state::writer::{Registration, Removal};
 use lictor_state::{Reader, State, Writer};
 
@@ -109,6 +112,19 @@ pub trait Cluster: Send + Sync {
 
     /// From now on the reader follows these nodes.
     fn follow_nodes(&self, _nodes: BTreeSet<String>) {}
+
+    /// Agents that can be asked how far away they are, at most so many, chosen by chance; and how many agents there are.
+    fn peers(&self, _most: usize) -> (Vec<Member>, usize) {
+        Default::default()
+    }
+
+    /// Says where this node is.
+    fn place(&self, _own: NodeCoordinate) -> Soon<'_, ()> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// Tells where others can ask how far away this node is.
+    fn answers_at(&self, _address: SocketAddr) {}
 }
 
 /// The cluster of an agent that has the state itself.
@@ -161,5 +177,13 @@ impl Cluster for Standing {
     ) -> Soon<'a, Decision> {
         let decision = self.reader(asking).decide(namespace, source, lictor_model::identity::DEFAULT_NAMESPACE, target);
         Box::pin(std::future::ready(Ok(decision)))
+    }
+
+    fn peers(&self, most: usize) -> (Vec<Member>, usize) {
+        self.reader(&Caller::management("")).some_that_answer(most).value
+    }
+
+    fn place(&self, own: NodeCoordinate) -> Soon<'_, ()> {
+        Box::pin(async move { Ok(self.writer.update_coordinates(&[own]).await?) })
     }
 }

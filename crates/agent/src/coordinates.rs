@@ -1,7 +1,7 @@
 //! Network coordinates: where this node is, and where others say they are.
 //!
-//! Agents that share a store measure each other: each sends small datagrams to the others in turn (`ping`), learns its
-//! place from how long the answers take (`vivaldi`), and stores it now and then. An agent that is alone is at the
+//! Agents of a cluster measure each other: each sends small datagrams to some of the others in turn (`ping`), learns its
+//! place from how long the answers take (`vivaldi`), and has it stored now and then. An agent that is alone is at the
 //! origin.
 
 mod ping;
@@ -16,6 +16,7 @@ use std::time::Duration;
 use lictor_model::acl::Caller;
 use lictor_state::coordinate::{Coordinate, NodeCoordinate};
 use lictor_state::presence::Member;
+use lictor_task::Scope;
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, sleep_until};
 
@@ -29,6 +30,9 @@ use vivaldi::Vivaldi;
 const HASTE: Duration = Duration::from_millis(100);
 const HASTY_ANSWERS: u32 = 40;
 const PACE: Duration = Duration::from_secs(1);
+/// So many others are asked in turn, so many times, before some others are.
+const PEERS: usize = 16;
+const ROUNDS: u32 = 4;
 /// An answer that takes longer is none.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The place is stored this often, later by up to as much again, and less often where more nodes would make more writes
@@ -55,10 +59,10 @@ impl Agent {
 }
 
 /// Where an agent is asked, and asks from.
-pub(crate) struct Post {
+struct Post {
     socket: UdpSocket,
     /// As others reach it.
-    pub(crate) address: SocketAddr,
+    address: SocketAddr,
 }
 
 /// Questions that wait for their answers: whom, and since when.
@@ -66,31 +70,52 @@ type Asked = HashMap<Nonce, (String, Instant)>;
 
 impl Inner {
     fn coordinate(&self) -> Option<Coordinate> {
+        if self.cluster.is_remote() {
+            return self.place.lock().clone();
+        }
         let reader = self.cluster.reader(&Caller::management(""));
         let rows = reader.coordinates_of_node(self.config.node_name.as_str()).value;
         rows.first().map(|row| row.coordinate.clone())
     }
 
     /// Places this node at the origin, unless it is somewhere already: whoever measures distances from it (monitors of
-    /// external nodes do) places the others around it.
+    /// external nodes do) places the others around it. A client agent is nowhere before it has measured.
     pub(crate) async fn place_node(&self) {
-        if self.coordinate().is_some() {
+        if self.cluster.is_remote() || self.coordinate().is_some() {
             return;
         }
         self.store_place(&Coordinate::default()).await;
     }
 
-    async fn store_place(&self, place: &Coordinate) {
+    async fn store_place(&self, place: &Coordinate) -> bool {
         let name = self.config.node_name.clone();
         let own = NodeCoordinate { node: name, coordinate: place.clone(), ..NodeCoordinate::default() };
-        if let Err(error) = self.writer.update_coordinates(&[own]).await {
-            tracing::warn!("agent: cannot store this node's coordinate: {}", chain(&error));
+        let stored = self.cluster.place(own).await;
+        if let Err(error) = &stored {
+            tracing::debug!("agent: cannot store this node's coordinate: {}", chain(error));
         }
+        stored.is_ok()
+    }
+
+    /// From now on measures distances to others, and answers who measures, unless it does already or is not to.
+    pub(crate) fn measure_distances(self: &Arc<Self>, scope: &Scope) {
+        self.ping.get_or_init(|| {
+            let post = self.open_post()?;
+            let address = post.address;
+            self.cluster.answers_at(address);
+            scope.spawn("distances", Arc::clone(self).keep_place(post));
+            Some(address)
+        });
+    }
+
+    /// Where it answers who measures.
+    pub(crate) fn ping_address(&self) -> Option<SocketAddr> {
+        self.ping.get().copied().flatten()
     }
 
     /// Opens the socket by which distances are measured; none where they are not. Where the port is taken any other one
     /// will do, since the others learn it from the store; but a firewall may not let it through.
-    pub(crate) fn open_post(&self) -> Option<Post> {
+    fn open_post(&self) -> Option<Post> {
         let config = &self.config;
         let port = config.ping_port.filter(|_| config.measures_distances)?;
         let open = |port| bind(SocketAddr::new(config.ping_bind, port));
@@ -110,12 +135,13 @@ impl Inner {
     }
 
     /// Measures, answers who measures, and stores what was learned, until told to stop.
-    pub(crate) async fn keep_place(self: Arc<Self>, post: Post) {
-        let start = self.coordinate();
-        let mut stored = start.clone().unwrap_or_default();
-        let mut place = Vivaldi::new(stored.clone());
+    async fn keep_place(self: Arc<Self>, post: Post) {
+        let mut stored = self.coordinate();
+        let mut place = Vivaldi::new(stored.clone().unwrap_or_default());
         let mut asked = Asked::new();
-        let mut queue: Vec<Member> = Vec::new();
+        let mut peers: Vec<Member> = Vec::new();
+        let (mut queue, mut rounds): (Vec<Member>, u32) = (Vec::new(), 0);
+        let mut agents = 0;
         let mut answers = 0;
         let (mut ask_at, mut store_at) = (Instant::now(), Instant::now() + STORE_EVERY);
         let mut datagram = [0; ping::LEN + 1];
@@ -148,8 +174,16 @@ impl Inner {
                     let now = Instant::now();
                     asked.retain(|_, (_, since)| now.duration_since(*since) < PATIENCE);
                     if queue.is_empty() {
-                        queue = self.peers();
-                        place.keep_only(|peer| queue.iter().any(|member| member.node == peer));
+                        if peers.is_empty() || rounds == ROUNDS {
+                            // One more than are asked: this node may be among them.
+                            (peers, agents) = self.cluster.peers(PEERS + 1);
+                            peers.retain(|member| !self.config.node_name.same(&member.node));
+                            place.keep_only(|peer| peers.iter().any(|member| member.node == peer));
+                            rounds = 0;
+                        }
+                        rounds += 1;
+                        queue.clone_from(&peers);
+                        fastrand::shuffle(&mut queue);
                     }
                     if let Some(peer) = queue.pop() {
                         ask(&post.socket, peer, &mut asked);
@@ -158,24 +192,19 @@ impl Inner {
                 }
                 () = sleep_until(store_at) => {
                     let now = Instant::now();
-                    if answers > 0 && has_moved(&stored, place.coordinate()) {
-                        stored = place.coordinate().clone();
-                        self.store_place(&stored).await;
+                    let now_at = place.coordinate();
+                    let moved = stored.as_ref().is_none_or(|stored| has_moved(stored, now_at));
+                    if answers > 0 && moved {
+                        *self.place.lock() = Some(now_at.clone());
+                        if self.store_place(now_at).await {
+                            stored = Some(now_at.clone());
+                        }
                     }
-                    let nodes = self.cluster.reader(&Caller::management("")).members().value.len();
-                    let least = Duration::from_secs_f64(nodes as f64 / WRITES_PER_SECOND).max(STORE_EVERY);
+                    let least = Duration::from_secs_f64(agents as f64 / WRITES_PER_SECOND).max(STORE_EVERY);
                     store_at = now + least + least.mul_f64(fastrand::f64());
                 }
             }
         }
-    }
-
-    /// The others that can be asked, in an order of chance.
-    fn peers(&self) -> Vec<Member> {
-        let mut peers = self.cluster.reader(&Caller::management("")).members().value;
-        peers.retain(|member| !member.ping.is_empty() && !self.config.node_name.same(&member.node));
-        fastrand::shuffle(&mut peers);
-        peers
     }
 }
 

@@ -20,6 +20,7 @@ use lictor_state::writer::{Registration, Removal};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::Error;
 use crate::agent::{Agent, Inner};
 use crate::cluster::Author;
 use crate::error::chain;
@@ -139,6 +140,33 @@ impl Agent {
             .collect()
     }
 
+    /// Takes this node out of a store that is shared; what is registered here is kept for the next start. To be called when
+    /// the reconcilers have ended: they would say it again. Nothing happens where the store is not shared: nobody is left to
+    /// whom it would matter.
+    pub async fn leave(&self) -> Result<(), Error> {
+        match self.inner.presence.get() {
+            Some(presence) => {
+                self.inner.forget(&Caller::management(""), presence, self.inner.config.node_name.as_str()).await
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Forgets the node of an agent that is lost, before its time. Nothing happens when it is alive or nobody knows it, as
+    /// in the original.
+    pub async fn force_leave(&self, node: &str) -> Result<(), Error> {
+        let inner = &self.inner;
+        let Some(lost) = self.lost_members().into_iter().find(|member| member.node.eq_ignore_ascii_case(node)) else {
+            return Ok(());
+        };
+        tracing::info!("agent: node {:?} is forced to leave", lost.node);
+        let presence = match inner.presence.get() {
+            Some(presence) => presence.clone(),
+            None => inner.served()?.presence(),
+        };
+        inner.forget(&Caller::management(""), &presence, &lost.node).await
+    }
+
     /// The agent that does what one must do; public. None where the store is not shared, or for the moments between
     /// the end of one and the next.
     pub fn lead(&self) -> Option<Member> {
@@ -160,9 +188,21 @@ impl Inner {
             id: config.node_id.clone(),
             address: std::net::SocketAddr::new(config.advertise_addr, config.server_port).to_string(),
             is_server: config.is_server,
-            ping: String::new(),
+            ping: self.ping_address().map(|address| address.to_string()).unwrap_or_default(),
             since: 0,
         }
+    }
+
+    /// Takes a node out of the catalog for good.
+    pub(crate) async fn forget(&self, caller: &Caller, presence: &Presence, node: &str) -> Result<(), Error> {
+        // In this order: without its lease it would be lost, and be written again as that.
+        self.writer.deregister_as(caller, node, Removal::Node).await?;
+        presence.release(node).await?;
+        if let Some(served) = self.served.get() {
+            served.forget(node);
+        }
+        lictor_meter::count("serf.member.left", &[]);
+        Ok(())
     }
 
     /// Shows this node as alive whenever it is and the catalog says otherwise.
@@ -179,6 +219,10 @@ impl Inner {
             if standing.borrow_and_update().is_alive() && shown.is_none_or(|row| row.check.status != Status::Passing) {
                 self.push_node().await;
                 lictor_meter::count("serf.member.join", &[]);
+                if shown.is_none() {
+                    // The node was forgotten, with what is registered here.
+                    self.full_sync_nudge.notify_one();
+                }
             }
             tokio::select! {
                 () = self.stop.requested() => return,

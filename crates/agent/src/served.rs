@@ -13,9 +13,9 @@ use lictor_model::health::Status;
 use lictor_model::meta::Meta;
 use lictor_model::node::Node;
 use lictor_state::State;
-use lictor_state::presence::Member;
+use lictor_state::presence::{Member, Presence};
 use lictor_state::tokens::Grant;
-use lictor_state::writer::{Registration, Removal};
+use lictor_state::writer::Registration;
 use lictor_task::Scope;
 use parking_lot::Mutex;
 
@@ -32,7 +32,23 @@ pub(crate) struct Served {
     pub(crate) ttl: Duration,
     /// Leases that were seen to be those of these nodes.
     leases: Mutex<HashMap<String, u64>>,
+    scope: Scope,
 }
+
+impl Served {
+    /// How client agents are alive.
+    pub(crate) fn presence(&self) -> Presence {
+        self.state.presence(self.ttl)
+    }
+
+    /// A node is gone.
+    pub(crate) fn forget(&self, node: &str) {
+        self.leases.lock().retain(|known, _| !known.eq_ignore_ascii_case(node));
+    }
+}
+
+/// Others are named to a client agent that asks how far away they are.
+const PEERS: usize = 16;
 
 /// A node as its client agent presents it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,6 +67,8 @@ pub struct Presented {
     pub lease: u64,
     /// `host:port` at which it answers datagrams that measure the distance to it; empty when it does not.
     pub ping: String,
+    /// Whether it asks whom it can measure.
+    pub wants_peers: bool,
 }
 
 /// How a node is kept alive.
@@ -62,13 +80,17 @@ pub struct Held {
     pub ttl: Duration,
     /// `host:port` of all servers that are there.
     pub servers: Vec<String>,
+    /// Some agents that answer who measures, if asked for.
+    pub peers: Vec<Member>,
+    /// How many agents there are, if asked for.
+    pub agents: usize,
 }
 
 impl Agent {
     /// From now on serves client agents. A node without a word from its agent for `ttl` counts as lost.
     pub fn serve_clients(&self, state: State, ttl: Duration, scope: &Scope) {
         let inner = &self.inner;
-        if inner.served.set(Served { state, ttl, leases: Mutex::default() }).is_err() {
+        if inner.served.set(Served { state, ttl, leases: Mutex::default(), scope: scope.clone() }).is_err() {
             return;
         }
         // Servers that share a store look after each other already, and after clients with that.
@@ -136,11 +158,33 @@ impl Agent {
             inner.writer.register_as(caller, registration).await?;
             lictor_meter::count("serf.member.join", &[]);
         }
+        if !member.ping.is_empty() {
+            // Now there is somebody to be measured.
+            inner.measure_distances(&served.scope);
+        }
         let is_its = served.leases.lock().get(&member.node) == Some(&presented.lease);
         let lease = served.state.hold_member(&member, presented.lease, is_its, served.ttl).await?;
+        let (peers, agents) = match presented.wants_peers {
+            true => self.peers_of(&member.node),
+            false => Default::default(),
+        };
         served.leases.lock().insert(member.node, lease);
         let servers = self.servers().into_iter().map(|server| server.address).collect();
-        Ok(Held { lease, ttl: served.ttl, servers })
+        Ok(Held { lease, ttl: served.ttl, servers, peers, agents })
+    }
+
+    /// Whom the agent of a node can measure.
+    fn peers_of(&self, node: &str) -> (Vec<Member>, usize) {
+        let (mut peers, mut agents) = self.inner.cluster.peers(PEERS);
+        if !self.is_sharing() {
+            // It holds no lease, but it is there.
+            let own = self.as_member();
+            agents += 1;
+            peers.truncate(PEERS - 1);
+            peers.extend((!own.ping.is_empty()).then_some(own));
+        }
+        peers.retain(|peer| !peer.node.eq_ignore_ascii_case(node));
+        (peers, agents)
     }
 
     /// A node leaves in order: nothing of it stays in the catalog.
@@ -155,12 +199,7 @@ impl Agent {
         }
         self.is_no_server(node)?;
         tracing::info!("agent: node {node:?} leaves");
-        // In this order: without its lease it would be lost, and be written again as that.
-        inner.writer.deregister_as(caller, node, Removal::Node).await?;
-        served.state.release_member(node).await?;
-        served.leases.lock().remove(node);
-        lictor_meter::count("serf.member.left", &[]);
-        Ok(())
+        inner.forget(caller, &served.presence(), node).await
     }
 
     /// Refuses the names of servers: what they say of themselves is not for others to say.
@@ -175,7 +214,7 @@ impl Agent {
 }
 
 impl Inner {
-    fn served(&self) -> Result<&Served, Error> {
+    pub(crate) fn served(&self) -> Result<&Served, Error> {
         self.served.get().ok_or_else(|| Error::Refused("this agent serves no client agents".into()))
     }
 }

@@ -68,6 +68,10 @@ impl Inner {
     /// Makes the catalog follow a change. Failures are logged and made good by the next full sync; the client's
     /// registration stands either way.
     pub(crate) async fn push(&self, effects: &Effects) {
+        // An agent that ends says nothing more: it may have left. The next one says what is kept.
+        if self.stop.is_requested() {
+            return;
+        }
         for gone in &effects.gone {
             self.push_gone(gone).await;
         }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use lictor_model::meta::Meta;
 use serde::{Deserialize, Serialize};
 
+use crate::is_zero;
 use crate::time::{Span, Time};
 
 /// `GET /v1/internal/agent/token`: what the secret of the request stands for. From it a client agent makes the same caller
@@ -87,6 +88,8 @@ pub struct Alive {
     pub lease: u64,
     /// `host:port` at which it answers datagrams that measure the distance to it; empty when it does not.
     pub ping: String,
+    /// Whether it asks for [`AliveAnswer::peers`].
+    pub wants_peers: bool,
 }
 
 /// For how long that holds.
@@ -100,6 +103,22 @@ pub struct AliveAnswer {
     pub ttl: Span,
     /// `host:port` of all servers that are there.
     pub servers: Vec<String>,
+    /// Some other agents that answer who measures how far away they are; those who ask for them get them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub peers: Vec<Peer>,
+    /// How many agents there are.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub agents: u64,
+}
+
+/// An agent that answers who measures how far away it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Peer {
+    /// What its node is called.
+    pub node: String,
+    /// `host:port` at which it answers datagrams.
+    pub ping: String,
 }
 
 /// `PUT /v1/internal/agent/gone`: this node leaves in order.

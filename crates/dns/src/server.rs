@@ -361,7 +361,9 @@ impl Core {
                 Some(reply)
             }
             (Ok(None), About::Zone) => unanswered(name, "the server takes it for an address"),
-            (Err(why), _) => unanswered(name, &why),
+            // Others may know the address, and what they say is better than nothing.
+            (Err(why), About::Address(_)) => unanswered(name, &why).filter(|_| !settings.has_recursors()),
+            (Err(why), About::Zone) => unanswered(name, &why),
         };
         (known, packet)
     }

@@ -23,8 +23,11 @@ pub(crate) type Answered = Result<Response, Failure>;
 pub(crate) enum Peer {
     Tcp(SocketAddr),
     Unix,
-    /// A client agent, at the port for agents.
-    Agent(SocketAddr),
+    /// A client agent, at the port for agents. In the clear it may as well be anybody on this machine.
+    Agent {
+        address: SocketAddr,
+        certified: bool,
+    },
 }
 
 /// One request without its body.
@@ -64,7 +67,7 @@ impl Call<'_> {
     /// The node for which this agent answers: its own, or that of the client agent that asks.
     pub(crate) fn node(&self) -> &str {
         let named = match self.peer {
-            Peer::Agent(_) => {
+            Peer::Agent { .. } => {
                 self.headers.get(&lictor_link::servers::NODE).and_then(|name| std::str::from_utf8(name.as_bytes()).ok())
             }
             Peer::Tcp(_) | Peer::Unix => None,

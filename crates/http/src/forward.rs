@@ -5,7 +5,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::{
     ACCEPT_ENCODING, AGE, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, DATE, EXPECT, HOST, HeaderMap, HeaderName,
     HeaderValue, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VARY,
@@ -42,7 +41,8 @@ const UNTAKEN: Duration = Duration::from_secs(30);
 
 /// Whether a route is about this agent, so that it answers itself even where it holds no state.
 pub(crate) fn is_own(route: &Route) -> bool {
-    route.pattern.starts_with("/v1/agent/") && route.pattern != "/v1/agent/members"
+    let of_the_cluster = ["/v1/agent/members", "/v1/agent/force-leave/"];
+    route.pattern.starts_with("/v1/agent/") && !of_the_cluster.contains(&route.pattern)
 }
 
 /// Asks a server what this call asks.
@@ -97,20 +97,36 @@ pub(crate) async fn forward(
     let is_short = hyper::body::Body::size_hint(&body).upper().is_some_and(|size| size <= WHOLE);
     let mut response = if is_short {
         let whole = body.collect().await.map_err(|error| failed(Error::Broken(error.to_string())))?.to_bytes();
-        if let Some((kept, question)) = kept.filter(|_| head.status == StatusCode::OK) {
-            let given =
-                Given { status: head.status, headers: headers.clone(), body: whole.clone(), at: Instant::now() };
-            kept.put(question, given);
+        match kept {
+            Some((kept, question)) if head.status == StatusCode::OK => {
+                let given =
+                    Given { status: head.status, headers: headers.clone(), body: whole.clone(), at: Instant::now() };
+                kept.put(question, given);
+            }
+            // It is not there any more, or not for them: what was said before does not hold either.
+            Some((kept, question)) if head.status.is_client_error() && head.status != StatusCode::TOO_MANY_REQUESTS => {
+                kept.forget(&question);
+            }
+            _ => {}
         }
         respond::bytes(whole)
     } else {
-        // One that ends too early is no answer, and with its length a client can tell.
+        // One that ends too early is no answer, and a client can tell: by its length, and by how it ends.
         headers.extend(head.headers.get(CONTENT_LENGTH).map(|length| (CONTENT_LENGTH, length.clone())));
-        let (sender, pieces) = mpsc::channel::<Bytes>(PIECES);
+        let (sender, pieces) = mpsc::channel(PIECES);
         tokio::spawn(async move {
-            while let Some(Ok(frame)) = body.frame().await {
-                let Ok(data) = frame.into_data() else { continue };
-                if !matches!(tokio::time::timeout(UNTAKEN, sender.send(data)).await, Ok(Ok(()))) {
+            loop {
+                let piece = match body.frame().await {
+                    Some(Ok(frame)) => match frame.into_data() {
+                        Ok(data) => Some(data),
+                        Err(_) => continue,
+                    },
+                    Some(Err(_)) => return,
+                    None => None,
+                };
+                let is_last = piece.is_none();
+                let taken = tokio::time::timeout(UNTAKEN, sender.send(piece)).await;
+                if is_last || !matches!(taken, Ok(Ok(()))) {
                     return;
                 }
             }

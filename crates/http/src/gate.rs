@@ -10,7 +10,7 @@ use crate::config::{Config, Network, Unprintable};
 use crate::query::Query;
 use crate::respond::{self, Response};
 use crate::routes::{Handler, Route, Table};
-use crate::{pages, path};
+use crate::{forward, pages, path};
 
 /// What `/` says where there is no web interface; scripts look for it to find out what listens here.
 const GREETING: &str = "Consul Agent";
@@ -94,8 +94,10 @@ impl Gate {
         if let Some(target) = self.elsewhere(uri.path(), &path) {
             return Admission::Elsewhere(respond::redirect(method, &target, uri.query()));
         }
-        let is_agent = matches!(peer, Peer::Agent(_));
-        let found = self.table.find(&path).filter(|(route, _)| is_agent || !route.is_for_agents());
+        let is_agent = matches!(peer, Peer::Agent { .. });
+        // What is about an agent and its node is never asked by another one: whoever tries is none.
+        let is_here = |route: &Route| if is_agent { !forward::is_own(route) } else { !route.is_for_agents() };
+        let found = self.table.find(&path).filter(|(route, _)| is_here(route));
         let Some((route, argument_at)) = found else {
             if let Some(file) = path.strip_prefix(pages::BELOW).filter(|_| self.has_page) {
                 return Admission::Page(file.to_owned());
@@ -111,7 +113,8 @@ impl Gate {
         let Ok(query) = Query::parse(uri.query().unwrap_or_default()) else {
             return Admission::Answered(respond::empty(StatusCode::INTERNAL_SERVER_ERROR));
         };
-        if !is_agent && self.blocked.iter().any(|blocked| path.starts_with(blocked)) {
+        let is_certified = matches!(peer, Peer::Agent { certified: true, .. });
+        if !is_certified && self.blocked.iter().any(|blocked| path.starts_with(blocked)) {
             let text = "Endpoint is blocked by agent configuration";
             return Admission::Answered(respond::text(StatusCode::FORBIDDEN, text));
         }
@@ -152,10 +155,10 @@ impl Gate {
             return None;
         }
         match peer {
-            Peer::Tcp(address) if self.is_allowed(address.ip()) => None,
             // It forwards for others, whom it has asked where they come from.
-            Peer::Agent(_) => None,
-            Peer::Tcp(_) => Some(respond::text(StatusCode::FORBIDDEN, "Access is restricted")),
+            Peer::Agent { certified: true, .. } => None,
+            Peer::Tcp(address) | Peer::Agent { address, .. } if self.is_allowed(address.ip()) => None,
+            Peer::Tcp(_) | Peer::Agent { .. } => Some(respond::text(StatusCode::FORBIDDEN, "Access is restricted")),
             // The networks say nothing about who may use the socket file, and its mode does.
             Peer::Unix => {
                 let text = "Access is restricted to networks, and a Unix socket has no address";

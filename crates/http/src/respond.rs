@@ -1,6 +1,5 @@
 //! Answers: JSON, texts and streams, the headers that all of them carry, and compression.
 
-use std::convert::Infallible;
 use std::io::Write as _;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -150,8 +149,8 @@ pub(crate) fn stream(lines: mpsc::Receiver<Bytes>) -> Response {
     response
 }
 
-/// Bytes as they come, as they are.
-pub(crate) fn pieces(pieces: mpsc::Receiver<Bytes>) -> Response {
+/// Bytes as they come, as they are, until `None`. When there is nobody any more who could say that, the answer is cut off.
+pub(crate) fn pieces(pieces: mpsc::Receiver<Option<Bytes>>) -> Response {
     Response::new(ResponseBody::Pieces(pieces))
 }
 
@@ -228,10 +227,15 @@ pub(crate) enum ResponseBody {
     /// All of it, and where it is shared with others, if it is.
     Whole(Bytes, Option<Arc<Encoded>>),
     /// Pieces of something that is not compressed again, as they come.
-    Pieces(mpsc::Receiver<Bytes>),
+    Pieces(mpsc::Receiver<Option<Bytes>>),
     /// Lines without their ends, as they come.
     Lines { lines: mpsc::Receiver<Bytes>, gzip: Option<Box<GzEncoder<Vec<u8>>>> },
 }
+
+/// An answer ends before its end: its client must not take it for whole.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the answer ends before its end")]
+pub(crate) struct CutOff;
 
 /// The lowest level: answers are read at once and never stored, and most are small.
 fn compressed(plain: &[u8]) -> Bytes {
@@ -273,17 +277,15 @@ impl ResponseBody {
 
 impl Body for ResponseBody {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = CutOff;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutOff>>> {
         match &mut *self {
             ResponseBody::Whole(bytes, _) if bytes.is_empty() => Poll::Ready(None),
             ResponseBody::Whole(bytes, _) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             ResponseBody::Pieces(pieces) => {
-                pieces.poll_recv(context).map(|piece| piece.map(|piece| Ok(Frame::data(piece))))
+                let piece = ready!(pieces.poll_recv(context)).ok_or(CutOff);
+                Poll::Ready(piece.map(|piece| piece.map(Frame::data)).transpose())
             }
             ResponseBody::Lines { lines, gzip } => {
                 let Some(line) = ready!(lines.poll_recv(context)) else {

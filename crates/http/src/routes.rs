@@ -121,7 +121,7 @@ static ROUTES: &[Route] = &[
     route!(Caller "/v1/agent/reload": PUT Act(process::reload)),
     route!(Caller "/v1/agent/join/": PUT Act(process::join)),
     route!(Caller "/v1/agent/leave": PUT Act(process::leave)),
-    route!(Caller "/v1/agent/force-leave/": PUT Now(process::force_leave)),
+    route!(Caller "/v1/agent/force-leave/": PUT Act(process::force_leave)),
     route!(Acl "/v1/agent/token/": PUT Act(process::token)),
     route!(Caller "/v1/agent/maintenance": PUT Act(agent::maintenance)),
     route!(Caller "/v1/agent/services": GET Now(agent::services)),

@@ -402,8 +402,13 @@ async fn accept(server: Arc<Server>, scope: Scope, socket: ListenSocket) {
                 let Some(accepted) = stop.or_stopped(listener.accept()).await else { return };
                 let acceptor = acceptor.clone();
                 accepted.map(|(stream, peer)| match acceptor {
-                    Some(acceptor) => scope.spawn("connection", serve.secure(stream, acceptor, Peer::Agent(peer))),
-                    None => scope.spawn("connection", serve.plain(stream, Peer::Agent(peer))),
+                    Some(acceptor) => scope.spawn(
+                        "connection",
+                        serve.secure(stream, acceptor, Peer::Agent { address: peer, certified: true }),
+                    ),
+                    None => {
+                        scope.spawn("connection", serve.plain(stream, Peer::Agent { address: peer, certified: false }))
+                    }
                 })
             }
             ListenSocket::Unix(listener) => {
@@ -477,7 +482,7 @@ impl Serve {
         if let Left::Bytes(before) = left {
             // A future of its own, on the heap: a connection of reads need not have room for it.
             let stream = Rewound::new(before, stream);
-            if matches!(peer, Peer::Agent(_)) && stream.begins_with(HTTP2) {
+            if matches!(peer, Peer::Agent { .. }) && stream.begins_with(HTTP2) {
                 return Box::pin(self.streams(stream, peer)).await;
             }
             Box::pin(self.whole(stream, peer)).await;
@@ -498,7 +503,6 @@ impl Serve {
             .header_read_timeout(HEAD_LIMIT)
             .max_buf_size(HEAD_SIZE)
             .title_case_headers(true)
-            .pipeline_flush(true)
             .serve_connection(TokioIo::new(stream), service);
         finish(connection, server.stop.requested(), |connection| connection.graceful_shutdown()).await;
     }
@@ -513,7 +517,7 @@ impl Serve {
             Some(Ok(Ok(stream))) => stream,
             Some(Ok(Err(error))) => {
                 let from = match peer {
-                    Peer::Tcp(address) | Peer::Agent(address) => address.to_string(),
+                    Peer::Tcp(address) | Peer::Agent { address, .. } => address.to_string(),
                     Peer::Unix => "a unix socket".to_owned(),
                 };
                 tracing::debug!("http: TLS handshake error from {from}: {error}");
@@ -531,7 +535,7 @@ impl Serve {
     async fn streams(self, stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer) {
         let stop = self.server.stop.clone();
         let most = match peer {
-            Peer::Agent(_) => streams::MOST_STREAMS_OF_AGENT,
+            Peer::Agent { .. } => streams::MOST_STREAMS_OF_AGENT,
             Peer::Tcp(_) | Peer::Unix => streams::MOST_STREAMS,
         };
         let server = self.server;
@@ -664,7 +668,7 @@ impl Server {
             let target = head.uri.path_and_query().map_or("", |target| target.as_str());
             let from = match (peer, proxy) {
                 (_, Some(id)) => format!("@{id}"),
-                (Peer::Tcp(address) | Peer::Agent(address), None) => address.to_string(),
+                (Peer::Tcp(address) | Peer::Agent { address, .. }, None) => address.to_string(),
                 (Peer::Unix, None) => "@".to_owned(),
             };
             let (target, took) = (query::redacted(target), started.elapsed());
@@ -740,7 +744,11 @@ impl Server {
             return Err(Failure::Denied);
         }
         if let Some(elsewhere) = forwarded {
-            return Box::pin(forward::forward(elsewhere, &call, head.uri.path(), admitted.handler, body)).await;
+            let answered = Box::pin(forward::forward(elsewhere, &call, head.uri.path(), admitted.handler, body)).await;
+            return match (answered, admitted.handler) {
+                (Err(failure), Handler::Read(reading)) => blocking::failed(reading, self, failure),
+                (answered, _) => answered,
+            };
         }
         let answered = match admitted.handler {
             Handler::Now(answer) => answer(&call),
@@ -759,7 +767,7 @@ impl Server {
         match route.access {
             Access::Public | Access::AclPublic => Ok(self.agent.anybody(secret)),
             // What tokens this agent has for itself is for those on its own node.
-            _ if matches!(peer, Peer::Agent(_)) => self.agent.caller_of_agent(secret),
+            _ if matches!(peer, Peer::Agent { .. }) => self.agent.caller_of_agent(secret),
             // The agent's own master token is known to the agent and to nobody else.
             Access::Caller | Access::Acl if route.pattern.starts_with("/v1/agent/") => self.agent.local_caller(secret),
             Access::Caller | Access::Acl => self.agent.caller(secret),

@@ -40,7 +40,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
     R: Fn(Request<Incoming>) -> F,
     F: Future<Output = Response<B>> + Send + 'static,
-    B: Body<Data = Bytes, Error = Infallible> + Unpin + Send + 'static,
+    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin + Send + 'static,
 {
     let streams = Arc::new(Streams::new());
     let service = service_fn(|request| {
@@ -57,6 +57,8 @@ where
         .max_header_list_size(HEAD_SIZE)
         .max_concurrent_streams(most)
         .max_send_buf_size(PIECE)
+        .max_pending_accept_reset_streams(Some(most as usize))
+        .max_local_error_reset_streams(Some(most as usize))
         .serve_connection(TokioIo::new(stream), service);
     let over = async {
         stop.or_stopped(streams.still(limit)).await;
@@ -156,14 +158,11 @@ struct Followed<B> {
     open: Open,
 }
 
-impl<B: Body<Data = Bytes, Error = Infallible> + Unpin> Body for Followed<B> {
+impl<B: Body<Data = Bytes> + Unpin> Body for Followed<B> {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = B::Error;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = &mut *self;
         if this.rest.is_empty() {
             // There may be nothing to say for long.
@@ -173,6 +172,7 @@ impl<B: Body<Data = Bytes, Error = Infallible> + Unpin> Body for Followed<B> {
                     Ok(data) => this.rest = data,
                     Err(other) => return Poll::Ready(Some(Ok(other))),
                 },
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
                 None => return Poll::Ready(None),
             }
         }

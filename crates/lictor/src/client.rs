@@ -57,12 +57,19 @@ async fn reach(servers: &Servers, addresses: &[String]) -> Result<(), String> {
     Err(format!("{} error(s) occurred:\n\n{}", failed.len(), failed.join("\n")))
 }
 
-/// Has the agent compare everything with the catalog whenever another server answers.
+/// Has the agent compare everything with the catalog whenever another server answers, and when servers had given it up.
 pub(crate) async fn keep_in_step(agent: lictor_agent::Agent, remote: Remote, stop: Stop) {
     let mut answering = remote.servers().answering();
-    while let Some(Ok(())) = stop.or_stopped(answering.changed()).await {
-        if answering.borrow_and_update().is_some() {
-            agent.sync_soon();
+    loop {
+        tokio::select! {
+            () = stop.requested() => return,
+            () = remote.was_lost() => {}
+            changed = answering.changed() => match changed {
+                Ok(()) if answering.borrow_and_update().is_some() => {}
+                Ok(()) => continue,
+                Err(_) => return,
+            },
         }
+        agent.sync_soon();
     }
 }

@@ -30,7 +30,7 @@ impl Elsewhere for Asking {
     fn look_up(&self, question: Vec<u8>) -> Pending<'_, Result<Vec<u8>, String>> {
         Box::pin(async move {
             // DNS has no token: it sees what the agent's default token may.
-            let ask = Ask::put(PATH, &self.agent.asker_elsewhere("").0, question);
+            let ask = Ask::put(PATH, &self.agent.asker_elsewhere("").0, question).repeatable();
             let answer = self.servers.read(&ask).await.map_err(|error| error.to_string())?;
             answer.bytes().map(|answer| answer.to_vec()).map_err(|error| error.to_string())
         })

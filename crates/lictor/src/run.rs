@@ -23,6 +23,7 @@ use lictor_link::tokens::DownPolicy;
 use lictor_link::{Remote, Servers};
 use lictor_meter::{Filter, View};
 use lictor_model::acl::Caller;
+use lictor_notation::duration;
 use lictor_state::{State, Writer};
 use lictor_supervisor::{Farewell, Gate, Lifetime, Supervisor};
 use lictor_task::{Drain, Scope, listening};
@@ -41,6 +42,8 @@ use crate::watches::Watches;
 
 /// How long the service manager may have to wait for the managed proxies before the agent says that it is ready.
 const READY_LIMIT: Duration = Duration::from_secs(15);
+/// How long a server answers that has left others, unless somebody says otherwise (`performance.leave_drain_time`).
+const LEAVE_DRAIN: Duration = Duration::from_secs(5);
 /// How long a face may take to finish answers that are under way.
 const FACE_LIMIT: Duration = Duration::from_secs(2);
 /// When an agent that serves has done what only a start needs.
@@ -271,6 +274,7 @@ pub(crate) async fn run(plan: Plan, log: &'static Log) -> Result<ExitCode> {
 
     let servers = remote.as_ref().map(|remote| remote.servers().clone());
     let renewed = Renewed { http: http_reload, dns: dns_reload, servers };
+    let mut asked_to_leave = None;
     let ended = loop {
         tokio::select! {
             wish = wishes.recv() => match wish {
@@ -313,8 +317,7 @@ pub(crate) async fn run(plan: Plan, log: &'static Log) -> Result<ExitCode> {
                     let _ = answer.send(outcome);
                 }
                 Some(Wish::Leave(answer)) => {
-                    tracing::info!("agent: leaving");
-                    let _ = answer.send(());
+                    asked_to_leave = Some(answer);
                     break Ok(ExitCode::SUCCESS);
                 }
                 None => break Ok(ExitCode::FAILURE),
@@ -335,7 +338,7 @@ pub(crate) async fn run(plan: Plan, log: &'static Log) -> Result<ExitCode> {
             },
         }
     };
-    let code = ended.unwrap_or_else(|signal| {
+    let mut code = ended.unwrap_or_else(|signal| {
         print(&format!("==> Caught signal: {}", signal.as_str()));
         let graceful = match signal {
             Got::Interrupt => !lifecycle.skip_leave_on_interrupt,
@@ -350,6 +353,20 @@ pub(crate) async fn run(plan: Plan, log: &'static Log) -> Result<ExitCode> {
     });
 
     notifier.tell("STOPPING=1");
+    if code == ExitCode::SUCCESS && remote.is_none() {
+        // Before anything is taken back: nothing here may say it again.
+        scope.join(STOP_LIMIT).await;
+        let is_shared = choice.is_shared();
+        let drain = lifecycle.leave_drain_time.unwrap_or(if is_shared { LEAVE_DRAIN } else { Duration::ZERO });
+        if let Err(signal) = signals.unless_ended(leave(&agent, drain)).await {
+            print(&format!("==> Caught signal: {}", signal.as_str()));
+            code = ExitCode::FAILURE;
+        }
+    }
+    if let Some(answer) = asked_to_leave {
+        // Whoever asked may have gone away.
+        let _ = answer.send(());
+    }
     faces.stop();
     drain.drain(FACE_LIMIT).await;
     faces.join(FACE_LIMIT).await;
@@ -378,6 +395,19 @@ pub(crate) async fn run(plan: Plan, log: &'static Log) -> Result<ExitCode> {
     drop((private, open));
     tracing::info!("agent: Exit code: {}", if code == ExitCode::SUCCESS { 0 } else { 1 });
     Ok(code)
+}
+
+/// A server leaves: nothing of its node stays with others that share its store, and who still asks it gets answers for a
+/// while.
+async fn leave(agent: &Agent, drain: Duration) {
+    tracing::info!("agent: leaving");
+    if let Err(error) = agent.leave().await {
+        tracing::warn!("agent: cannot take this node out of the catalog: {}", lictor_agent::error::chain(&error));
+    }
+    if !drain.is_zero() {
+        tracing::info!("agent: Waiting {} to drain connections", duration::text(drain));
+        tokio::time::sleep(drain).await;
+    }
 }
 
 /// The cluster as a client agent has it: the servers, and what it holds of what they say.

@@ -81,6 +81,7 @@ pub(crate) struct Asked {
 pub(crate) struct Lifecycle {
     pub(crate) leave_on_terminate: bool,
     pub(crate) skip_leave_on_interrupt: bool,
+    pub(crate) leave_drain_time: Option<Duration>,
     pub(crate) pid_file: Option<PathBuf>,
 }
 
@@ -164,6 +165,7 @@ fn plan(sources: &Sources, loaded: Loaded) -> Result<Plan, String> {
         lifecycle: Lifecycle {
             leave_on_terminate: config.lifecycle.leave_on_terminate,
             skip_leave_on_interrupt: config.lifecycle.skip_leave_on_interrupt,
+            leave_drain_time: config.lifecycle.leave_drain_time,
             pid_file: config.lifecycle.pid_file.clone(),
         },
         warnings,

@@ -83,7 +83,7 @@ fn each_key_without_effect_loads_is_named_and_nothing_complains() {
         "encrypt": "cg8StVXbQJ0gPvMd9o7yrg==", "encrypt_verify_incoming": false, "encrypt_verify_outgoing": false,
         "disable_keyring_file": true, "reconnect_timeout_wan": "9h", "protocol": 3, "raft_protocol": 2,
         "raft_snapshot_threshold": 5, "raft_snapshot_interval": "10s",
-        "performance": {"raft_multiplier": 1, "leave_drain_time": "1s", "rpc_hold_timeout": "1s"},
+        "performance": {"raft_multiplier": 1, "rpc_hold_timeout": "1s"},
         "limits": {"rpc_rate": 5, "rpc_max_burst": 3},
         "acl": {"policy_ttl": "1s", "token_ttl": "1s", "disabled_ttl": "1s", "down_policy": "deny",
             "enable_token_replication": true, "tokens": {"replication": "x"}},

@@ -2,17 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use lictor_api::agent::Service;
+use lictor_api::agent::{Coordinate, Service};
+use lictor_api::coordinate::Entry;
 use lictor_api::health::{Absent, Check};
 use lictor_api::{Indexes, catalog, health};
 use lictor_model::node::Node;
+use lictor_state::coordinate::NodeCoordinate;
 use lictor_state::writer::{Registration, Removal};
 use serde::Serialize;
 
 /// `PUT /v1/catalog/register`.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct Entry<'a> {
+struct Registered<'a> {
     #[serde(rename = "ID")]
     id: &'a str,
     node: &'a str,
@@ -29,7 +31,7 @@ struct Entry<'a> {
 /// The body of a registration.
 pub(crate) fn registration(registration: &Registration) -> Vec<u8> {
     let Registration { node, skip_node_update, service, checks } = registration;
-    let entry = Entry {
+    let entry = Registered {
         id: &node.id,
         node: node.name.as_str(),
         address: &node.address,
@@ -62,6 +64,15 @@ pub(crate) fn removal(node: &str, removal: &Removal) -> Vec<u8> {
         Removal::Check(id) => ("", id.as_str()),
     };
     serde_json::to_vec(&Leaving { node, service_id, check_id }).unwrap_or_default()
+}
+
+/// The body of `PUT /v1/coordinate/update`.
+pub(crate) fn place(own: &NodeCoordinate) -> Vec<u8> {
+    let NodeCoordinate { node, segment, coordinate } = own;
+    let lictor_state::coordinate::Coordinate { vec, error, adjustment, height } = coordinate;
+    let coord = Coordinate { vec: vec.clone(), error: *error, adjustment: *adjustment, height: *height };
+    let entry = Entry { node: node.as_str().into(), segment: segment.into(), coord: Some(coord) };
+    serde_json::to_vec(&entry).unwrap_or_default()
 }
 
 /// A node with everything on it, as several answers together say.

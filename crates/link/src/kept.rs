@@ -51,6 +51,14 @@ impl Kept {
         self.0.lock().given.get(question).cloned()
     }
 
+    /// Forgets an answer that does not hold any more.
+    pub fn forget(&self, question: &Question) {
+        let mut all = self.0.lock();
+        if let Some(gone) = all.given.remove(question) {
+            all.bytes -= gone.body.len();
+        }
+    }
+
     /// Keeps an answer. The one that was given longest ago goes where there is no room.
     pub fn put(&self, question: Question, given: Given) {
         let size = given.body.len();
@@ -93,6 +101,10 @@ mod tests {
         assert_eq!(kept.get(&question(1)).unwrap().body.len(), 2);
         assert!(kept.get(&Question { secret: "other".into(), ..question(1) }).is_none());
         assert_eq!(kept.0.lock().bytes, 2);
+        kept.forget(&question(2));
+        kept.forget(&question(1));
+        assert!(kept.get(&question(1)).is_none());
+        assert_eq!(kept.0.lock().bytes, 0);
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,6 +1,7 @@
 //! The cluster of a client agent: what the use cases of its node need of it, asked of servers.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,13 +9,15 @@ use lictor_agent::Error as AgentError;
 use lictor_agent::cluster::{Author, Certified, Cluster, Soon};
 use lictor_agent::error::chain;
 use lictor_api::client::request::{encoded, segment};
-use lictor_api::internal::{Alive, AliveAnswer, Gone, SignRequest, Signed, TokenAnswer};
+use lictor_api::internal::{Alive, AliveAnswer, Gone, Peer, SignRequest, Signed, TokenAnswer};
 use lictor_api::{catalog, connect, header, health, intention};
 use lictor_model::acl::{Caller, Enforcement};
 use lictor_model::intention::{Action, Decision, Intention, Otherwise, decide};
 use lictor_model::name::NodeName;
 use lictor_model::node::Node;
 use lictor_state::Reader;
+use lictor_state::coordinate::NodeCoordinate;
+use lictor_state::presence::Member;
 use lictor_state::reader::Side;
 use lictor_state::tokens::{Acl, Grant, RuleText};
 use lictor_state::writer::{Registration, Removal};
@@ -37,8 +40,12 @@ const WAIT_LIMIT: Duration = Duration::from_secs(300 + 30);
 const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
 /// How often a server hears that this node is there, until it has said for how long that holds.
 const BEAT: Duration = Duration::from_secs(3);
-/// How often within that time.
+/// How often within that time. A server that takes as long for an answer as from one to the next is left for another.
 const BEATS: u32 = 4;
+/// A server may take so long to answer that at least.
+const SLOWEST: Duration = Duration::from_secs(1);
+/// How often others are asked for that can be measured.
+const PEERS_EVERY: Duration = Duration::from_secs(60);
 /// How long a node that leaves waits for a server to take note.
 const GONE_WITHIN: Duration = Duration::from_secs(5);
 /// Destinations whose intentions are held. Without access control anyone can ask for any name.
@@ -78,12 +85,41 @@ struct Inner {
     node: Mutex<Option<Node>>,
     /// The lease by which servers know that it is there.
     lease: Mutex<u64>,
+    /// How often they hear of it.
+    beat: Mutex<Duration>,
+    /// Told when servers had given it up.
+    was_lost: Notify,
+    distances: Mutex<Distances>,
     /// One announcement at a time.
     announcing: tokio::sync::Mutex<()>,
     own_changed: Notify,
     following: Mutex<BTreeMap<String, Scope>>,
-    destinations: Mutex<HashMap<Destination, Matched>>,
+    destinations: Mutex<HashMap<Destination, Followed>>,
     scope: Scope,
+}
+
+/// A destination whose intentions are followed for as long as this is there.
+struct Followed {
+    matched: Matched,
+    scope: Scope,
+}
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        self.scope.stop();
+    }
+}
+
+/// How far away this node is from others, as far as it is measured.
+#[derive(Default)]
+struct Distances {
+    /// `ip:port` where this node is asked; empty while it measures nothing.
+    ping: String,
+    /// Whom it can ask, and how many agents there are.
+    peers: Vec<Member>,
+    agents: usize,
+    /// When it was told.
+    told: Option<Instant>,
 }
 
 /// Whose intentions are asked for, and on whose behalf.
@@ -113,6 +149,9 @@ impl Remote {
                 own: Mutex::default(),
                 node: Mutex::default(),
                 lease: Mutex::default(),
+                beat: Mutex::new(BEAT),
+                was_lost: Notify::new(),
+                distances: Mutex::default(),
                 announcing: tokio::sync::Mutex::default(),
                 own_changed: Notify::new(),
                 following: Mutex::default(),
@@ -135,16 +174,24 @@ impl Remote {
     /// Says that this node leaves in order: the catalog forgets it.
     pub async fn leave(&self) {
         let inner = &self.inner;
-        let _turn = inner.announcing.lock().await;
-        // From now on nobody says that it is there.
-        *inner.node.lock() = None;
-        let node = inner.config.node.as_str().to_owned();
-        let ask = Ask::put("/v1/internal/agent/gone", &inner.own(), json(&Gone { node })).impatient().vital();
-        match timeout(GONE_WITHIN, inner.answered::<Done>(ask)).await {
+        let told = async {
+            // From now on nobody says that it is there.
+            *inner.node.lock() = None;
+            let _turn = inner.announcing.lock().await;
+            let node = inner.config.node.as_str().to_owned();
+            let ask = Ask::put("/v1/internal/agent/gone", &inner.own(), json(&Gone { node })).impatient().vital();
+            inner.answered::<Done>(ask).await
+        };
+        match timeout(GONE_WITHIN, told).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => tracing::warn!("agent: cannot tell a server that this node leaves: {}", why(&error)),
             Err(_) => tracing::warn!("agent: cannot tell a server that this node leaves: no answer"),
         }
+    }
+
+    /// Waits until servers are found to have given this node up: what it registered may be gone from the catalog.
+    pub async fn was_lost(&self) {
+        self.inner.was_lost.notified().await;
     }
 
     /// The servers.
@@ -219,20 +266,25 @@ impl Inner {
         Ok(())
     }
 
-    /// Asks what a secret stands for.
-    async fn learn(&self, secret: &str) {
+    /// Asks what a secret stands for. Refused is only who has to wait until more may be asked.
+    async fn learn(&self, secret: &str) -> Result<(), AgentError> {
         let mut ask = Ask::get("/v1/internal/agent/token", secret);
         if self.tokens.is_known(secret) {
             ask = ask.impatient();
         }
         match self.answered::<TokenAnswer>(ask).await {
             Ok(answer) => self.tokens.learned(secret, Some(caller_of(answer))),
-            Err(Error::Refused { code: 403, .. }) => self.tokens.learned(secret, None),
+            Err(Error::Refused { code: 400 | 403, .. }) => self.tokens.learned(secret, None),
             Err(error) => {
                 tracing::debug!("agent: cannot ask what a token stands for: {}", why(&error));
-                self.tokens.unreachable(secret);
+                match error {
+                    Error::NoServers(_) | Error::Broken(_) => self.tokens.unreachable(secret),
+                    Error::Limited if !self.tokens.is_known(secret) => return Err(of_agent(error)),
+                    Error::Limited | Error::Answer(_) | Error::Refused { .. } => self.tokens.withheld(secret),
+                }
             }
         }
+        Ok(())
     }
 
     /// A read that waits for something newer than `index`.
@@ -287,20 +339,63 @@ impl Inner {
         let _turn = self.announcing.lock().await;
         let Some(node) = self.node.lock().clone() else { return Ok(BEAT) };
         let Config { node: name, node_id, address, .. } = &self.config;
+        let (ping, wants_peers) = {
+            let distances = self.distances.lock();
+            let old = distances.told.is_none_or(|told| distances.peers.is_empty() || told.elapsed() >= PEERS_EVERY);
+            (distances.ping.clone(), !distances.ping.is_empty() && old)
+        };
+        let before = *self.lease.lock();
         let alive = Alive {
             node: name.as_str().to_owned(),
             id: node_id.clone(),
             address: address.clone(),
             tagged_addresses: node.tagged_addresses.unwrap_or_default(),
             meta: node.meta.unwrap_or_default(),
-            lease: *self.lease.lock(),
-            ..Alive::default()
+            lease: before,
+            ping,
+            wants_peers,
         };
         let ask = Ask::put("/v1/internal/agent/alive", &self.own(), json(&alive)).impatient().vital();
-        let answer: AliveAnswer = self.answered(ask).await?;
+        let answer = match self.answered_in_time::<AliveAnswer>(ask).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                // What it cannot do, such as write to its store, another one may.
+                if matches!(error, Error::Broken(_) | Error::Refused { code: 500.., .. }) {
+                    self.servers.leave(&error.to_string()).await;
+                }
+                return Err(error);
+            }
+        };
         *self.lease.lock() = answer.lease;
+        if before != 0 && before != answer.lease {
+            self.was_lost.notify_one();
+        }
+        if wants_peers {
+            let peers = answer.peers.into_iter().map(|Peer { node, ping }| Member { node, ping, ..Member::default() });
+            let mut distances = self.distances.lock();
+            distances.peers = peers.collect();
+            distances.agents = usize::try_from(answer.agents).unwrap_or(usize::MAX);
+            distances.told = Some(Instant::now());
+        }
         self.servers.told(answer.servers);
-        Ok(answer.ttl.0.max(Duration::from_secs(1)) / BEATS)
+        let beat = answer.ttl.0.max(Duration::from_secs(1)) / BEATS;
+        *self.beat.lock() = beat;
+        Ok(beat)
+    }
+
+    /// Asks, and leaves a server that does not answer before it is too late to ask another one.
+    async fn answered_in_time<T: DeserializeOwned>(&self, ask: Ask) -> Result<T, Error> {
+        let half = *self.beat.lock() / 2;
+        let mut answered = std::pin::pin!(self.answered(ask));
+        if let Ok(answer) = timeout(half, answered.as_mut()).await {
+            return answer;
+        }
+        tokio::select! {
+            answer = timeout(half.max(SLOWEST / 2), answered) => {
+                answer.unwrap_or_else(|_| Err(Error::Broken(format!("no answer within {:?}", half * 2))))
+            }
+            () = self.servers.silence(half.max(SLOWEST / 2)) => Err(Error::Broken("the server is silent".into())),
+        }
     }
 
     async fn keep_announced(self: Arc<Self>) {
@@ -349,34 +444,40 @@ impl Inner {
     async fn matched(self: &Arc<Self>, secret: &str, target: &str) -> Result<Matched, Error> {
         let destination = Destination { secret: secret.to_owned(), name: target.to_ascii_lowercase() };
         if let Some(known) = self.destinations.lock().get_mut(&destination) {
-            known.asked = Instant::now();
-            return Ok(known.clone());
+            known.matched.asked = Instant::now();
+            return Ok(known.matched.clone());
         }
         let query = format!("/v1/connect/intentions/match?by=destination&name={}", encoded(target));
         let answer = self.servers.read(&Ask::get(query.as_str(), secret)).await?;
         let matched = read_matched(&answer, target)?;
         let mut all = self.destinations.lock();
         if all.len() >= MOST_DESTINATIONS {
-            let oldest = all.iter().min_by_key(|(_, known)| known.asked).map(|(oldest, _)| oldest.clone());
+            let oldest = all.iter().min_by_key(|(_, known)| known.matched.asked).map(|(oldest, _)| oldest.clone());
             oldest.and_then(|oldest| all.remove(&oldest));
         }
-        if all.insert(destination.clone(), matched.clone()).is_none() {
-            self.scope.spawn("follow intentions", Arc::clone(self).follow_destination(destination, query));
-        }
+        let known = all.entry(destination.clone()).or_insert_with(|| {
+            let scope = self.scope.child("destination");
+            let stop = scope.stop_signal();
+            scope.spawn("follow intentions", Arc::clone(self).follow_destination(destination, query, stop));
+            Followed { matched: matched.clone(), scope }
+        });
+        known.matched = matched.clone();
         Ok(matched)
     }
 
-    async fn follow_destination(self: Arc<Self>, destination: Destination, query: String) {
-        let mut following = Following::new(&self, self.scope.stop_signal(), query);
+    async fn follow_destination(self: Arc<Self>, destination: Destination, query: String, stop: Stop) {
+        let mut following = Following::new(&self, stop, query);
         while let Some(answer) = following.next(&destination.secret).await {
             let matched = answer.and_then(|answer| read_matched(&answer, &destination.name));
             let mut all = self.destinations.lock();
-            let Some(known) = all.get_mut(&destination).filter(|known| known.asked.elapsed() < UNASKED) else {
+            let Some(known) = all.get_mut(&destination) else { return };
+            let asked = known.matched.asked;
+            if asked.elapsed() >= UNASKED {
                 all.remove(&destination);
                 return;
-            };
+            }
             match matched {
-                Ok(matched) => *known = Matched { asked: known.asked, ..matched },
+                Ok(matched) => known.matched = Matched { asked, ..matched },
                 // As they were, for as long as nobody can say otherwise.
                 Err(Error::NoServers(_) | Error::Broken(_) | Error::Limited) => {}
                 // Who may not ask any more is asked for no longer.
@@ -462,9 +563,9 @@ impl Cluster for Remote {
                     // Others that ask meanwhile need not.
                     inner.tokens.unreachable(secret);
                     let (inner, secret) = (Arc::clone(inner), secret.to_owned());
-                    self.inner.scope.spawn("learn of a token", async move { inner.learn(&secret).await });
+                    self.inner.scope.spawn("learn of a token", async move { drop(inner.learn(&secret).await) });
                 }
-                Age::Stale => inner.learn(secret).await,
+                Age::Stale => inner.learn(secret).await?,
             }
             Ok(())
         })
@@ -564,6 +665,24 @@ impl Cluster for Remote {
             }
             Ok(())
         })
+    }
+
+    fn peers(&self, most: usize) -> (Vec<Member>, usize) {
+        let distances = self.inner.distances.lock();
+        (distances.peers.iter().take(most).cloned().collect(), distances.agents)
+    }
+
+    fn place(&self, own: NodeCoordinate) -> Soon<'_, ()> {
+        Box::pin(async move {
+            let author = Author::Secret(self.inner.own());
+            self.inner.write("/v1/coordinate/update", &author, answers::place(&own)).await
+        })
+    }
+
+    fn answers_at(&self, address: SocketAddr) {
+        self.inner.distances.lock().ping = address.to_string();
+        // Others are to know.
+        self.inner.own_changed.notify_one();
     }
 
     fn follow_nodes(&self, nodes: BTreeSet<String>) {

@@ -16,6 +16,7 @@ use lictor_tls::dialer::{self, Dialer};
 use parking_lot::{Mutex, RwLock};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
 /// Says which node asks, to a server that is asked by an agent for somebody on that node.
@@ -23,16 +24,21 @@ pub static NODE: HeaderName = HeaderName::from_static("x-lictor-node");
 /// `X-Consul-Token`
 pub static TOKEN: HeaderName = HeaderName::from_static("x-consul-token");
 
-/// How long one server may take to be connected to.
+/// How long one server may take to be connected to, and after how long the next one is tried beside it.
 const DIAL_LIMIT: Duration = Duration::from_secs(3);
+const DIAL_NEXT: Duration = Duration::from_millis(300);
 /// Between two looks for a server while there is none.
 const PAUSE: Duration = Duration::from_millis(250);
 /// A connection on which nothing comes for so long is asked whether it is still there, and given up when it is silent for
-/// as long again: everything that waits for an answer then goes to another server.
-const PROBE: Duration = Duration::from_secs(5);
-/// What a server may send of one answer, and of all together, before we have taken it.
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 16 << 20;
+/// as long again: everything that waits for an answer then goes to another server, before this node counts as lost.
+const PROBE: Duration = Duration::from_secs(2);
+/// A server that is there and does not do its work is left for another one no more often than this: it may be the same with
+/// all of them.
+const LEAVE_AGAIN: Duration = Duration::from_secs(30);
+/// What a server may send of one answer before we have taken it. Of all together it may send whatever they have room for: a
+/// client that takes nothing must not keep the others' answers away.
+const STREAM_WINDOW: u32 = 256 << 10;
+const CONNECTION_WINDOW: u32 = i32::MAX as u32;
 /// The largest answer that is read whole: more than any that this agent needs for itself.
 const MOST_ANSWER: usize = 64 << 20;
 /// More servers than any cluster has.
@@ -135,9 +141,33 @@ struct Known {
 
 #[derive(Default)]
 struct Line {
-    sender: Option<SendRequest<Full<Bytes>>>,
+    open: Option<Open>,
+    /// Where the last one led that was given up or ended: another server comes before it.
+    last: Option<String>,
+    /// When a server was last left that did not do its work.
+    left: Option<Instant>,
     /// When no server could be reached, and why: others that want one at the same moment need not try.
     failed: Option<(Instant, String)>,
+}
+
+impl Line {
+    fn sender(&self) -> Option<SendRequest<Full<Bytes>>> {
+        self.open.as_ref().map(|open| &open.sender).filter(|sender| !sender.is_closed()).cloned()
+    }
+}
+
+/// A connection, for as long as it is wanted.
+struct Open {
+    since: Instant,
+    sender: SendRequest<Full<Bytes>>,
+    /// In which it lives.
+    scope: Scope,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.scope.stop();
+    }
 }
 
 /// Lets through what a rate allows.
@@ -182,6 +212,8 @@ pub struct Ask {
     pub is_patient: bool,
     /// Whether it counts as one of those that the configuration limits.
     pub is_limited: bool,
+    /// Whether asking twice is the same as asking once.
+    pub may_repeat: bool,
 }
 
 impl Ask {
@@ -198,6 +230,7 @@ impl Ask {
     /// Any request.
     pub fn new(method: Method, target: impl Into<String>, secret: &str, body: impl Into<Bytes>) -> Ask {
         Ask {
+            may_repeat: method == Method::GET,
             method,
             target: target.into(),
             secret: secret.to_owned(),
@@ -218,9 +251,9 @@ impl Ask {
         Ask { is_limited: false, ..self }
     }
 
-    /// Whether asking twice is the same as asking once.
-    fn may_repeat(&self) -> bool {
-        self.method == Method::GET
+    /// The same where it only asks, whatever its method.
+    pub fn repeatable(self) -> Ask {
+        Ask { may_repeat: true, ..self }
     }
 
     fn message(&self, node: &str) -> Result<Request<Full<Bytes>>, Error> {
@@ -317,15 +350,39 @@ impl Servers {
 
     /// Connects to one server, whoever is known to answer there or not.
     pub async fn connect_to(&self, address: &str) -> io::Result<()> {
-        let sender = self.inner.dial(address).await?;
+        let open = self.inner.dial(address).await?;
         self.add(address);
         let mut line = self.inner.live.lock().await;
-        if line.sender.as_ref().is_none_or(SendRequest::is_closed) {
-            tracing::info!("agent: connected to server {address}");
-            *line = Line { sender: Some(sender), failed: None };
-            self.inner.answering.send_replace(Some(address.to_owned()));
+        if line.sender().is_none() {
+            self.inner.connected(&mut line, address.to_owned(), open);
         }
         Ok(())
+    }
+
+    /// Leaves a server that is there and does not do its work, if there is another one: whatever waits for it is asked there.
+    pub async fn leave(&self, why: &str) {
+        let mut line = self.inner.live.lock().await;
+        let recently = line.left.is_some_and(|left| left.elapsed() < LEAVE_AGAIN);
+        if recently || line.open.is_none() || self.known().len() < 2 {
+            return;
+        }
+        let address = self.inner.answering.borrow().clone().unwrap_or_default();
+        tracing::warn!("agent: server {address} does not do its work, trying another one: {why}");
+        line.open = None;
+        line.left = Some(Instant::now());
+    }
+
+    /// Ends when the server that answers at present is silent, which is given up then: it is asked for something that needs
+    /// nothing but itself.
+    pub async fn silence(&self, within: Duration) {
+        let open = self.inner.live.lock().await.open.as_ref().map(|open| (open.since, open.sender.clone()));
+        let Some((since, mut sender)) = open else { return };
+        if timeout(within, self.inner.greet(&mut sender)).await.is_ok() {
+            return std::future::pending().await;
+        }
+        let mut line = self.inner.live.lock().await;
+        // Another one may be open by now.
+        line.open = line.open.take().filter(|open| open.since != since);
     }
 
     /// Asks one of the servers, and gives the head of its answer. While none can be reached this is tried again for as long
@@ -334,22 +391,28 @@ impl Servers {
         if ask.is_limited && self.inner.bucket.lock().as_mut().is_some_and(|bucket| !bucket.take()) {
             return Err(Error::Limited);
         }
-        let until = Instant::now() + self.inner.hold;
+        let mut until: Option<Instant> = None;
         loop {
             let failed = match self.inner.sender().await {
-                Ok(mut sender) => match sender.send_request(ask.message(&self.inner.node)?).await {
-                    Ok(response) => return Ok(response),
-                    Err(error) => {
-                        // Not sent at all, or of no consequence.
-                        if !error.is_canceled() && !ask.may_repeat() {
-                            return Err(Error::Broken(lictor_agent::error::chain(&error)));
-                        }
-                        lictor_agent::error::chain(&error)
+                Ok(mut sender) => {
+                    let message = ask.message(&self.inner.node)?;
+                    let sent = Instant::now();
+                    let error = match sender.send_request(message).await {
+                        Ok(response) => return Ok(response),
+                        Err(error) => error,
+                    };
+                    // Not sent at all, or of no consequence.
+                    if !error.is_canceled() && !ask.may_repeat {
+                        return Err(Error::Broken(lictor_agent::error::chain(&error)));
                     }
-                },
+                    // One that was waited for was there.
+                    until = until.filter(|_| sent.elapsed() < self.inner.hold);
+                    lictor_agent::error::chain(&error)
+                }
                 Err(failed) => failed,
             };
-            if !ask.is_patient || Instant::now() >= until {
+            let now = Instant::now();
+            if !ask.is_patient || now >= *until.get_or_insert(now + self.inner.hold) {
                 return Err(Error::NoServers(failed));
             }
             tokio::time::sleep(PAUSE).await;
@@ -397,26 +460,52 @@ impl Answer {
 
 impl Inner {
     /// A way to ask on the connection that there is, or on a new one to the first server that can be reached.
-    async fn sender(&self) -> Result<SendRequest<Full<Bytes>>, String> {
+    async fn sender(self: &Arc<Self>) -> Result<SendRequest<Full<Bytes>>, String> {
+        if let Some(sender) = self.live.lock().await.sender() {
+            return Ok(sender);
+        }
+        // Whoever asks may lose patience, and the next one must not begin anew.
+        let inner = Arc::clone(self);
+        let connecting = self.scope.spawn("connect to a server", async move { inner.connect().await });
+        connecting.await.ok().flatten().unwrap_or_else(|| Err("the agent is ending".into()))
+    }
+
+    async fn connect(self: Arc<Self>) -> Result<SendRequest<Full<Bytes>>, String> {
         let mut line = self.live.lock().await;
-        if let Some(sender) = line.sender.as_ref().filter(|sender| !sender.is_closed()) {
-            return Ok(sender.clone());
+        if let Some(sender) = line.sender() {
+            return Ok(sender);
         }
         if let Some((_, why)) = line.failed.as_ref().filter(|(at, _)| at.elapsed() < PAUSE / 2) {
             return Err(why.clone());
         }
-        line.sender = None;
-        let lost = self.answering.send_replace(None);
-        if let Some(lost) = lost {
+        line.open = None;
+        if let Some(lost) = self.answering.send_replace(None) {
             tracing::warn!("agent: the connection to server {lost} has ended");
+            line.last = Some(lost);
         }
         let mut why = "no server is known: set retry_join, or join one".to_owned();
-        for address in self.candidates() {
-            match self.dial(&address).await {
-                Ok(sender) => {
-                    tracing::info!("agent: connected to server {address}");
-                    *line = Line { sender: Some(sender.clone()), failed: None };
-                    self.answering.send_replace(Some(address));
+        let mut candidates = self.candidates(line.last.as_deref()).into_iter();
+        let mut dialing = JoinSet::new();
+        loop {
+            let next = candidates.next();
+            if next.is_none() && dialing.is_empty() {
+                break;
+            }
+            let is_last = next.is_none();
+            if let Some(address) = next {
+                let inner = Arc::clone(&self);
+                dialing.spawn(async move {
+                    let dialed = inner.dial(&address).await;
+                    (address, dialed)
+                });
+            }
+            // One that does not answer must not keep us from the next.
+            let wait = if is_last { DIAL_LIMIT * 2 } else { DIAL_NEXT };
+            let Ok(Some(Ok((address, dialed)))) = timeout(wait, dialing.join_next()).await else { continue };
+            match dialed {
+                Ok(open) => {
+                    let sender = open.sender.clone();
+                    self.connected(&mut line, address, open);
                     return Ok(sender);
                 }
                 Err(error) => {
@@ -429,23 +518,31 @@ impl Inner {
         Err(why)
     }
 
-    /// All known servers in an order by chance, so that many clients spread over them.
-    fn candidates(&self) -> Vec<String> {
+    fn connected(&self, line: &mut Line, address: String, open: Open) {
+        tracing::info!("agent: connected to server {address}");
+        line.open = Some(open);
+        line.failed = None;
+        self.answering.send_replace(Some(address));
+    }
+
+    /// All known servers in an order by chance, so that many clients spread over them; the one that was lost comes last.
+    fn candidates(&self, lost: Option<&str>) -> Vec<String> {
         let known = self.known.lock();
         let mut all = known.told.clone();
         fastrand::shuffle(&mut all);
         let mut named: Vec<String> = known.named.iter().filter(|named| !all.contains(named)).cloned().collect();
         fastrand::shuffle(&mut named);
         all.append(&mut named);
+        all.sort_by_key(|address| Some(address.as_str()) == lost);
         all
     }
 
-    async fn dial(&self, address: &str) -> io::Result<SendRequest<Full<Bytes>>> {
+    async fn dial(&self, address: &str) -> io::Result<Open> {
         let dialed = timeout(DIAL_LIMIT, self.dial_now(address)).await;
         dialed.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "no answer")))
     }
 
-    async fn dial_now(&self, address: &str) -> io::Result<SendRequest<Full<Bytes>>> {
+    async fn dial_now(&self, address: &str) -> io::Result<Open> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         let dialer = self.dialer.read().clone();
@@ -467,7 +564,7 @@ impl Inner {
         self.talk(stream).await
     }
 
-    async fn talk<S>(&self, stream: S) -> io::Result<SendRequest<Full<Bytes>>>
+    async fn talk<S>(&self, stream: S) -> io::Result<Open>
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
@@ -480,21 +577,25 @@ impl Inner {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(io::Error::other)?;
-        let stop = self.scope.stop_signal();
-        self.scope.spawn("link to a server", async move {
+        let scope = self.scope.child("link to a server");
+        let stop = scope.stop_signal();
+        scope.spawn("link to a server", async move {
             // How it ends, everything that waits on it finds out by itself.
             let _ = stop.or_stopped(connection).await;
         });
-        self.greet(sender).await
+        let mut open = Open { since: Instant::now(), sender, scope };
+        // Only an answer says that the other side takes us, and is what we take it for.
+        self.greet(&mut open.sender).await?;
+        Ok(open)
     }
 
-    /// Asks for something small: only an answer says that the other side takes us, and is what we take it for.
-    async fn greet(&self, mut sender: SendRequest<Full<Bytes>>) -> io::Result<SendRequest<Full<Bytes>>> {
+    /// Asks for something small, which a server knows by itself.
+    async fn greet(&self, sender: &mut SendRequest<Full<Bytes>>) -> io::Result<()> {
         let greeting = Ask::get("/v1/internal/agent/token", "").message(&self.node).map_err(io::Error::other)?;
         let answer = sender.send_request(greeting).await.map_err(|error| io::Error::other(plain(&error)))?;
         match answer.status() {
             http::StatusCode::NOT_FOUND => Err(io::Error::other(NO_SUCH_PORT)),
-            _ => Ok(sender),
+            _ => Ok(()),
         }
     }
 }

@@ -112,9 +112,19 @@ impl Tokens {
 
     /// No server could be asked.
     pub fn unreachable(&self, secret: &str) {
+        self.unsaid(secret, self.policy);
+    }
+
+    /// Servers are there, and do not say now. That allows nobody anything that was not known.
+    pub fn withheld(&self, secret: &str) {
+        let policy = if self.policy == DownPolicy::Allow { DownPolicy::ExtendCache } else { self.policy };
+        self.unsaid(secret, policy);
+    }
+
+    fn unsaid(&self, secret: &str, policy: DownPolicy) {
         let now = Instant::now();
         let before = self.known.lock().get(secret).cloned().filter(|before| before.since.is_some());
-        let known = match (self.policy, before) {
+        let known = match (policy, before) {
             (DownPolicy::Allow, _) => Known { caller: Some(Caller::management("")), since: None, tried: now },
             (DownPolicy::ExtendCache | DownPolicy::AsyncCache, Some(before)) => Known { tried: now, ..before },
             (DownPolicy::Deny, _) | (_, None) => {
@@ -181,6 +191,22 @@ mod tests {
             assert_eq!(tokens.age("unknown"), Age::Stale);
             tokens.learned("known", None);
             assert!(tokens.caller("known").is_none(), "{policy:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_does_not_say_gives_no_rights() {
+        for (policy, known) in [
+            (DownPolicy::Allow, true),
+            (DownPolicy::Deny, false),
+            (DownPolicy::ExtendCache, true),
+            (DownPolicy::AsyncCache, true),
+        ] {
+            let tokens = Tokens::new(TTL, policy);
+            tokens.learned("known", Some(Caller::management("")));
+            tokens.withheld("known");
+            tokens.withheld("unknown");
+            assert_eq!((may(&tokens, "known"), may(&tokens, "unknown")), (known, false), "{policy:?}");
         }
     }
 

@@ -5,7 +5,7 @@
 //! and the first of the others to notice takes over.
 //!
 //! An agent that ends in order gives up the lead at once but lets its lease run out: when it is back before that, as
-//! after an upgrade, nobody has missed it.
+//! after an upgrade, nobody has missed it. One that leaves is [released](Presence::release).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -120,13 +120,6 @@ impl State {
         let _ = timeout(RETRY.1, shown).await;
         Ok(lease.get())
     }
-
-    /// Ends what keeps a member alive.
-    pub async fn release_member(&self, node: &str) -> Result<(), Error> {
-        let key = Key::Alive(node.to_ascii_lowercase().into());
-        self.store.commit(Txn::new().delete(key.encode()?)).await.map_err(Error::store("end a lease"))?;
-        Ok(())
-    }
 }
 
 /// Why a lease is not kept any longer.
@@ -147,6 +140,13 @@ impl Presence {
     /// goes on with what runs here, when a lease was lost or a network was cut.
     pub fn vouch(&self, said: Check, known: Check) {
         self.replica.vouch(said, known);
+    }
+
+    /// Says that the agent of a node is not there any more, without waiting for the end of its lease.
+    pub async fn release(&self, node: &str) -> Result<(), Error> {
+        let key = Key::Alive(node.to_ascii_lowercase().into());
+        self.store.commit(Txn::new().delete(key.encode()?)).await.map_err(Error::store("end a lease"))?;
+        Ok(())
     }
 
     /// Keeps the agent alive until told to stop.

@@ -469,6 +469,15 @@ async fn what_no_server_can_be_asked_for_fails_and_the_rest_goes_on() {
         let outside = asked("a.example.").await;
         assert_eq!((outside.metadata.response_code, outside.answers.len()), (ResponseCode::NoError, 2));
         assert_eq!(servers.1.load(Ordering::Relaxed), 1);
+        // An address that the recursors may know.
+        let reverse = "9.2.0.192.in-addr.arpa.";
+        let of_address = asked(reverse).await;
+        assert_eq!((of_address.metadata.response_code, of_address.answers.len()), (ResponseCode::NoError, 2));
+        assert_eq!(servers.1.load(Ordering::Relaxed), 2);
+        let alone = house.client(Config::default(), Arc::clone(&servers) as Arc<dyn Elsewhere>);
+        let of_address = said(&alone, &plain(reverse, RecordType::PTR), Transport::Udp).await;
+        let of_address = Message::from_vec(&of_address).unwrap();
+        assert_eq!(of_address.metadata.response_code, ResponseCode::ServFail);
     }
     serve.abort();
 }

@@ -45,7 +45,7 @@ pub(crate) fn list<'a>(call: &'a Call<'a>, _: RequestBody) -> Pending<'a, Answer
         let options = Options::parse(call)?;
         let deadline = if options.wait.is_zero() { Instant::now() + DEFAULT_WAIT } else { options.deadline() };
         let mut waits = options.after != Revision::ZERO;
-        let of_client = matches!(call.peer, Peer::Agent(_));
+        let of_client = matches!(call.peer, Peer::Agent { .. });
         let mut seen = if of_client { call.agent().all_events_seen() } else { call.agent().events_seen() };
         loop {
             seen.mark_unchanged();

@@ -60,9 +60,17 @@ pub(crate) fn alive<'a>(call: &'a Call<'a>, body: RequestBody) -> Pending<'a, An
             meta: alive.meta,
             lease: alive.lease,
             ping: alive.ping,
+            wants_peers: alive.wants_peers,
         };
         let held = call.agent().hold(&call.caller, presented).await?;
-        call.json(&shape::AliveAnswer { lease: held.lease, ttl: Span(held.ttl), servers: held.servers })
+        let peers = held.peers.into_iter().map(|peer| shape::Peer { node: peer.node, ping: peer.ping });
+        call.json(&shape::AliveAnswer {
+            lease: held.lease,
+            ttl: Span(held.ttl),
+            servers: held.servers,
+            peers: peers.collect(),
+            agents: held.agents as u64,
+        })
     })
 }
 

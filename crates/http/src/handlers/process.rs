@@ -225,10 +225,13 @@ fn with_port(address: &str, gossip: u16, server: u16) -> String {
     }
 }
 
-/// Without members that could have failed there is nothing to do, which the original also answers for unknown names.
-pub(crate) fn force_leave(call: &Call<'_>) -> Answered {
-    call.needs_agent(Access::Write)?;
-    call.done()
+/// Forgets a node whose agent is lost. Of unknown names, and of agents that are alive, the original says the same.
+pub(crate) fn force_leave<'a>(call: &'a Call<'a>, _: RequestBody) -> Pending<'a, Answered> {
+    Box::pin(async move {
+        call.needs_agent(Access::Write)?;
+        call.agent().force_leave(call.argument).await?;
+        call.done()
+    })
 }
 
 /// Sets a token that the agent uses for itself.

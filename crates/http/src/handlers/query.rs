@@ -165,7 +165,7 @@ fn source(call: &Call<'_>) -> Option<IpAddr> {
     first.or(match call.peer {
         Peer::Tcp(address) => Some(address.ip()),
         // Where its own client is, that agent knows.
-        Peer::Unix | Peer::Agent(_) => None,
+        Peer::Unix | Peer::Agent { .. } => None,
     })
 }
 

@@ -36,9 +36,11 @@ pub(crate) fn take<'a>(call: &'a Call<'a>, _: RequestBody) -> Pending<'a, Answer
         let (sender, pieces) = mpsc::channel(WAITING);
         let index = snapshot.revision;
         tokio::task::spawn_blocking(move || {
-            let to = BufWriter::with_capacity(PIECE, Sending(sender));
-            if let Err(error) = archive::write(&snapshot, &meta, taken, to) {
-                tracing::warn!("http: snapshot {} was not sent to its end: {error}", meta.id);
+            let to = BufWriter::with_capacity(PIECE, Sending(sender.clone()));
+            match archive::write(&snapshot, &meta, taken, to) {
+                // An error means that the client has gone.
+                Ok(()) => drop(sender.blocking_send(None)),
+                Err(error) => tracing::warn!("http: snapshot {} was not sent to its end: {error}", meta.id),
             }
         });
         let mut response = respond::pieces(pieces);
@@ -52,12 +54,12 @@ pub(crate) fn take<'a>(call: &'a Call<'a>, _: RequestBody) -> Pending<'a, Answer
 }
 
 /// Writes into a channel, from a thread that may wait.
-struct Sending(mpsc::Sender<Bytes>);
+struct Sending(mpsc::Sender<Option<Bytes>>);
 
 impl Write for Sending {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let gone = |_| io::Error::new(io::ErrorKind::BrokenPipe, "the client went away");
-        self.0.blocking_send(Bytes::copy_from_slice(bytes)).map_err(gone)?;
+        self.0.blocking_send(Some(Bytes::copy_from_slice(bytes))).map_err(gone)?;
         Ok(bytes.len())
     }
 

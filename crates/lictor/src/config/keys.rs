@@ -152,8 +152,6 @@ pub(crate) enum Reason {
     OwnCopy,
     /// A server asks no other.
     AsksNobody,
-    /// Clients of a server that leaves go to another at once.
-    ClientsGoOn,
     /// There is no page to serve.
     NoPage,
     /// There is nothing to debug a runtime by.
@@ -178,7 +176,6 @@ impl Reason {
                 "a server answers from its own copy of the state, which follows every write within moments"
             }
             Reason::AsksNobody => "a server asks no other server: what they share is the store",
-            Reason::ClientsGoOn => "client agents of a server that leaves are told so and go on with another at once",
             Reason::NoProfiler => "there are no debug endpoints: the original's show the insides of Go's runtime",
             Reason::NoPage => "this version has no web page of its own; ui_dir serves one",
             Reason::NoGrpc => "nothing listens for gRPC: there is no xDS for Envoy",

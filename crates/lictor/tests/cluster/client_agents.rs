@@ -1,12 +1,14 @@
 //! Client agents on real processes: they hold nothing, ask servers, and lose nothing when those are away.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use lictor_model::identity::{ServiceIdentity, TrustDomain};
-use lictor_testkit::{House, http, ports, until};
+use lictor_testkit::{Etcd, House, http, ports, until};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -14,7 +16,7 @@ use crate::common::{Load, echo, echo_once, wait_path};
 use crate::house::{Cluster, LICTOR, healthy};
 
 /// A server that notices within seconds who is gone.
-fn server(more: Value) -> House {
+pub(crate) fn server(more: Value) -> House {
     let mut house = House::build(LICTOR, json!({"node_name": "server", "store": {"node_ttl": "3s"}}));
     house.reconfigure(|config| lay_over(config, more));
     house.start_agent();
@@ -23,7 +25,7 @@ fn server(more: Value) -> House {
 }
 
 /// Lays objects over objects.
-fn lay_over(under: &mut Value, over: Value) {
+pub(crate) fn lay_over(under: &mut Value, over: Value) {
     match (under, over) {
         (Value::Object(under), Value::Object(over)) => {
             for (key, value) in over {
@@ -62,7 +64,7 @@ fn build_client(of: &House, name: &str, more: Value) -> House {
     house
 }
 
-fn serf(at: &House, node: &str) -> Value {
+pub(crate) fn serf(at: &House, node: &str) -> Value {
     let checks = at.get(&format!("/v1/health/node/{node}")).json();
     let all = checks.as_array().cloned().unwrap_or_default();
     all.into_iter().find(|check| check["CheckID"] == "serfHealth").map_or(Value::Null, |check| check["Status"].clone())
@@ -221,6 +223,40 @@ fn a_client_that_is_gone_is_lost_and_back_and_leaves_in_order() {
 }
 
 #[test]
+fn who_is_lost_can_be_forced_to_leave_and_is_as_it_was_when_it_is_back() {
+    let server = server(json!({}));
+    let one = client(&server, "one", json!({}));
+    let two = client(&server, "two", json!({}));
+    one.put("/v1/agent/service/register", json!({"Name": "web", "Port": 80}));
+    let nodes = || -> Vec<String> {
+        let nodes = server.get("/v1/catalog/nodes").json();
+        nodes.as_array().unwrap().iter().map(|node| node["Node"].as_str().unwrap().to_owned()).collect()
+    };
+    // Who is alive stays, and nobody minds a name that nobody knows.
+    for name in ["one", "server", "nobody"] {
+        assert_eq!(server.put(&format!("/v1/agent/force-leave/{name}"), Value::Null).status, 200);
+    }
+    assert_eq!(nodes(), ["one", "server", "two"]);
+
+    one.signal_agent(Signal::STOP);
+    until("the silent client is lost", || serf(&server, "one") == "critical");
+    // At whichever agent.
+    let output = Command::new(LICTOR)
+        .args(["force-leave", "One"])
+        .env("CONSUL_HTTP_ADDR", format!("127.0.0.1:{}", two.http_port))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(nodes(), ["server", "two"]);
+    assert_eq!(members(&server).iter().map(|(name, ..)| name.as_str()).collect::<Vec<_>>(), ["server", "two"]);
+    assert_eq!(server.get("/v1/catalog/service/web").json(), json!([]));
+
+    one.signal_agent(Signal::CONT);
+    until("it is back with all that is on it", || healthy(&server, "web") == ["one"]);
+    assert_eq!(nodes(), ["one", "server", "two"]);
+}
+
+#[test]
 fn proxies_of_two_clients_carry_traffic_whatever_happens_to_agents_and_servers() {
     let app = echo();
     let mut server = server(json!({}));
@@ -352,8 +388,20 @@ fn with_access_control_a_client_may_what_its_tokens_may() {
     });
     assert_eq!(one.proxy_pid("web-proxy"), pid);
 
+    // That a server does not say what a secret stands for allows nothing, whatever holds while there is none.
+    let mut lax = with(json!({"agent": "root"}));
+    lax["acl"]["down_policy"] = "allow".into();
+    let lax = client(&server, "lax", lax);
+    for secret in ["manage", "allow", "deny", "a%0Ab", "nonsense"] {
+        let body = json!({"Name": "stolen", "Port": 1});
+        assert_ne!(ask(&lax, "PUT", "/v1/agent/service/register", secret, &body).status, 200, "{secret}");
+    }
+
     // What was known goes on to hold without a server, and nothing else does.
     server.kill_agent();
+    until("it is noticed", || {
+        ask(&lax, "PUT", "/v1/agent/service/register", "new", &json!({"Name": "db"})).status == 200
+    });
     let services = |secret: &str| ask(&one, "GET", "/v1/agent/services", secret, &Value::Null);
     assert_eq!(services(&web).json().as_object().map(serde_json::Map::len), Some(2));
     let unknown = services("never-seen");
@@ -448,17 +496,17 @@ fn what_is_for_agents_needs_the_right_that_it_is_about() {
 }
 
 /// Makes a CA in a folder.
-fn make_ca(folder: &Path) {
+pub(crate) fn make_ca(folder: &Path) {
     made(folder, &["tls", "ca", "create"]);
 }
 
-fn made(folder: &Path, words: &[&str]) {
+pub(crate) fn made(folder: &Path, words: &[&str]) {
     let output = Command::new(LICTOR).args(words).current_dir(folder).output().unwrap();
     assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// The keys of the agent's certificate.
-fn tls(folder: &Path, name: &str) -> Value {
+pub(crate) fn tls(folder: &Path, name: &str) -> Value {
     let file = |name: &str| folder.join(name).display().to_string();
     json!({
         "ca_file": file("consul-agent-ca.pem"),
@@ -563,8 +611,16 @@ fn what_was_answered_before_is_answered_again_to_who_takes_it_old() {
     let before = one.get(path);
     assert_eq!(before.json().as_array().map(Vec::len), Some(1));
     assert_eq!(strict.get(path).json().as_array().map(Vec::len), Some(1));
+    server.request("PUT", "/v1/kv/gone", b"x");
+    assert_eq!(one.get("/v1/kv/gone?cached").status, 200);
+    server.request("DELETE", "/v1/kv/gone", b"");
+    assert_eq!(one.get("/v1/kv/gone?cached").status, 404);
     server.kill_agent();
     until("no server answers", || one.get("/v1/health/service/web").status == 500);
+    // What was not there any more when it was asked for last is not what it was before that.
+    let failed = one.get("/v1/health/service/web");
+    assert_eq!((failed.status, failed.headers["x-consul-knownleader"].as_str()), (500, "false"));
+    assert_eq!(one.get("/v1/kv/gone?cached").status, 500);
     let after = one.get(path);
     assert_eq!((after.status, after.text(), after.index()), (200, before.text(), before.index()));
     assert_eq!(after.headers.get("x-cache").map(String::as_str), Some("HIT"));
@@ -644,7 +700,7 @@ fn names_are_looked_up_by_servers_and_answered_by_the_clients_settings() {
 #[test]
 fn a_client_goes_on_with_another_server_when_its_own_is_gone() {
     let Some(mut cluster) = Cluster::start(1, 2, |_| json!({})) else { return };
-    let one = client(&cluster.servers[0], "one", json!({}));
+    let one = client(&cluster.servers[0], "one", json!({"performance": {"rpc_hold_timeout": "1s"}}));
     one.put("/v1/agent/service/register", json!({"Name": "web", "Port": 80}));
     until("it knows both servers", || one.get("/v1/agent/self").json()["Stats"]["consul"]["known_servers"] == "2");
     for server in &cluster.servers {
@@ -658,6 +714,8 @@ fn a_client_goes_on_with_another_server_when_its_own_is_gone() {
             let answer = one.get(&format!("/v1/health/service/web?wait=60s&index={index}"));
             answer.json().as_array().map(Vec::len)
         });
+        // Longer than a request is tried again while there is no server: this one had one all the time.
+        std::thread::sleep(Duration::from_millis(1500));
         let begun = Instant::now();
         cluster.servers[0].kill_agent();
         until("the other one answers", || one.get("/v1/catalog/service/web").status == 200);
@@ -674,4 +732,105 @@ fn a_client_goes_on_with_another_server_when_its_own_is_gone() {
     cluster.servers[0].start_agent();
     cluster.servers[0].wait_ready();
     until("the first server knows all of it", || healthy(&cluster.servers[0], "web") == ["one", "one"]);
+}
+
+#[test]
+fn a_client_leaves_a_server_that_is_silent_or_cannot_write_before_its_node_is_lost() {
+    let Some(etcd) = Etcd::start(3) else { return };
+    let endpoints = etcd.endpoints();
+    // Each server with a member of its own, so that one can be cut off.
+    let cluster = Cluster::over(etcd, 2, |number| {
+        let seal = "seal.key";
+        let own = [&endpoints[number]];
+        json!({"store": {"backend": "etcd", "endpoints": own, "node_ttl": "10s", "seal_key_file": seal}})
+    });
+    let [first, second] = &cluster.servers[..] else { panic!("two were started") };
+    let one = client(first, "one", json!({}));
+    one.put("/v1/agent/service/register", json!({"Name": "web", "Port": 80}));
+    until("it knows both servers", || one.get("/v1/agent/self").json()["Stats"]["consul"]["known_servers"] == "2");
+    let stays = |at: &House, what: &str| {
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(14) {
+            assert_eq!(healthy(at, "web"), ["one"], "{what}, after {:?}: {}", begun.elapsed(), one.log());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        assert_eq!(one.get("/v1/health/service/web").json().as_array().map(Vec::len), Some(1), "{what}");
+    };
+    // Its store does not answer; it does.
+    cluster.etcd.pause(0);
+    stays(second, "the server cannot write");
+    assert!(one.log().contains("does not do its work, trying another one"), "{}", one.log());
+    cluster.etcd.resume(0);
+    until("the first one is back", || healthy(first, "web") == ["one"]);
+    // Nothing comes from it at all, and nothing ends.
+    second.signal_agent(Signal::STOP);
+    stays(first, "the server is silent");
+    second.signal_agent(Signal::CONT);
+}
+
+#[test]
+fn requests_that_their_clients_give_up_in_crowds_leave_the_connection_to_the_server_alone() {
+    let server = server(json!({}));
+    let one = client(&server, "one", json!({}));
+    let index = one.get("/v1/catalog/services").index();
+    let request = format!("GET /v1/catalog/services?wait=60s&index={index} HTTP/1.1\r\nHost: a\r\n\r\n");
+    for _ in 0..10 {
+        let all: Vec<_> = (0..100)
+            .map(|_| {
+                let mut stream = TcpStream::connect(("127.0.0.1", one.http_port)).unwrap();
+                stream.write_all(request.as_bytes()).unwrap();
+                stream
+            })
+            .collect();
+        drop(all);
+    }
+    assert_eq!(one.get("/v1/catalog/services").status, 200);
+    let connected = one.log().matches("connected to server").count();
+    assert_eq!((connected, one.log().contains("has ended")), (1, false), "{}", one.log());
+}
+
+#[test]
+fn an_answer_that_nobody_takes_is_not_held_and_one_that_breaks_off_is_not_taken_for_whole() {
+    let mut server = server(json!({}));
+    let one = client(&server, "one", json!({}));
+    // Not to be compressed.
+    let mut state = 7_u64;
+    let value: Vec<u8> = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 56) as u8
+    })
+    .take(500_000)
+    .collect();
+    for number in 0..60 {
+        assert_eq!(server.request("PUT", &format!("/v1/kv/{number}"), &value).status, 200);
+    }
+    let begin = |at: &House| {
+        let mut stream = TcpStream::connect(("127.0.0.1", at.http_port)).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.write_all(b"GET /v1/snapshot HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        let mut first = [0; 1];
+        stream.read_exact(&mut first).unwrap();
+        stream
+    };
+    let memory = |at: &House| -> usize {
+        let status = fs::read_to_string(format!("/proc/{}/status", at.agent_pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() << 10
+    };
+    let before = [memory(&server), memory(&one)];
+    let idle: Vec<TcpStream> = (0..4).flat_map(|_| [begin(&server), begin(&one)]).collect();
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(4) {
+        let grown = [memory(&server).saturating_sub(before[0]), memory(&one).saturating_sub(before[1])];
+        assert!(grown.iter().all(|grown| *grown < 60 << 20), "{grown:?} bytes for readers that take nothing");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    drop(idle);
+
+    let mut reading = begin(&one);
+    server.kill_agent();
+    let mut answer = Vec::new();
+    // An end that says so is the last chunk; here the connection ends, or breaks.
+    let _ = reading.read_to_end(&mut answer);
+    assert!(answer.len() < 20_000_000 && !answer.ends_with(b"0\r\n\r\n"), "{} bytes", answer.len());
 }

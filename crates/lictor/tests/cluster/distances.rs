@@ -174,6 +174,69 @@ fn servers_measure_how_far_they_are_from_each_other_and_answer_with_what_is_near
 }
 
 #[test]
+fn client_agents_are_measured_and_answered_with_what_is_near_them() {
+    let port = ports::one();
+    let paths = Paths::open(port);
+    let config = |number: usize, of: Option<&House>| {
+        let mut house = House::build(LICTOR, json!({}));
+        house.reconfigure(|config| {
+            config["node_name"] = json!(format!("node{number}"));
+            config["serf_lan"] = json!(own_address(number).to_string());
+            config["advertise_addr"] = json!(path_address(number).to_string());
+            config["ports"]["serf_lan"] = json!(port);
+            if let Some(server) = of {
+                config["server"] = json!(false);
+                config["bootstrap"] = json!(false);
+                config["retry_join"] = json!([format!("127.0.0.1:{}", server.http_port + 2)]);
+                config["retry_interval"] = json!("200ms");
+            }
+        });
+        house.start_agent();
+        house.wait_ready();
+        house
+    };
+    let server = config(0, None);
+    let [near, far] = [1, 2].map(|number| config(number, Some(&server)));
+    for at in [&server, &far] {
+        at.put("/v1/agent/service/register", json!({"Name": "db", "Port": 5432}));
+    }
+    near.request(
+        "POST",
+        "/v1/query",
+        json!({"Name": "near", "Service": {"Service": "db", "Near": "_agent"}}).to_string().as_bytes(),
+    );
+
+    // As with servers: a busy machine adds to every time.
+    let settled = |what: &str, is_so: &mut dyn FnMut() -> bool| {
+        wait::within(Duration::from_secs(150), what, || is_so().then_some(()));
+    };
+    let by_distance = |at: &House, path: &str| nodes(&at.get(path).json(), |row| &row["Node"]);
+    settled("nodes come by distance from whichever agent is asked", &mut || {
+        by_distance(&near, "/v1/catalog/nodes?near=_agent") == ["node1", "node0", "node2"]
+            && by_distance(&far, "/v1/catalog/nodes?near=_agent")[0] == "node2"
+            && by_distance(&server, "/v1/catalog/nodes?near=node2")[0] == "node2"
+            && by_distance(&server, "/v1/catalog/nodes?near=_agent") == ["node0", "node1", "node2"]
+    });
+    let executed = |at: &House| nodes(&at.get("/v1/query/near/execute").json()["Nodes"], |row| &row["Node"]["Node"]);
+    settled("a query answers each agent with what is near it", &mut || {
+        executed(&near) == ["node0", "node2"] && executed(&far) == ["node2", "node0"]
+    });
+    // Each knows where it is, and all know of all.
+    let own = far.get("/v1/agent/self").json()["Coord"].clone();
+    assert!(own["Vec"].as_array().is_some_and(|vec| vec.iter().any(|part| part != 0.0)), "{own}");
+    assert_eq!(by_distance(&near, "/v1/coordinate/nodes"), ["node0", "node1", "node2"]);
+    let output = Command::new(LICTOR)
+        .args(["rtt", "-format=json", "node2"])
+        .env("CONSUL_HTTP_ADDR", format!("127.0.0.1:{}", near.http_port))
+        .output()
+        .unwrap();
+    let between: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+    assert!(between["Milliseconds"].as_f64().is_some_and(|between| between > 150.0), "{between}");
+    drop((near, far, server));
+    drop(paths);
+}
+
+#[test]
 fn coordinates_can_be_off() {
     let house = House::start_dev(LICTOR, json!({"disable_coordinates": true}));
     assert_eq!(house.get("/v1/agent/self").json()["Coord"], Value::Null);

@@ -4,6 +4,7 @@
 #![allow(clippy::print_stderr, reason = "what was skipped and what was measured must be seen")]
 
 mod across;
+mod agents_port;
 mod client_agents;
 #[path = "../common/mod.rs"]
 mod common;
@@ -22,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use common::{Checked, Load, echo, two_services, wait_path};
 use house::{Cluster, LICTOR, healthy, insist, server, write_seal_key};
-use lictor_testkit::{Etcd, House, until};
+use lictor_testkit::{Etcd, House, eventually, until};
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -301,6 +302,50 @@ fn a_node_that_is_lost_for_too_long_is_forgotten_and_known_again_when_it_is_back
         nodes(&cluster.servers[0]) == ["outside", "server0", "server1"]
             && healthy(&cluster.servers[0], "db") == ["server1"]
     });
+}
+
+#[test]
+fn a_server_that_leaves_is_gone_at_once_answers_for_a_while_and_is_as_it_was_when_it_is_back() {
+    let drain = Duration::from_secs(3);
+    let ended = |house: &mut House| eventually("it has ended", || house.ended()).code();
+    let config = |_| json!({"performance": {"leave_drain_time": "3s"}});
+    let Some(mut cluster) = Cluster::start(1, 2, config) else { return };
+    let [stays, leaves] = &mut cluster.servers[..] else { panic!("two were started") };
+    let members = |at: &House| at.get("/v1/agent/members").json().as_array().map_or(0, Vec::len);
+    leaves.put("/v1/agent/service/register", json!({"Name": "db", "Port": 5432}));
+    until("both see it", || healthy(stays, "db") == ["server1"] && members(stays) == 2);
+
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        let leaving = scope.spawn(|| leaves.request("PUT", "/v1/agent/leave", b""));
+        until("it is gone from the catalog", || stays.get("/v1/catalog/service/db").json() == json!([]));
+        assert_eq!(stays.get("/v1/catalog/nodes").json().as_array().map(Vec::len), Some(1));
+        until("it is no member, and none that failed", || members(stays) == 1);
+        // Who asks it still is told so.
+        assert_eq!(leaves.get("/v1/catalog/service/db").json(), json!([]));
+        // What is registered meanwhile is for when it is back.
+        assert_eq!(leaves.put("/v1/agent/service/register", json!({"Name": "late", "Port": 1})).status, 200);
+        assert_eq!(leaves.get("/v1/catalog/nodes").json().as_array().map(Vec::len), Some(1));
+        assert!(!leaving.is_finished() && begun.elapsed() < drain, "{:?}", begun.elapsed());
+        assert_eq!(leaving.join().unwrap().status, 200);
+    });
+    assert!(begun.elapsed() >= drain, "{:?}", begun.elapsed());
+    assert_eq!(ended(leaves), Some(0));
+    assert_eq!(stays.get("/v1/catalog/nodes").json().as_array().map(Vec::len), Some(1));
+
+    leaves.start_agent();
+    leaves.wait_ready();
+    until("it is back with all that is on it", || {
+        healthy(stays, "db") == ["server1"] && healthy(stays, "late") == ["server1"]
+    });
+
+    // Whoever has no time says so with a signal.
+    std::thread::scope(|scope| {
+        scope.spawn(|| leaves.try_request("PUT", "/v1/agent/leave", b""));
+        until("it is gone again", || stays.get("/v1/catalog/service/db").json() == json!([]));
+        leaves.signal_agent(Signal::TERM);
+    });
+    assert_eq!(ended(leaves), Some(1));
 }
 
 #[test]

@@ -15,6 +15,18 @@ impl Reader {
         self.answer(vec![Topic::Members], |tables| tables.presence.alive().cloned().collect())
     }
 
+    /// Those of them that answer datagrams by which distances are measured: at most so many, the first of them by chance; and
+    /// how many agents are alive; public.
+    pub fn some_that_answer(&self, most: usize) -> Answer<(Vec<Member>, usize)> {
+        self.answer(vec![Topic::Members], |tables| {
+            let count = tables.presence.count();
+            let (one, other) = (tables.presence.alive(), tables.presence.alive());
+            let from = fastrand::usize(..count.max(1));
+            let answering = one.skip(from).chain(other.take(from)).filter(|member| !member.ping.is_empty());
+            (answering.take(most).cloned().collect(), count)
+        })
+    }
+
     /// The servers among them; public.
     pub fn servers(&self) -> Answer<Vec<Member>> {
         self.answer(vec![Topic::Members], |tables| tables.presence.servers().cloned().collect())

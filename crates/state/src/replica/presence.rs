@@ -60,6 +60,11 @@ impl Presence {
         self.alive.values().map(|row| &row.member)
     }
 
+    /// How many are.
+    pub(crate) fn count(&self) -> usize {
+        self.alive.len()
+    }
+
     /// All servers that are alive, by node.
     pub(crate) fn servers(&self) -> impl Iterator<Item = &Member> {
         self.servers.iter().filter_map(|node| self.alive.get(node)).map(|row| &row.member)

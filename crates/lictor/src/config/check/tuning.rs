@@ -36,6 +36,8 @@ pub(crate) struct Lifecycle {
     pub(crate) leave_on_terminate: bool,
     /// SIGINT stops at once.
     pub(crate) skip_leave_on_interrupt: bool,
+    /// How long a leaving server keeps answering, if somebody has said so.
+    pub(crate) leave_drain_time: Option<Duration>,
     /// Lowest time to live of a session.
     pub(crate) session_ttl_min: Duration,
     /// How long a lost node stays in the catalog; for ever if zero.
@@ -161,6 +163,10 @@ pub(crate) fn lifecycle(check: &mut Check<'_>, role: Role) -> Lifecycle {
     Lifecycle {
         leave_on_terminate: settings.flag_if_set("leave_on_terminate").unwrap_or(!is_server),
         skip_leave_on_interrupt: settings.flag_if_set("skip_leave_on_interrupt").unwrap_or(is_server),
+        leave_drain_time: settings
+            .is_given("performance.leave_drain_time")
+            .then(|| settings.duration("performance.leave_drain_time").or_zero())
+            .filter(|_| is_server),
         session_ttl_min: match settings.duration("session_ttl_min").or_zero() {
             Duration::ZERO => Duration::from_secs(10),
             ttl => ttl,

@@ -3,8 +3,8 @@
 use super::Disposition::{self, Alias, Honoured, NoEffect, NoEffectOnServers, SameAs};
 use super::Kind::{self, *};
 use super::Reason::{
-    AsksNobody, AtHand, ClientsGoOn, Constant, Enterprise, Gossip, Home, NoGrpc, NoPage, NoProfiler, OneDatacenter,
-    OwnCopy, Raft, RemoteExec, Sink,
+    AsksNobody, AtHand, Constant, Enterprise, Gossip, Home, NoGrpc, NoPage, NoProfiler, OneDatacenter, OwnCopy, Raft,
+    RemoteExec, Sink,
 };
 use super::{Key, Reload};
 
@@ -106,14 +106,14 @@ pub(crate) const KEYS: &[Key] = &[
     key("encrypt_verify_incoming", Flag, "true", NoEffect(Gossip), "Refuse gossip that is not encrypted."),
     key("encrypt_verify_outgoing", Flag, "true", NoEffect(Gossip), "Send only encrypted gossip."),
     key("disable_keyring_file", Flag, "false", NoEffect(Gossip), "Keep the gossip key in memory only.").dev("true"),
-    key("reconnect_timeout", Duration, "72h", Honoured, "How long after its agent was lost a node leaves the catalog, where agents share a store; never with 0."),
+    key("reconnect_timeout", Duration, "72h", Honoured, "How long after its agent was lost a node leaves the catalog, where agents share a store or are clients; never with 0."),
     key("reconnect_timeout_wan", Duration, "72h", NoEffect(OneDatacenter), "Age after which a failed server of another datacenter is forgotten."),
     key("protocol", Int, "2", NoEffect(Gossip), "Version of the gossip protocol, 2 or 3."),
     key("raft_protocol", Int, "0", NoEffect(Raft), "Version of the consensus protocol, 1 to 3, or 0 for the default."),
     key("raft_snapshot_threshold", Int, "16384", NoEffect(Raft), "Log entries between snapshots."),
     key("raft_snapshot_interval", Duration, "30s", NoEffect(Raft), "Time between looks whether a snapshot is due."),
     key("performance.raft_multiplier", Int, "5", NoEffect(Raft), "Patience of consensus, 1 to 10.").dev("1"),
-    key("performance.leave_drain_time", Duration, "5s", NoEffect(ClientsGoOn), "How long a leaving server keeps answering."),
+    key("performance.leave_drain_time", Duration, "5s", Honoured, "How long a server that has left keeps answering, so that nobody asks in vain before knowing; while it is not set, only where others can go on: with a shared store."),
     key("performance.rpc_hold_timeout", Duration, "7s", NoEffectOnServers(AsksNobody), "How long a request is tried again while no server or no store answers."),
     key("disable_coordinates", Flag, "false", Honoured, "Do not measure distances between nodes, and answer nothing about them."),
     key("limits.rpc_rate", Float, "-1", NoEffectOnServers(AsksNobody), "Requests per second from this client agent to servers; 0 or less means no limit.").reloaded(),
