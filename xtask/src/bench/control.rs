@@ -24,16 +24,24 @@ const fn row(key: &'static str, label: &'static str, unit: &'static str, better:
 
 /// The figures. Targets that are multiples of Consul 1.4.3 were made from what it did on a machine of two cores like the
 /// one of docs/performance.md, on another day.
-pub(super) const ROWS: [Row; 16] = [
+pub(super) const ROWS: [Row; 18] = [
     row("agent_idle", "resident, idle agent", "MB", Less, Figure(20.0)),
     row("register1", "registrations in memory, 1 connection", "1/s", More, Figure(3.0 * 1870.0)),
     row("register64", "registrations in memory, 64 connections", "1/s", More, NoTarget),
     row("durable64", "durable registrations, 64 connections", "1/s", More, Figure(20_000.0)),
+    row(
+        "bare_durable",
+        "for comparison: the same of a program that appends to a file and does nothing else",
+        "1/s",
+        More,
+        NoTarget,
+    ),
     row("durable1", "durable registrations, 1 connection", "1/s", More, NoTarget),
     row("health1", "health answers, 1 instance", "1/s", More, Figure(5.0 * 19_800.0)),
     row("health50", "health answers, 50 instances", "1/s", More, Figure(10.0 * 4000.0)),
     row("bare", "for comparison: answers of a program that does nothing else", "1/s", More, NoTarget),
     row("dns", "DNS answers", "1/s", More, Figure(10.0 * 10_000.0)),
+    row("bare_dns", "for comparison: the same of a program that does nothing else", "1/s", More, NoTarget),
     row("wake", "1,500 blocking queries, change to the last answer", "ms", Less, Figure(15.0)),
     row("bare_wake", "for comparison: the same of a program that does nothing else", "ms", Less, NoTarget),
     row("wake_memory", "resident per blocking query", "KB", Less, Figure(4.0)),
@@ -163,6 +171,11 @@ fn in_memory(
     let names = ["lone.service.consul", "srv:svc1.service.consul", "svc2.service.consul"];
     let report = agent.load(tool, "dns", &[&["8", seconds.as_str()], &names[..]].concat())?;
     note("dns", number(&report, "count")? / number(&report, "seconds")?);
+    let bare = Process::start(&folder.join("bare.log"), tool, &["names", &port])?;
+    let words = [&["dns", port.as_str(), "8", seconds.as_str()], &names[..]].concat();
+    let report = eventually("a bare program answers", || Ok(load(tool, &words).ok()))?;
+    note("bare_dns", number(&report, "count")? / number(&report, "seconds")?);
+    drop(bare);
 
     let before = settled(&agent.pids());
     let mut watchers = Held::start(tool, &["watch", &agent.http.to_string(), &WATCHERS.to_string(), "lone"])?;
@@ -196,7 +209,15 @@ fn durable(lictor: &Path, tool: &Path, folder: &Path, note: &mut impl FnMut(&'st
     }
     note("restarted_100k", settled(&agent.pids()) / 1024.0);
     drop(agent);
-    fs::remove_dir_all(folder.join("data")).context("cannot remove the agent's data")
+    fs::remove_dir_all(folder.join("data")).context("cannot remove the agent's data")?;
+
+    let (port, file) = (ports::one().to_string(), folder.join("bare").display().to_string());
+    let bare = Process::start(&folder.join("bare.log"), tool, &["durable", &port, &file])?;
+    let words = ["register", &port, "64", "0", &ALL.to_string(), "2000", "1000"];
+    let report = eventually("a bare program writes", || Ok(load(tool, &words).ok()))?;
+    note("bare_durable", number(&report, "count")? / number(&report, "seconds")?);
+    drop(bare);
+    fs::remove_file(file).context("cannot remove what a bare program wrote")
 }
 
 /// Waits until an agent has nothing to do, and gives what it holds.

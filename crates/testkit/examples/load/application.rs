@@ -27,7 +27,7 @@ pub(crate) const CHUNK: usize = 256 * 1024;
 /// Chunks in a row of one connection before others get a turn.
 const TURN: usize = 4;
 /// What the event of the listener is called.
-const LISTENER: u64 = u64::MAX;
+pub(crate) const LISTENER: u64 = u64::MAX;
 const BACKLOG: i32 = 4096;
 
 /// Serves until it is ended from outside. Each thread has a listener of its own.
@@ -37,7 +37,7 @@ pub(crate) fn serve(port: u16) -> Result<Value, Problem> {
     Ok(json!({}))
 }
 
-fn listen(port: u16) -> Result<TcpListener, Problem> {
+pub(crate) fn listen(port: u16) -> Result<TcpListener, Problem> {
     let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
     rustix::net::sockopt::set_socket_reuseaddr(&socket, true)?;
     rustix::net::sockopt::set_socket_reuseport(&socket, true)?;

@@ -5,6 +5,7 @@
 
 mod agent;
 mod application;
+mod bare;
 mod clients;
 mod turns;
 
@@ -27,6 +28,8 @@ Usage: load <command>
                                       instances FIRST to FIRST + COUNT, spread over so many nodes and services
   touch PORT COUNT                    the same instance of `lone` COUNT times, another port each time
   watch PORT COUNT SERVICE            blocking queries, answered by one change for each line of input, until it ends
+  names PORT                          a program that answers questions over UDP and does nothing else
+  durable PORT FILE                   a program that writes registrations to a file, and does nothing else
   wake PORT COUNT                     as many answers, written at once by a program that does nothing else
 ";
 
@@ -59,6 +62,8 @@ fn run(words: &[&str]) -> Result<(), Problem> {
         "register" => agent::register(port, number(1)?, number(2)?, number(3)?, number(4)?, number(5)?)?,
         "touch" => agent::touch(port, number(1)?)?,
         "watch" => agent::watch(port, number(1)?, word(2)?)?,
+        "names" => bare::names(port)?,
+        "durable" => bare::durable(port, word(1)?)?,
         "wake" => agent::wake(port, number(1)?)?,
         _ => return Err(USAGE.into()),
     };
