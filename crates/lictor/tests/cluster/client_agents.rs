@@ -416,6 +416,36 @@ fn with_access_control_a_client_may_what_its_tokens_may() {
 }
 
 #[test]
+fn a_client_remembers_a_token_for_as_long_as_it_is_told() {
+    let acl = |more: Value| {
+        let mut acl = json!({"enabled": true, "default_policy": "deny", "tokens": {"master": "root", "agent": "root"}});
+        lay_over(&mut acl, more);
+        json!({"acl": acl})
+    };
+    let server = server(acl(json!({})));
+    let made =
+        server.request("PUT", "/v1/acl/token?token=root", br#"{"Policies": [{"Name": "global-management"}]}"#).json();
+    let (accessor, secret) = (made["AccessorID"].as_str().unwrap(), made["SecretID"].as_str().unwrap());
+    let keys = json!({"usual": {}, "by-policy": {"policy_ttl": "1s"}, "by-token": {"token_ttl": "1s"}});
+    let [usual, by_policy, by_token] =
+        ["usual", "by-policy", "by-token"].map(|name| client(&server, name, acl(keys[name].clone())));
+    let may = |at: &House| at.get(&format!("/v1/agent/services?token={secret}")).status;
+    let begun = Instant::now();
+    for at in [&usual, &by_policy, &by_token] {
+        assert_eq!(may(at), 200);
+    }
+    let gone = server.request("DELETE", &format!("/v1/acl/token/{accessor}?token=root"), b"");
+    assert_eq!(gone.status, 200, "{}", gone.text());
+    for at in [&by_policy, &by_token] {
+        until("it knows that the token is gone", || may(at) == 403);
+    }
+    // The usual is half a minute.
+    let (took, still) = (begun.elapsed(), may(&usual));
+    assert!(took < Duration::from_secs(25), "{took:?}");
+    assert!(still == 200 || begun.elapsed() > Duration::from_secs(29), "{still} after {:?}", begun.elapsed());
+}
+
+#[test]
 fn what_is_for_agents_needs_the_right_that_it_is_about() {
     let acl = json!({"enabled": true, "default_policy": "deny", "tokens": {"master": "root", "default": "root"}});
     let server = server(json!({"acl": acl}));
