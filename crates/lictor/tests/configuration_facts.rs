@@ -18,8 +18,10 @@ use serde_json::{Value, json};
 /// How long an agent may take until it answers who leads.
 const PROMISED: Duration = Duration::from_secs(3);
 
+/// What becomes of a command that ends by itself; `timeout` of coreutils ends it should it not.
 fn lictor(words: &[&str]) -> Output {
-    Command::new(LICTOR).args(words).stdin(Stdio::null()).output().unwrap()
+    let mut command = Command::new("timeout");
+    command.args(["-k", "1", "60", LICTOR]).args(words).stdin(Stdio::null()).output().unwrap()
 }
 
 fn said(output: &Output) -> String {

@@ -446,6 +446,29 @@ fn a_client_remembers_a_token_for_as_long_as_it_is_told() {
 }
 
 #[test]
+fn where_names_of_servers_are_verified_one_of_another_datacenter_is_none() {
+    let folder = tempfile::tempdir().unwrap();
+    made(folder.path(), &["tls", "ca", "create"]);
+    made(folder.path(), &["tls", "cert", "create", "-server", "-dc", "east"]);
+    made(folder.path(), &["tls", "cert", "create", "-client"]);
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let keys = |certificate: &str| {
+        json!({"ca_file": file("consul-agent-ca.pem"), "cert_file": file(&format!("{certificate}-consul-0.pem")),
+            "key_file": file(&format!("{certificate}-consul-0-key.pem"))})
+    };
+    let server = server(keys("east-server"));
+    client(&server, "trusting", keys("dc1-client"));
+    let mut strict = keys("dc1-client");
+    strict["verify_server_hostname"] = true.into();
+    strict["retry_max"] = 1.into();
+    let mut strict = build_client(&server, "strict", strict);
+    strict.start_agent();
+    until("it gives up", || strict.ended().is_some());
+    assert!(strict.log().contains("server.dc1.consul"), "{}", strict.log());
+    assert_eq!(server.get("/v1/catalog/node/strict").json(), Value::Null);
+}
+
+#[test]
 fn what_is_for_agents_needs_the_right_that_it_is_about() {
     let acl = json!({"enabled": true, "default_policy": "deny", "tokens": {"master": "root", "default": "root"}});
     let server = server(json!({"acl": acl}));
