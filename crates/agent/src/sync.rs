@@ -286,7 +286,9 @@ impl Inner {
     /// Compares everything with the catalog and repairs the differences; `false` when something failed.
     pub(crate) async fn full_sync(&self) -> bool {
         let node = self.config.node_name.as_str();
-        if let Err(error) = self.cluster.see_node(node).await {
+        // Servers that do not answer keep no agent from ending.
+        let Some(seen) = self.stop.or_stopped(self.cluster.see_node(node)).await else { return false };
+        if let Err(error) = seen {
             tracing::warn!("agent: cannot compare with the catalog: {}", crate::error::chain(&error));
             return false;
         }
