@@ -12,7 +12,7 @@ use lictor_state::Reader;
 use lictor_task::{DrainWatch, Scope};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, UdpSocket};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Mutex, Semaphore, watch};
 
 use crate::answer::{self, Outcome, Reply};
 use crate::config::Settings;
@@ -127,10 +127,13 @@ impl Bound {
     }
 }
 
-/// Runs a UDP worker and starts it again should a packet make it panic: one packet must not end the service.
+/// Runs a UDP worker and starts it again should a packet make it panic: one packet must not end the service, nor take those
+/// with it that came at the same time.
 async fn keep_udp_worker(scope: Scope, socket: Arc<Datagrams>, core: Arc<Core>) {
+    let desk = Arc::new(Mutex::new(udp::Desk::new()));
     while !scope.stop_signal().is_requested() {
-        let work = udp::work(Arc::clone(&socket), Arc::clone(&core), scope.clone());
+        let (socket, core, inner, desk) = (Arc::clone(&socket), Arc::clone(&core), scope.clone(), Arc::clone(&desk));
+        let work = async move { udp::work(socket, core, inner, &mut *desk.lock().await).await };
         if let Ok(Some(())) = scope.spawn("answer UDP", work).await {
             return;
         }

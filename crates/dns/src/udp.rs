@@ -1,4 +1,4 @@
-//! The UDP loop: datagram in, datagram out.
+//! The UDP loop: datagrams in, datagrams out.
 
 use std::io;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use lictor_task::Scope;
 
-use crate::datagram::{Datagrams, Peer};
+use crate::datagram::{Answers, Datagrams, Peer, Questions};
 use crate::request::Transport;
 use crate::server::{Core, Step, Waiting};
 
@@ -15,49 +15,65 @@ const BURST: usize = 64;
 /// Pause after the socket failed, so that a lasting failure is no busy loop.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// What a worker has before it. It outlives the worker: who made it panic keeps nobody else from an answer.
+pub(crate) struct Desk {
+    questions: Questions,
+    answers: Answers,
+    out: Vec<u8>,
+}
+
+impl Desk {
+    pub(crate) fn new() -> Desk {
+        Desk { questions: Questions::new(), answers: Answers::default(), out: Vec::new() }
+    }
+}
+
 /// Answers datagrams until the scope stops. Several workers may share a socket.
-pub(crate) async fn work(socket: Arc<Datagrams>, core: Arc<Core>, scope: Scope) {
+pub(crate) async fn work(socket: Arc<Datagrams>, core: Arc<Core>, scope: Scope, desk: &mut Desk) {
     let stop = scope.stop_signal();
     let stopped = stop.requested();
     tokio::pin!(stopped);
-    let mut packet = vec![0; usize::from(u16::MAX)];
-    let mut out = Vec::with_capacity(usize::from(u16::MAX));
+    let mut in_a_row = 0;
     loop {
+        let Desk { questions, answers, out } = &mut *desk;
+        while let Some((packet, peer)) = questions.next() {
+            in_a_row += 1;
+            match core.answer(packet, peer.from.ip(), Transport::Udp, out) {
+                Step::Ignore => {}
+                Step::Send => answers.push(out, peer),
+                Step::Wait(waiting) => {
+                    scope.spawn("ask recursors", finish(Arc::clone(&socket), Arc::clone(&core), *waiting, peer));
+                }
+            }
+            if answers.are_many() {
+                socket.send(answers).await;
+            }
+        }
+        socket.send(answers).await;
+        if in_a_row >= BURST {
+            in_a_row = 0;
+            tokio::task::yield_now().await;
+        }
         tokio::select! {
             biased;
             () = &mut stopped => return,
             _ = socket.readable() => {}
         }
-        for _ in 0..BURST {
-            match socket.try_receive(&mut packet) {
-                Ok((length, peer)) => match core.answer(&packet[..length], peer.from.ip(), Transport::Udp, &mut out) {
-                    Step::Ignore => {}
-                    Step::Send => send(&socket, &out, &peer).await,
-                    Step::Wait(waiting) => {
-                        scope.spawn("ask recursors", finish(Arc::clone(&socket), Arc::clone(&core), *waiting, peer));
-                    }
-                },
-                Err(problem) if problem.kind() == io::ErrorKind::WouldBlock => break,
-                Err(problem) => {
-                    tracing::warn!("cannot receive DNS questions: {problem}");
-                    tokio::time::sleep(PAUSE).await;
-                    break;
-                }
+        match socket.try_receive(questions) {
+            Ok(()) => {}
+            Err(problem) if problem.kind() == io::ErrorKind::WouldBlock => {}
+            Err(problem) => {
+                tracing::warn!("cannot receive DNS questions: {problem}");
+                tokio::time::sleep(PAUSE).await;
             }
         }
-        tokio::task::yield_now().await;
     }
 }
 
 async fn finish(socket: Arc<Datagrams>, core: Arc<Core>, waiting: Waiting, to: Peer) {
     let mut out = Vec::new();
     core.finish(waiting, &mut out).await;
-    send(&socket, &out, &to).await;
-}
-
-async fn send(socket: &Datagrams, packet: &[u8], to: &Peer) {
-    if let Err(problem) = socket.send(packet, to).await {
-        // The client is gone or unreachable; nobody is left to tell.
-        tracing::debug!("cannot send a DNS answer to {}: {problem}", to.from);
-    }
+    let mut answers = Answers::default();
+    answers.push(&out, to);
+    socket.send(&mut answers).await;
 }

@@ -7,7 +7,7 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, TestRunner};
 use tokio::net::UdpSocket;
 
-use crate::world::{World, question, question_with_edns};
+use crate::world::{PATIENCE, World, question, question_with_edns};
 
 #[tokio::test]
 async fn what_cannot_be_read_is_a_format_error_with_its_id() {
@@ -40,6 +40,33 @@ async fn a_future_version_of_edns_is_refused_as_such() {
     let answer = world.ask_message(&question).await;
     assert_eq!(u16::from(answer.code()), u16::from(ResponseCode::BADVERS));
     assert!(answer.0.edns.is_some());
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn who_makes_a_worker_panic_takes_no_question_with_it_that_came_at_the_same_time() {
+    let world = World::new().await;
+    world.databases(1).await;
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.connect(world.address).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    world.trip();
+    // The server has this thread no earlier than all are sent, so they are received together.
+    for id in 0..9 {
+        let mut asked = question("db.service.consul.", A);
+        asked.metadata.id = id;
+        socket.send(&asked.to_vec().unwrap()).unwrap();
+    }
+    let socket = UdpSocket::from_std(socket).unwrap();
+    let mut answered = Vec::new();
+    while answered.len() < 8 {
+        let mut buffer = [0; 512];
+        let received = tokio::time::timeout(PATIENCE, socket.recv(&mut buffer)).await;
+        let length = received.unwrap_or_else(|_| panic!("only {answered:?} were answered")).unwrap();
+        answered.push(Message::from_vec(&buffer[..length]).unwrap().metadata.id);
+    }
+    answered.sort_unstable();
+    assert_eq!(answered, (1..9).collect::<Vec<u16>>());
     world.stop().await;
 }
 

@@ -123,6 +123,44 @@ async fn an_answer_comes_from_the_address_that_was_asked() {
 }
 
 #[tokio::test]
+async fn many_that_ask_at_once_are_each_answered_from_where_they_asked() {
+    let world = World::at("0.0.0.0:0", config(|_| ())).await;
+    world.databases(3).await;
+    let mut clients = Vec::new();
+    for number in 1..=20 {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.connect((std::net::Ipv4Addr::new(127, 0, 0, number), world.address.port())).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        clients.push(socket);
+    }
+    // More than are received with one call. The server has this thread no earlier than all are sent.
+    for id in 0..10 {
+        for socket in &clients {
+            let mut asked = question("db.service.consul.", A);
+            asked.metadata.id = id;
+            socket.send(&asked.to_vec().unwrap()).unwrap();
+        }
+    }
+    for socket in clients {
+        let asked = socket.peer_addr().unwrap();
+        let socket = UdpSocket::from_std(socket).unwrap();
+        let mut answered = Vec::new();
+        while answered.len() < 10 {
+            let mut buffer = [0; 512];
+            let received = tokio::time::timeout(PATIENCE, socket.recv(&mut buffer)).await;
+            let length = received.unwrap_or_else(|_| panic!("{asked} answered only {answered:?}")).unwrap();
+            let answer = hickory_proto::op::Message::from_vec(&buffer[..length]).unwrap();
+            assert_eq!(answer.answers.len(), 3);
+            answered.push(answer.metadata.id);
+        }
+        // Several workers may have been at it.
+        answered.sort_unstable();
+        assert_eq!(answered, (0..10).collect::<Vec<u16>>());
+    }
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn every_address_of_both_families_is_served_by_one_socket() {
     if std::net::UdpSocket::bind("[::1]:0").is_err() {
         eprintln!("SKIPPED: this machine has no IPv6 loopback address");

@@ -1,6 +1,7 @@
 //! A server over a state of its own, and a client for it.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -27,6 +28,7 @@ pub(crate) struct World {
     pub(crate) reload: Reload,
     writer: Writer,
     queries: Arc<OneQuery>,
+    trips: Arc<AtomicBool>,
     drain: Drain,
     scope: Scope,
 }
@@ -72,20 +74,28 @@ impl World {
         let state = lictor_state::Config { datacenter: "dc1".into(), ..Default::default() };
         let (state, writer) = State::open(Store::memory(), state, &scope).await.unwrap();
         let queries = Arc::new(OneQuery::default());
-        let backend = Backend {
-            reader: Arc::new(move || state.reader(&Caller::acls_disabled())),
-            queries: Arc::clone(&queries) as Arc<dyn Queries>,
+        let trips = Arc::new(AtomicBool::new(false));
+        let may_trip = Arc::clone(&trips);
+        let reader = move || {
+            assert!(!may_trip.swap(false, Ordering::SeqCst), "this is meant to be");
+            state.reader(&Caller::acls_disabled())
         };
+        let backend = Backend { reader: Arc::new(reader), queries: Arc::clone(&queries) as Arc<dyn Queries> };
         let bound = bind(&[address.parse().unwrap()], Settings::new(config).unwrap(), backend).unwrap();
         let (address, reload, drain) = (bound.addresses()[0], bound.reload(), Drain::new());
         scope.spawn("dns", bound.run(drain.watch().unwrap()));
-        World { address, reload, writer, queries, drain, scope }
+        World { address, reload, writer, queries, trips, drain, scope }
     }
 
     /// Stops the server as the agent does.
     pub(crate) async fn stop(self) {
         assert!(self.drain.drain(PATIENCE).await, "the server did not stop");
         self.scope.join(PATIENCE).await;
+    }
+
+    /// Makes the next question that is looked up panic.
+    pub(crate) fn trip(&self) {
+        self.trips.store(true, Ordering::SeqCst);
     }
 
     /// Whom the last prepared query was executed for.
