@@ -306,9 +306,10 @@ fn a_node_that_is_lost_for_too_long_is_forgotten_and_known_again_when_it_is_back
 
 #[test]
 fn a_server_that_leaves_is_gone_at_once_answers_for_a_while_and_is_as_it_was_when_it_is_back() {
-    let drain = Duration::from_secs(3);
+    // Longer than where nobody says how long.
+    let drain = Duration::from_secs(6);
     let ended = |house: &mut House| eventually("it has ended", || house.ended()).code();
-    let config = |_| json!({"performance": {"leave_drain_time": "3s"}});
+    let config = |_| json!({"performance": {"leave_drain_time": "6s"}});
     let Some(mut cluster) = Cluster::start(1, 2, config) else { return };
     let [stays, leaves] = &mut cluster.servers[..] else { panic!("two were started") };
     let members = |at: &House| at.get("/v1/agent/members").json().as_array().map_or(0, Vec::len);
