@@ -42,7 +42,7 @@ pub(crate) struct Call<'a> {
     pub(crate) raw_query: &'a str,
     pub(crate) headers: &'a HeaderMap,
     /// Where it came from.
-    pub(crate) peer: Peer,
+    pub(crate) peer: &'a Peer,
     /// The secret given, empty if none was.
     pub(crate) secret: &'a str,
     /// Who asks. On public routes nobody in particular: they do not look at secrets.
@@ -61,7 +61,7 @@ impl Call<'_> {
 
     /// Who asks, as it is known by now: rights may have changed since.
     pub(crate) fn caller_now(&self) -> Result<Caller, lictor_agent::Error> {
-        self.server.caller(self.route, self.secret, self.peer)
+        self.server.caller(self.route, self.secret, *self.peer)
     }
 
     /// The node for which this agent answers: its own, or that of the client agent that asks.

@@ -71,7 +71,7 @@ enum Taken {
 }
 
 /// Answers reads until something else comes.
-pub(crate) async fn serve(server: &Server, line: &mut impl Line, peer: Peer, proxy: Option<&ServiceId>) -> Left {
+pub(crate) async fn serve(server: &Server, line: &mut impl Line, peer: &Peer, proxy: Option<&ServiceId>) -> Left {
     loop {
         let taken = tokio::time::timeout(HEAD_LIMIT, server.stop.or_stopped(take(line))).await;
         let (mut head, bytes) = match taken {
@@ -80,7 +80,7 @@ pub(crate) async fn serve(server: &Server, line: &mut impl Line, peer: Peer, pro
             // Nothing came in time, or the agent stops and nobody waits for an answer.
             Err(_) | Ok(None) => return Left::Over,
         };
-        let admission = server.rules().gate.admit(&head.method, &head.uri, peer);
+        let admission = server.rules().gate.admit(&head.method, &head.uri, *peer);
         if !server.reads_itself(&admission) {
             return Left::Bytes(bytes);
         }

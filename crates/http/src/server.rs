@@ -473,7 +473,7 @@ impl Serve {
     async fn plain(self, mut stream: impl Line, peer: Peer) {
         let (server, proxy) = (&self.server, &self.proxy);
         let left = {
-            let mut reads = std::pin::pin!(lean::serve(server, &mut stream, peer, proxy.as_ref()));
+            let mut reads = std::pin::pin!(lean::serve(server, &mut stream, &peer, proxy.as_ref()));
             match server.stop.or_stopped(reads.as_mut()).await {
                 Some(left) => left,
                 None => tokio::time::timeout(GRACE, reads).await.unwrap_or(Left::Over),
@@ -588,7 +588,7 @@ async fn respond(
     Ok(tokio::select! {
         biased;
         response = server.respond(request, peer, proxy.clone()) => response,
-        () = line.ended() => Box::pin(server.answer_at_once(&now, peer, proxy.as_ref())).await,
+        () = line.ended() => Box::pin(server.answer_at_once(&now, &peer, proxy.as_ref())).await,
     })
 }
 
@@ -616,17 +616,17 @@ impl Server {
     pub(crate) async fn answer_at_once(
         &self,
         head: &http::request::Parts,
-        peer: Peer,
+        peer: &Peer,
         proxy: Option<&ServiceId>,
     ) -> Response {
-        let admission = self.rules().gate.admit(&head.method, &head.uri, peer);
+        let admission = self.rules().gate.admit(&head.method, &head.uri, *peer);
         self.answer(admission, head, peer, None, proxy).await
     }
 
     async fn respond(&self, request: Request<Incoming>, peer: Peer, proxy: Option<ServiceId>) -> Response {
         let (head, body) = request.into_parts();
         let admission = self.rules().gate.admit(&head.method, &head.uri, peer);
-        self.answer(admission, &head, peer, Some(body), proxy.as_ref()).await
+        self.answer(admission, &head, &peer, Some(body), proxy.as_ref()).await
     }
 
     /// Answers a request that came through the gate.
@@ -634,7 +634,7 @@ impl Server {
         &self,
         admission: Admission<'_>,
         head: &http::request::Parts,
-        peer: Peer,
+        peer: &Peer,
         body: Option<Incoming>,
         proxy: Option<&ServiceId>,
     ) -> Response {
@@ -689,7 +689,7 @@ impl Server {
         &self,
         admitted: &Admitted<'_>,
         head: &http::request::Parts,
-        peer: Peer,
+        peer: &Peer,
         body: RequestBody,
         proxy: Option<&ServiceId>,
     ) -> Answered {
@@ -716,7 +716,7 @@ impl Server {
                     // On the heap, as all that most requests do without: many wait here at once.
                     Box::pin(self.agent.learn(secret)).await?;
                 }
-                self.caller(admitted.route, secret, peer)
+                self.caller(admitted.route, secret, *peer)
             }
         };
         let caller = match (caller, admitted.handler) {
