@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
+use std::os::fd::AsFd;
 
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, EventData, EventFlags};
@@ -48,6 +49,15 @@ pub(crate) fn listen(port: u16) -> Result<TcpListener, Problem> {
     Ok(listener)
 }
 
+/// The next client, whose bytes are an event of this number.
+pub(crate) fn accept(listener: &TcpListener, poll: impl AsFd, number: u64) -> Result<Option<TcpStream>, Problem> {
+    let Ok((stream, _)) = listener.accept() else { return Ok(None) };
+    stream.set_nonblocking(true)?;
+    stream.set_nodelay(true)?;
+    epoll::add(poll, &stream, EventData::new_u64(number), EventFlags::IN)?;
+    Ok(Some(stream))
+}
+
 /// What a connection is for, as far as it is known.
 enum Wish {
     Unknown,
@@ -87,10 +97,7 @@ fn run(listener: &TcpListener) -> Result<(), Problem> {
         for event in events.drain(..) {
             let number = event.data.u64();
             if number == LISTENER {
-                while let Ok((stream, _)) = listener.accept() {
-                    stream.set_nonblocking(true)?;
-                    stream.set_nodelay(true)?;
-                    epoll::add(&poll, &stream, EventData::new_u64(next), EventFlags::IN)?;
+                while let Some(stream) = accept(listener, &poll, next)? {
                     connections.insert(next, Connection { stream, wish: Wish::Unknown });
                     next += 1;
                 }

@@ -9,7 +9,7 @@ use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use serde_json::{Value, json};
 
-use crate::application::{LISTENER, listen};
+use crate::application::{LISTENER, accept, listen};
 use crate::turns::{Problem, side_by_side, threads};
 
 /// Answers each question over UDP with the same address, with as many threads as there are processors on one socket, until it
@@ -54,10 +54,7 @@ pub(crate) fn durable(port: u16, file: &str) -> Result<Value, Problem> {
         for event in events.drain(..) {
             let number = event.data.u64();
             if number == LISTENER {
-                while let Ok((stream, _)) = listener.accept() {
-                    stream.set_nonblocking(true)?;
-                    stream.set_nodelay(true)?;
-                    epoll::add(&poll, &stream, EventData::new_u64(next), EventFlags::IN)?;
+                while let Some(stream) = accept(&listener, &poll, next)? {
                     connections.insert(next, (stream, Vec::new()));
                     next += 1;
                 }
