@@ -31,7 +31,7 @@ const HASTE: Duration = Duration::from_millis(100);
 const HASTY_ANSWERS: u32 = 40;
 const PACE: Duration = Duration::from_secs(1);
 /// So many others are asked in turn, so many times, before some others are.
-const PEERS: usize = 16;
+pub(crate) const PEERS: usize = 16;
 const ROUNDS: u32 = 4;
 /// An answer that takes longer is none.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -90,9 +90,17 @@ impl Inner {
     async fn store_place(&self, place: &Coordinate) -> bool {
         let name = self.config.node_name.clone();
         let own = NodeCoordinate { node: name, coordinate: place.clone(), ..NodeCoordinate::default() };
+        if self.cluster.is_remote() {
+            *self.place.lock() = Some(place.clone());
+        }
         let stored = self.cluster.place(own).await;
-        if let Err(error) = &stored {
-            tracing::debug!("agent: cannot store this node's coordinate: {}", chain(error));
+        match &stored {
+            Ok(()) => {}
+            // Whoever has no server is told so already.
+            Err(error) if self.cluster.is_remote() => {
+                tracing::debug!("agent: cannot store this node's coordinate: {}", chain(error));
+            }
+            Err(error) => tracing::warn!("agent: cannot store this node's coordinate: {}", chain(error)),
         }
         stored.is_ok()
     }
@@ -194,11 +202,8 @@ impl Inner {
                     let now = Instant::now();
                     let now_at = place.coordinate();
                     let moved = stored.as_ref().is_none_or(|stored| has_moved(stored, now_at));
-                    if answers > 0 && moved {
-                        *self.place.lock() = Some(now_at.clone());
-                        if self.store_place(now_at).await {
-                            stored = Some(now_at.clone());
-                        }
+                    if answers > 0 && moved && self.store_place(now_at).await {
+                        stored = Some(now_at.clone());
                     }
                     let least = Duration::from_secs_f64(agents as f64 / WRITES_PER_SECOND).max(STORE_EVERY);
                     store_at = now + least + least.mul_f64(fastrand::f64());

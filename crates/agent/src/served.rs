@@ -22,6 +22,7 @@ use parking_lot::Mutex;
 use crate::Error;
 use crate::agent::{Agent, Inner};
 use crate::cluster::Certified;
+use crate::coordinates::PEERS;
 use crate::liveness::serf_health;
 use crate::sync::SERF_HEALTH;
 
@@ -46,9 +47,6 @@ impl Served {
         self.leases.lock().retain(|known, _| !known.eq_ignore_ascii_case(node));
     }
 }
-
-/// Others are named to a client agent that asks how far away they are.
-const PEERS: usize = 16;
 
 /// A node as its client agent presents it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -534,16 +534,16 @@ impl Serve {
     /// HTTP/2.
     async fn streams(self, stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer) {
         let stop = self.server.stop.clone();
-        let most = match peer {
-            Peer::Agent { .. } => streams::MOST_STREAMS_OF_AGENT,
-            Peer::Tcp(_) | Peer::Unix => streams::MOST_STREAMS,
+        let limits = match peer {
+            Peer::Agent { .. } => streams::Limits::of_agent(UNREAD_LIMIT),
+            Peer::Tcp(_) | Peer::Unix => streams::Limits::new(UNREAD_LIMIT),
         };
         let server = self.server;
         let answer = |request| {
             let server = Arc::clone(&server);
             async move { server.respond(request, peer, None).await }
         };
-        streams::serve(stream, self.scope, &stop, (UNREAD_LIMIT, most), answer).await;
+        streams::serve(stream, self.scope, &stop, limits, answer).await;
     }
 }
 

@@ -27,15 +27,34 @@ use tokio::time::Instant;
 const HEAD_SIZE: u32 = 128 * 1024;
 /// Between probes of a silent connection.
 const KEEPALIVE: Duration = Duration::from_secs(30);
-/// Streams that one client may have open, as in the original.
-pub(crate) const MOST_STREAMS: u32 = 250;
-/// And those of a client agent, which asks for everyone on its node.
-pub(crate) const MOST_STREAMS_OF_AGENT: u32 = 32_768;
+/// What one client may hold.
+#[derive(Clone, Copy)]
+pub(crate) struct Limits {
+    /// How long it may do nothing.
+    pub(crate) unread: Duration,
+    /// Streams that it may have open.
+    pub(crate) streams: u32,
+    /// Streams that it may give up before they are looked at.
+    pub(crate) given_up: usize,
+}
+
+impl Limits {
+    /// Those of everyone: as in the original, and as the library has it.
+    pub(crate) const fn new(unread: Duration) -> Limits {
+        Limits { unread, streams: 250, given_up: 20 }
+    }
+
+    /// Those of a client agent, which asks for everyone on its node: whoever there gives up does not end all.
+    pub(crate) const fn of_agent(unread: Duration) -> Limits {
+        Limits { unread, streams: 32_768, given_up: 32_768 }
+    }
+}
+
 /// What is handed over of an answer at a time, and at most held of it beyond what it is made of.
 const PIECE: usize = 64 * 1024;
 
 /// Answers what comes on a connection until that ends, the agent stops, or its client has done nothing for so long.
-pub(crate) async fn serve<S, R, F, B>(stream: S, scope: Scope, stop: &Stop, (limit, most): (Duration, u32), respond: R)
+pub(crate) async fn serve<S, R, F, B>(stream: S, scope: Scope, stop: &Stop, limits: Limits, respond: R)
 where
     S: AsyncRead + AsyncWrite + Unpin,
     R: Fn(Request<Incoming>) -> F,
@@ -55,13 +74,12 @@ where
         .timer(TokioTimer::new())
         .keep_alive_interval(KEEPALIVE)
         .max_header_list_size(HEAD_SIZE)
-        .max_concurrent_streams(most)
+        .max_concurrent_streams(limits.streams)
         .max_send_buf_size(PIECE)
-        .max_pending_accept_reset_streams(Some(most as usize))
-        .max_local_error_reset_streams(Some(most as usize))
+        .max_pending_accept_reset_streams(Some(limits.given_up))
         .serve_connection(TokioIo::new(stream), service);
     let over = async {
-        stop.or_stopped(streams.still(limit)).await;
+        stop.or_stopped(streams.still(limits.unread)).await;
     };
     crate::server::finish(connection, over, |connection| connection.graceful_shutdown()).await;
 }
@@ -221,7 +239,7 @@ mod tests {
                 tokio::time::sleep(pause).await;
                 Response::new(Full::new(Bytes::from(vec![7; LONG])))
             };
-            serve(far, streams, &stop, (LIMIT, MOST_STREAMS), respond).await;
+            serve(far, streams, &stop, Limits::new(LIMIT), respond).await;
         });
         let mut builder = client::Builder::new(TokioExecutor::new());
         builder.initial_stream_window_size(room);
