@@ -1,12 +1,11 @@
 //! From records to a message that the client can take: response codes, trimming, EDNS. Pure.
 
-use std::collections::{HashMap, HashSet};
-
 use hickory_proto::op::{MessageType, Metadata, Query, ResponseCode};
 use hickory_proto::rr::rdata::opt::ClientSubnet;
 use hickory_proto::rr::{Name, RecordType};
 
 use crate::config::Settings;
+use crate::few::Few;
 use crate::record::{Data, Record};
 use crate::request::{PLAIN_UDP_SIZE, Request, Transport};
 use crate::wire::{self, Compression, Content, Opt};
@@ -296,15 +295,15 @@ pub(crate) fn beside_targets(answers: &[Record], additionals: &[Record]) -> Vec<
 /// The records beside an answer, by owner.
 struct Beside<'a> {
     records: &'a [Record],
-    places: HashMap<&'a Name, usize>,
+    places: Few<&'a Name, usize>,
 }
 
 impl<'a> Beside<'a> {
     /// The first record of each owner counts; the index is case-insensitive, as names are.
     fn index(records: &'a [Record]) -> Beside<'a> {
-        let mut places = HashMap::with_capacity(records.len());
+        let mut places = Few::new();
         for (place, record) in records.iter().enumerate() {
-            places.entry(&record.owner).or_insert(place);
+            places.insert(&record.owner, place);
         }
         Beside { records, places }
     }
@@ -317,13 +316,15 @@ impl<'a> Beside<'a> {
     }
 
     fn each_of_targets(&self, answers: &[Record], mut each: impl FnMut(usize)) {
-        let mut given = HashSet::new();
+        let mut given = Few::new();
         for answer in answers {
             let mut target = match &answer.data {
                 Data::Srv { target, .. } => Some(target),
                 _ => None,
             };
-            while let Some(place) = target.filter(|name| given.insert(*name)).and_then(|name| self.places.get(name)) {
+            while let Some(place) =
+                target.filter(|name| given.insert(*name, ())).and_then(|name| self.places.get(&name))
+            {
                 each(*place);
                 target = match &self.records[*place].data {
                     Data::Cname(alias) => Some(alias),

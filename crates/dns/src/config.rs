@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_proto::rr::Name;
 
 use crate::error::Error;
+use crate::kept::Kept;
 use crate::record::{self, Data, Record};
 
 /// The longest zone and datacenter together: `<node>.node.` in front of them must still fit into a name.
@@ -103,6 +105,8 @@ pub struct Settings {
     exact_ttl: HashMap<String, u32>,
     /// Longest prefix first.
     prefix_ttl: Vec<(String, u32)>,
+    /// Instances as they are shown by these settings.
+    pub(crate) kept: Arc<Kept>,
 }
 
 /// The names that all others are made of.
@@ -161,6 +165,7 @@ impl Settings {
             hostmaster,
             exact_ttl,
             prefix_ttl,
+            kept: Arc::default(),
         })
     }
 

@@ -6,7 +6,7 @@
 //! recursors.
 //!
 //! A packet's way: [`server`] receives it, `request` reads it, `question` says what its name means (pure), `lookup`
-//! finds the records, `answer` fits them into a message (pure) that `wire` writes, and `forward` asks the recursors
+//! finds the records (of instances that `kept` holds as long as they are the same), `answer` fits them into a message (pure) that `wire` writes, and `forward` asks the recursors
 //! where needed. On a client agent `remote` carries the question to a server, whose `lookup` finds the records, and brings
 //! them back; all else is done at the agent, in the same way.
 
@@ -14,7 +14,9 @@ mod answer;
 mod config;
 mod datagram;
 mod error;
+mod few;
 mod forward;
+mod kept;
 mod lookup;
 mod prepared;
 mod question;

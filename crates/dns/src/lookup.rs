@@ -1,15 +1,17 @@
 //! From what a name means to the records that answer it.
 
-use std::collections::HashSet;
 use std::net::IpAddr;
 
 use hickory_proto::rr::{Name, RecordType};
 use lictor_model::health::Status;
+use lictor_model::node::Node;
 use lictor_state::Reader;
-use lictor_state::reader::{Filter, Instance, Side};
+use lictor_state::reader::{Filter, Side};
 
 use crate::answer::{Chase, Counted, Outcome, Reply, Section, SubnetScope};
 use crate::config::{Settings, seconds};
+use crate::few::Few;
+use crate::kept::{Location, Place, Wanted, Whereabouts, shuffled};
 use crate::prepared::{PreparedOutcome, PreparedRequest, Queries};
 use crate::question::{self, Lookup, Scope, Target};
 use crate::record::{self, Data, Host, Record};
@@ -75,22 +77,16 @@ impl Lookups<'_> {
                 self.unless_empty(Reply { answers: found.into_iter().collect(), ..Reply::new(Outcome::Answered) })
             }
             _ if !here => Reply::new(Outcome::NoSuchDatacenter),
-            Lookup::Service { name, tag, side } => self.service(asked, &name, tag, side),
+            Lookup::Service { name, tag, side } => self.service(asked, Wanted { name, tag, side }),
             Lookup::Node(name) => self.node(asked, &name),
             Lookup::Query(name) => self.query(asked, &name),
         }
     }
 
-    fn service(&self, asked: Asked<'_>, name: &str, tag: Option<String>, side: Side) -> Reply {
-        let filter = Filter { tags: tag.into_iter().collect(), ..Filter::default() };
-        let mut instances = self.reader.instances(name, side, &filter).value;
-        instances.retain(|instance| match instance.status() {
-            Status::Passing => true,
-            Status::Warning => !self.settings.config.only_passing,
-            Status::Critical => false,
-        });
-        fastrand::shuffle(&mut instances);
-        self.instances(asked, &instances, self.settings.service_ttl(name))
+    fn service(&self, asked: Asked<'_>, wanted: Wanted) -> Reply {
+        let ttl = self.settings.service_ttl(&wanted.name);
+        let group = self.settings.kept.get(wanted, self.reader, self.settings);
+        self.instances(asked, shuffled(&group.places), ttl)
     }
 
     fn query(&self, asked: Asked<'_>, name: &str) -> Reply {
@@ -100,8 +96,9 @@ impl Lookups<'_> {
             PreparedOutcome::Failed => Reply::new(Outcome::QueryFailed),
             PreparedOutcome::Answered(answer) => {
                 let ttl = answer.ttl.map_or_else(|| self.settings.service_ttl(&answer.service), seconds);
-                let mut reply = self.instances(asked, &answer.instances, ttl);
-                if !answer.instances.is_empty() {
+                let places: Vec<Place> = answer.instances.into_iter().map(Place::new).collect();
+                let mut reply = self.instances(asked, places.iter(), ttl);
+                if !places.is_empty() {
                     reply.subnet = SubnetScope::Source;
                 }
                 reply
@@ -109,46 +106,38 @@ impl Lookups<'_> {
         }
     }
 
-    fn instances(&self, asked: Asked<'_>, instances: &[Instance], ttl: u32) -> Reply {
-        if instances.is_empty() {
+    fn instances<'p>(&self, asked: Asked<'_>, places: impl ExactSizeIterator<Item = &'p Place>, ttl: u32) -> Reply {
+        if places.len() == 0 {
             return self.negative(Outcome::NoSuchName);
         }
         let reply = match asked.kind {
-            RecordType::SRV => self.locations(asked, instances, ttl),
-            _ => self.addresses(asked, instances, ttl),
+            RecordType::SRV => self.locations(asked, places, ttl),
+            _ => self.addresses(asked, places, ttl),
         };
         self.unless_empty(reply)
     }
 
     /// SRV records, with the addresses of their targets.
-    fn locations(&self, asked: Asked<'_>, instances: &[Instance], ttl: u32) -> Reply {
+    fn locations<'p>(&self, asked: Asked<'_>, places: impl Iterator<Item = &'p Place>, ttl: u32) -> Reply {
         let mut reply = Reply { counted: Counted::Limited, ..Reply::new(Outcome::Answered) };
-        let (mut given, mut addressed) = (HashSet::new(), HashSet::new());
-        for instance in instances {
-            let (node, service) = (&instance.node.node, &instance.service.service);
-            if !given.insert((node.name.as_str(), service.address.as_str(), service.port)) {
+        let (mut given, mut addressed) = (Few::new(), Few::new());
+        for place in places {
+            let (node, service) = (&place.instance.node.node, &place.instance.service.service);
+            if !given.insert((node.name.as_str(), service.address.as_str(), service.port), ()) {
                 continue;
             }
-            let own = !service.address.is_empty() && service.address != node.address;
-            let host = Host::read(if own { &service.address } else { &node.address });
-            // An instance with an address of its own is not where its node's name leads, so its target spells the
-            // address. A host name cannot be spelled: the node's name then becomes an alias for it.
-            let node_target = record::below(node.name.as_str(), &self.settings.node_suffix);
-            let target = match (&host, own) {
-                (Host::Ip(ip), true) => record::spelled(*ip, &self.settings.addr_suffix),
-                _ => node_target.clone(),
-            };
-            let Some(target) = target else { continue };
-            let port = u16::try_from(service.port).unwrap_or(0);
-            let data = Data::Srv { weight: weight(instance), port, target: target.clone() };
+            let Whereabouts { node: node_host, own, node_name, location } = place.whereabouts(self.settings);
+            let Some(Location { target, weight, port }) = location else { continue };
+            let data = Data::Srv { weight: *weight, port: *port, target: target.clone() };
             reply.answers.push(Record { owner: asked.owner.clone(), ttl, data });
             if reply.answers.len() > self.enough {
                 break;
             }
-            if addressed.insert((node.name.as_str(), if own { service.address.as_str() } else { "" })) {
-                let about = Asked { owner: &target, kind: RecordType::ANY, ..asked };
-                reply.add(Section::Additional, self.host(about, host, ttl));
-                if let (true, Some(owner)) = (self.settings.config.enable_additional_node_meta_txt, &node_target) {
+            let elsewhere = own.as_ref().filter(|_| place.is_elsewhere());
+            if addressed.insert((node.name.as_str(), elsewhere.map_or("", |_| service.address.as_str())), ()) {
+                let about = Asked { owner: target, kind: RecordType::ANY, ..asked };
+                reply.add(Section::Additional, self.host(about, elsewhere.unwrap_or(node_host), ttl));
+                if let (true, Some(owner)) = (self.settings.config.enable_additional_node_meta_txt, node_name) {
                     reply.additionals.extend(record::metadata(owner, ttl, node.meta.as_ref()));
                 }
             }
@@ -157,24 +146,28 @@ impl Lookups<'_> {
     }
 
     /// Address records, or what else was asked about the nodes behind a service.
-    fn addresses(&self, asked: Asked<'_>, instances: &[Instance], ttl: u32) -> Reply {
+    fn addresses<'p>(&self, asked: Asked<'_>, places: impl Iterator<Item = &'p Place>, ttl: u32) -> Reply {
         let mut reply = Reply { counted: Counted::Limited, ..Reply::new(Outcome::Answered) };
         let limit = self.settings.config.a_record_limit;
-        let mut given = HashSet::new();
+        let mut given = Few::new();
         let mut alias = None;
         let mut answering = 0;
-        for instance in instances {
-            let (node, service) = (&instance.node.node, &instance.service.service);
-            let own = !service.address.is_empty() && !record::names_itself(&service.address, asked.owner);
-            let address = if own { &service.address } else { &node.address };
-            if !given.insert(address.as_str()) {
+        for place in places {
+            let (node, service) = (&place.instance.node.node, &place.instance.service.service);
+            let whereabouts = place.whereabouts(self.settings);
+            // Following the very name that was asked for would lead in circles.
+            let own = whereabouts.own.as_ref().filter(|own| !matches!(own, Host::Name(name) if name == asked.owner));
+            let (address, host) = match own {
+                Some(own) => (&service.address, own),
+                None => (&node.address, &whereabouts.node),
+            };
+            if !given.insert(address.as_str(), ()) {
                 continue;
             }
-            let host = Host::read(address);
             let is_alias = matches!(host, Host::Name(_));
             // Only the first alias counts; following the others would multiply with every level of aliases.
             let mut found = if is_alias && alias.is_some() { Found::default() } else { self.host(asked, host, ttl) };
-            self.add_metadata(asked, instance, ttl, &mut found, &mut reply.additionals);
+            self.add_metadata(asked, node, ttl, &mut found, &mut reply.additionals);
             if found.records.is_empty() {
                 continue;
             }
@@ -207,13 +200,13 @@ impl Lookups<'_> {
         let mut found = Found::default();
         match asked.kind {
             RecordType::A | RecordType::AAAA => {
-                found = self.host(asked, Host::read(&node.address), ttl);
+                found = self.host(asked, &Host::read(&node.address), ttl);
                 if self.settings.config.enable_additional_node_meta_txt {
                     reply.additionals.extend(metadata());
                 }
             }
             RecordType::ANY | RecordType::TXT => {
-                found = self.host(asked, Host::read(&node.address), ttl);
+                found = self.host(asked, &Host::read(&node.address), ttl);
                 found.records.extend(metadata());
             }
             _ => {}
@@ -223,11 +216,11 @@ impl Lookups<'_> {
     }
 
     /// The records of one address: itself, or an alias and what it leads to.
-    fn host(&self, asked: Asked<'_>, host: Host, ttl: u32) -> Found {
+    fn host(&self, asked: Asked<'_>, host: &Host, ttl: u32) -> Found {
         match host {
             Host::Unusable => Found::default(),
             Host::Ip(ip) => {
-                Found { records: record::address(asked.owner, ttl, ip, asked.kind).into_iter().collect(), chase: None }
+                Found { records: record::address(asked.owner, ttl, *ip, asked.kind).into_iter().collect(), chase: None }
             }
             Host::Name(target) => match asked.kind {
                 RecordType::A | RecordType::AAAA | RecordType::ANY | RecordType::CNAME | RecordType::TXT => {
@@ -238,13 +231,13 @@ impl Lookups<'_> {
         }
     }
 
-    fn alias(&self, asked: Asked<'_>, target: Name, ttl: u32) -> Found {
-        let mut found = Found { records: vec![record::alias(asked.owner, ttl, &target)], chase: None };
+    fn alias(&self, asked: Asked<'_>, target: &Name, ttl: u32) -> Found {
+        let mut found = Found { records: vec![record::alias(asked.owner, ttl, target)], chase: None };
         let room = if self.edns { usize::MAX } else { MAX_ALIAS_RECORDS };
-        match question::read(&target, RecordType::ANY, &self.settings.zone) {
+        match question::read(target, RecordType::ANY, &self.settings.zone) {
             Scope::Zone(meaning) => {
                 let Some(aliases) = asked.aliases.checked_sub(1) else { return found };
-                let next = Asked { owner: &target, kind: RecordType::ANY, aliases };
+                let next = Asked { owner: target, kind: RecordType::ANY, aliases };
                 let inner = Lookups { enough: usize::MAX, ..*self }.target(next, meaning);
                 let kept = inner.answers.len().min(room);
                 found.records.extend(inner.answers.into_iter().take(kept));
@@ -253,22 +246,15 @@ impl Lookups<'_> {
                 });
             }
             Scope::Reverse(_) | Scope::Outside => {
-                found.chase = Some(Chase { section: Section::Answer, at: 1, target, room });
+                found.chase = Some(Chase { section: Section::Answer, at: 1, target: target.clone(), room });
             }
         }
         found
     }
 
     /// Adds what is said about a node: to the answer if that was asked for, beside it if configured so.
-    fn add_metadata(
-        &self,
-        asked: Asked<'_>,
-        instance: &Instance,
-        ttl: u32,
-        found: &mut Found,
-        additionals: &mut Vec<Record>,
-    ) {
-        let records = record::metadata(asked.owner, ttl, instance.node.node.meta.as_ref());
+    fn add_metadata(&self, asked: Asked<'_>, node: &Node, ttl: u32, found: &mut Found, additionals: &mut Vec<Record>) {
+        let records = record::metadata(asked.owner, ttl, node.meta.as_ref());
         match asked.kind {
             RecordType::ANY | RecordType::TXT => found.records.extend(records),
             _ if self.settings.config.enable_additional_node_meta_txt => additionals.extend(records),
@@ -298,13 +284,15 @@ impl Lookups<'_> {
         fastrand::shuffle(&mut instances);
         let ttl = self.settings.node_ttl;
         let (mut servers, mut glue) = (Vec::new(), Vec::new());
-        let mut given = HashSet::new();
+        let mut given = Few::new();
         for instance in &instances {
             let node = &instance.node.node;
             // A name server must be a host name, so what is only a DNS name is passed over.
             let is_host_name = node.name.as_str().bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
             let target = record::below(node.name.as_str(), &self.settings.node_suffix);
-            let (true, true, Some(target)) = (is_host_name, given.insert(node.name.as_str()), target) else { continue };
+            let (true, true, Some(target)) = (is_host_name, given.insert(node.name.as_str(), ()), target) else {
+                continue;
+            };
             if let Host::Ip(ip) = Host::read(&node.address) {
                 glue.extend(record::address(&target, ttl, ip, RecordType::ANY));
             }
@@ -340,15 +328,4 @@ impl Reply {
         }
         records.extend(found.records);
     }
-}
-
-/// The weight by health. A critical instance is only here because a query ignores the check that says so.
-fn weight(instance: &Instance) -> u16 {
-    let weights = instance.service.service.weights;
-    let statuses = instance.checks.iter().map(|row| row.check.status);
-    let weight = match Status::worst(statuses.filter(|status| *status != Status::Critical)) {
-        Status::Warning => weights.warning,
-        Status::Passing | Status::Critical => weights.passing,
-    };
-    u16::try_from(weight.max(0)).unwrap_or(u16::MAX)
 }

@@ -167,11 +167,6 @@ pub(crate) fn spelled(ip: IpAddr, suffix: &Name) -> Option<Name> {
     below(&digits, suffix)
 }
 
-/// Whether an address of the catalog is the very name that was asked for: following it would lead in circles.
-pub(crate) fn names_itself(address: &str, owner: &Name) -> bool {
-    matches!(Host::read(address), Host::Name(name) if name == *owner)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,13 +3,13 @@
 //! hickory-proto reads what comes in; what goes out is written here. Its encoder stops compressing after 120 names,
 //! and an answer over TCP has thousands, and it allocates for every label, which is most of the cost of a small answer.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 
 use hickory_proto::op::{Metadata, Query};
 use hickory_proto::rr::Name;
 use hickory_proto::rr::rdata::opt::ClientSubnet;
 
+use crate::few::Few;
 use crate::record::{Data, Record};
 
 /// The highest place that a compression pointer can point to.
@@ -57,7 +57,7 @@ pub(crate) fn write(
     out: &mut Vec<u8>,
 ) -> Result<(), TooLarge> {
     out.clear();
-    let mut writer = Writer { out, limit, compression, names: HashMap::new() };
+    let mut writer = Writer { out, limit, compression, names: Few::new() };
     writer.header(content)?;
     if let Some(query) = content.query {
         writer.name(&query.name, compression);
@@ -79,7 +79,7 @@ struct Writer<'a> {
     compression: Compression,
     /// Where the tails of names written so far begin, by a hash of the tail. A collision costs a compression, since
     /// what is found is compared.
-    names: HashMap<u64, u16>,
+    names: Few<u64, u16>,
 }
 
 impl Writer<'_> {
@@ -169,12 +169,11 @@ impl Writer<'_> {
     /// Writes a name, up to the first tail that was written before. Comparison is by bytes: the question's spelling
     /// must not leak into other names.
     fn name(&mut self, name: &Name, compression: Compression) {
-        let mut bytes = [0; Name::MAX_LENGTH];
-        let mut tail = labels(name, &mut bytes);
-        while let Some(length) = tail.first() {
+        let spelled = Spelled::new(name);
+        for (start, hash) in spelled.tails() {
+            let tail = &spelled.bytes[start..spelled.length];
             let place = self.out.len();
             if self.compression == Compression::On {
-                let hash = hash(tail);
                 match self.names.get(&hash).copied() {
                     Some(earlier) if compression == Compression::On && self.is_at(earlier.into(), tail) => {
                         return self.u16(0xc000 | earlier);
@@ -187,9 +186,8 @@ impl Writer<'_> {
                     }
                 }
             }
-            let (label, rest) = tail.split_at(1 + usize::from(*length));
-            self.out.extend(label);
-            tail = rest;
+            let label = tail.first().map_or(0, |length| 1 + usize::from(*length));
+            self.out.extend_from_slice(&tail[..label]);
         }
         self.out.push(0);
     }
@@ -232,23 +230,52 @@ impl Writer<'_> {
     }
 }
 
+/// Most labels that a name can have.
+const MOST_LABELS: usize = Name::MAX_LENGTH / 2 + 1;
+
 /// A name as it goes onto the wire, without the final zero.
-fn labels<'a>(name: &Name, bytes: &'a mut [u8; Name::MAX_LENGTH]) -> &'a [u8] {
-    let mut length = 0;
-    for label in name {
-        let end = length + 1 + label.len();
-        // A `Name` is never longer than it may be, nor a label of it; were one, the rest would be left out.
-        let (Ok(said), Some(place)) = (u8::try_from(label.len()), bytes.get_mut(length..end)) else { break };
-        place[0] = said;
-        place[1..].copy_from_slice(label);
-        length = end;
-    }
-    &bytes[..length]
+struct Spelled {
+    bytes: [u8; Name::MAX_LENGTH],
+    length: usize,
+    /// Where labels start.
+    starts: [u8; MOST_LABELS],
+    labels: usize,
 }
 
-/// FNV-1a.
-fn hash(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+impl Spelled {
+    fn new(name: &Name) -> Spelled {
+        let mut spelled = Spelled { bytes: [0; Name::MAX_LENGTH], length: 0, starts: [0; MOST_LABELS], labels: 0 };
+        for label in name {
+            let (start, end) = (spelled.length, spelled.length + 1 + label.len());
+            // A `Name` is never longer than it may be, nor a label of it; were one, the rest would be left out.
+            let (Ok(said), Ok(at)) = (u8::try_from(label.len()), u8::try_from(start)) else { break };
+            let (Some(place), Some(noted)) =
+                (spelled.bytes.get_mut(start..end), spelled.starts.get_mut(spelled.labels))
+            else {
+                break;
+            };
+            place[0] = said;
+            place[1..].copy_from_slice(label);
+            *noted = at;
+            spelled.labels += 1;
+            spelled.length = end;
+        }
+        spelled
+    }
+
+    /// Where the tails of the name start, the longest first, each with its hash (FNV-1a from the end).
+    fn tails(&self) -> impl Iterator<Item = (usize, u64)> + use<> {
+        let (mut hashes, mut hash, mut end) = ([0; MOST_LABELS], 0xcbf2_9ce4_8422_2325_u64, self.length);
+        for label in (0..self.labels).rev() {
+            let start = usize::from(self.starts[label]);
+            for byte in self.bytes[start..end].iter().rev() {
+                hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+            }
+            (hashes[label], end) = (hash, start);
+        }
+        let starts = self.starts;
+        (0..self.labels).map(move |label| (usize::from(starts[label]), hashes[label]))
+    }
 }
 
 #[cfg(test)]

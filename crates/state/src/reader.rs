@@ -97,7 +97,7 @@ pub struct NodeContents {
 }
 
 /// Which instances of a service are meant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Side {
     /// Those registered under the name.
     Ordinary,
