@@ -57,15 +57,30 @@ const FORWARDED: &[(&str, &str)] = &[
 /// Writes of tokens that the original counts as something else than the others on their path.
 const CLONES: (&str, &str, &str) = ("/v1/acl/token/", "/clone", "acl.token.clone");
 
-/// The timers of every path and method, looked up without making a name.
+/// The timers of every path and method, and counters of paths, looked up without making a name.
 pub(crate) struct Measure {
     /// The first of each is that of the request itself.
     by_request: HashMap<(&'static str, Method), Vec<Timer>>,
     clones: Timer,
+    forwarded: HashMap<&'static str, Forwarded>,
+}
+
+/// How often something was asked of a server, and how that came out.
+struct Forwarded {
+    asked: Counter,
+    success: Counter,
+    error: Counter,
 }
 
 impl Measure {
-    pub(crate) fn new() -> Measure {
+    pub(crate) fn new(node: &str) -> Measure {
+        let of_node = |name: &str| process().counter(name, &[("node", node)]);
+        let forwarded = FORWARDED.iter().map(|(pattern, endpoint)| {
+            let asked = of_node(&format!("client.api.{endpoint}"));
+            let success = of_node(&format!("client.api.success.{endpoint}"));
+            let error = of_node(&format!("client.rpc.error.{endpoint}"));
+            (*pattern, Forwarded { asked, success, error })
+        });
         let mut all = HashMap::new();
         for (pattern, method) in routes::methods() {
             let applied = APPLIED.iter().filter(|(of, methods, _)| *of == pattern && methods.contains(&method));
@@ -74,7 +89,7 @@ impl Measure {
             let timers = names.map(|name| process().timer(&name, &[])).collect();
             all.insert((pattern, method), timers);
         }
-        Measure { by_request: all, clones: process().timer(CLONES.2, &[]) }
+        Measure { by_request: all, clones: process().timer(CLONES.2, &[]), forwarded: forwarded.collect() }
     }
 
     /// Notes how long a request took.
@@ -114,17 +129,13 @@ fn add(counters: &[Counter]) {
 fn counters(call: &Call<'_>, answered: &Answered) -> Vec<Counter> {
     let mut counters = Vec::new();
     let pattern = call.route.pattern;
-    if let Some((_, endpoint)) = FORWARDED.iter().find(|(of, _)| *of == pattern) {
-        let node = [("node", call.config().node_name.as_str())];
-        counters.push(process().counter(&format!("client.api.{endpoint}"), &node));
-        let outcome = match answered {
-            Ok(response) if response.status().is_success() => Some("client.api.success"),
+    if let Some(forwarded) = call.server.measure.forwarded.get(pattern) {
+        counters.push(forwarded.asked.clone());
+        match answered {
+            Ok(response) if response.status().is_success() => counters.push(forwarded.success.clone()),
             // Agents of the original send on only what they understand.
-            Err(failure) if failure.status() == StatusCode::BAD_REQUEST => None,
-            _ => Some("client.rpc.error"),
-        };
-        if let Some(outcome) = outcome {
-            counters.push(process().counter(&format!("{outcome}.{endpoint}"), &node));
+            Err(failure) if failure.status() == StatusCode::BAD_REQUEST => {}
+            _ => counters.push(forwarded.error.clone()),
         }
     }
     let Ok(response) = answered else { return counters };

@@ -74,7 +74,7 @@ pub(crate) struct Server {
     pub(crate) seen: SeenBefore,
     pub(crate) kept: Kept,
     pub(crate) stop: Stop,
-    measure: Measure,
+    pub(crate) measure: Measure,
     /// When it began to answer, in seconds since the Unix epoch.
     pub(crate) started: i64,
     rules: watch::Receiver<Arc<Rules>>,
@@ -250,7 +250,7 @@ impl Bound {
         let Bound { config, agent, process, reload, sockets } = self;
         let (seen, kept) = (SeenBefore::default(), Kept::default());
         let scope = Scope::new("http");
-        let (stop_signal, measure) = (stop.clone(), Measure::new());
+        let (stop_signal, measure) = (stop.clone(), Measure::new(config.node_name.as_str()));
         let started = lictor_task::clock::unix_seconds();
         let server = Arc::new(Server {
             agent,

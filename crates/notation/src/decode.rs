@@ -5,6 +5,8 @@
 //! strict, HTTP bodies are not. A field with a problem reads as absent, so the reader just goes on.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::rc::Rc;
 
 use serde_json::{Map, Value};
 
@@ -26,16 +28,34 @@ struct Slot<'t> {
 /// One object while it is being read.
 pub struct Fields<'t, 'p> {
     slots: Vec<Slot<'t>>,
-    path: String,
+    /// `None` for a whole file.
+    path: Option<Rc<str>>,
     line: u32,
     rules: Rules,
     problems: &'p mut Problems,
 }
 
 struct Found<'t> {
-    path: String,
+    path: Path,
     key: &'t str,
     member: &'t Member,
+}
+
+/// Where something stands. It is put into words when there is a problem, which there seldom is.
+#[derive(Clone)]
+enum Path {
+    Field { object: Option<Rc<str>>, name: &'static str },
+    Element(String),
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Path::Field { object: None, name } => f.write_str(name),
+            Path::Field { object: Some(object), name } => write!(f, "{object}.{name}"),
+            Path::Element(path) => f.write_str(path),
+        }
+    }
 }
 
 /// Reads `object` with `read`, then reports the keys that were not asked for. `path` is empty for a whole file.
@@ -47,7 +67,8 @@ pub fn object<T>(
     read: impl FnOnce(&mut Fields<'_, '_>) -> T,
 ) -> T {
     let slots = object.iter().map(|(key, member)| Slot { key, member, asked: false }).collect();
-    let mut fields = Fields { slots, path: path.to_owned(), line: object.line(), rules, problems };
+    let path = (!path.is_empty()).then(|| path.into());
+    let mut fields = Fields { slots, path, line: object.line(), rules, problems };
     let value = read(&mut fields);
     fields.report_unknown();
     value
@@ -61,7 +82,7 @@ impl<'t> Fields<'t, '_> {
 
     /// The path of this object, empty for a whole file.
     pub fn path(&self) -> &str {
-        &self.path
+        self.path.as_deref().unwrap_or_default()
     }
 
     /// The line on which this object starts, from 1; 0 when unknown.
@@ -79,7 +100,7 @@ impl<'t> Fields<'t, '_> {
 
     /// The path of one of its fields.
     pub fn path_of(&self, name: &'static str) -> String {
-        join(&self.path, (self.rules.spell)(name).shown)
+        join(self.path(), (self.rules.spell)(name).shown)
     }
 
     /// Whether there is anything but `null` under this key. Does not count as asking for it.
@@ -257,7 +278,8 @@ impl<'t> Fields<'t, '_> {
                 Tree::Text(text) => texts.push(text.clone()),
                 Tree::Null => texts.push(String::new()),
                 other => {
-                    let element = Found { path: format!("{}[{}]", found.path, texts.len()), ..*found };
+                    let path = Path::Element(format!("{}[{}]", found.path, texts.len()));
+                    let element = Found { path, ..*found };
                     self.wrong_type::<()>(&element, "string", other);
                     texts.push(String::new());
                 }
@@ -271,7 +293,6 @@ impl<'t> Fields<'t, '_> {
         let object = self.only_object(&found)?;
         let mut map = BTreeMap::new();
         for (key, member) in object.iter() {
-            let element = Found { path: format!("{}[{key}]", found.path), key, member };
             match member.last() {
                 Tree::Text(text) => {
                     map.insert(key.to_owned(), text.clone());
@@ -280,6 +301,7 @@ impl<'t> Fields<'t, '_> {
                     map.insert(key.to_owned(), String::new());
                 }
                 other => {
+                    let element = Found { path: Path::Element(format!("{}[{key}]", found.path)), key, member };
                     self.wrong_type::<()>(&element, "string", other);
                 }
             }
@@ -297,7 +319,7 @@ impl<'t> Fields<'t, '_> {
         let object = self.only_object(&found)?;
         let mut map = BTreeMap::new();
         for (key, member) in object.iter() {
-            let element = Found { path: format!("{}[{key}]", found.path), key, member };
+            let element = Found { path: Path::Element(format!("{}[{key}]", found.path)), key, member };
             let mut texts = Vec::new();
             for value in &member.values {
                 match value {
@@ -317,7 +339,7 @@ impl<'t> Fields<'t, '_> {
     pub fn object<T>(&mut self, name: &'static str, read: impl FnOnce(&mut Fields<'_, '_>) -> T) -> Option<T> {
         let found = self.find(name)?;
         let inner = self.only_object(&found)?;
-        Some(object(inner, &found.path, self.rules, self.problems, read))
+        Some(object(inner, &found.path.to_string(), self.rules, self.problems, read))
     }
 
     /// A list of objects with known fields.
@@ -345,7 +367,7 @@ impl<'t> Fields<'t, '_> {
                     Tree::Null => {}
                     other => {
                         let text = format!("'{path}' expected a map, got '{}'", kind(other, self.rules));
-                        self.wrong::<()>(&Found { path, ..found }, Mistake::Type, text);
+                        self.wrong::<()>(&Found { path: Path::Element(path), ..found }, Mistake::Type, text);
                     }
                 }
             }
@@ -417,7 +439,8 @@ impl<'t> Fields<'t, '_> {
         if matches!(member.last(), Tree::Null) {
             return None;
         }
-        Some(Found { path: join(&self.path, spelling.shown), key, member })
+        let path = Path::Field { object: self.path.clone(), name: spelling.shown };
+        Some(Found { path, key, member })
     }
 
     fn only_object(&mut self, found: &Found<'t>) -> Option<&'t Object> {
@@ -439,7 +462,8 @@ impl<'t> Fields<'t, '_> {
     }
 
     fn wrong<T>(&mut self, found: &Found<'_>, mistake: Mistake, text: String) -> Option<T> {
-        self.problems.push(Problem { mistake, path: found.path.clone(), line: found.member.line, text });
+        let path = found.path.to_string();
+        self.problems.push(Problem { mistake, path, line: found.member.line, text });
         None
     }
 
@@ -465,7 +489,7 @@ impl<'t> Fields<'t, '_> {
             return;
         }
         for slot in self.slots.iter().filter(|slot| !slot.asked) {
-            let path = join(&self.path, slot.key);
+            let path = join(self.path.as_deref().unwrap_or_default(), slot.key);
             let mistake = if slot.member.label { Mistake::Label } else { Mistake::UnknownKey };
             let text = format!("invalid config key {path}");
             self.problems.push(Problem { mistake, path, line: slot.member.line, text });

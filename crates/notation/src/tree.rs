@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map;
 
 use serde_json::{Map, Number, Value};
+use smallvec::{SmallVec, smallvec};
 
 /// One value as written.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,9 +41,9 @@ pub struct Member {
     /// The key is an HCL block label, as in `service "web" {}`.
     pub label: bool,
     /// One value, or in HCL several: one for each time the key was written. Never empty.
-    pub values: Vec<Tree>,
+    pub values: SmallVec<[Tree; 1]>,
     /// Where each of them stands among all that the object holds.
-    places: Vec<u32>,
+    places: SmallVec<[u32; 2]>,
 }
 
 impl Member {
@@ -67,7 +68,7 @@ impl Object {
         let place = self.next_place();
         match self.members.entry(key) {
             btree_map::Entry::Vacant(slot) => {
-                slot.insert(Member { line, label, values: vec![value], places: vec![place] });
+                slot.insert(Member { line, label, values: smallvec![value], places: smallvec![place] });
             }
             btree_map::Entry::Occupied(mut slot) => {
                 slot.get_mut().values.push(value);
@@ -83,8 +84,8 @@ impl Object {
 
     /// Sets `key`, forgetting earlier occurrences (JSON).
     pub(crate) fn replace(&mut self, key: String, line: u32, value: Tree) {
-        let places = vec![self.next_place()];
-        self.members.insert(key, Member { line, label: false, values: vec![value], places });
+        let places = smallvec![self.next_place()];
+        self.members.insert(key, Member { line, label: false, values: smallvec![value], places });
     }
 
     /// The member with exactly this key.

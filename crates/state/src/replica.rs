@@ -16,6 +16,7 @@ pub(crate) mod intentions;
 pub(crate) mod kv;
 pub(crate) mod marks;
 pub(crate) mod presence;
+mod progress;
 pub(crate) mod queries;
 pub(crate) mod sessions;
 
@@ -30,7 +31,6 @@ use lictor_model::root::Root;
 use lictor_model::token::{Policy, Token};
 use lictor_store::{Entry, Event};
 use parking_lot::{RwLock, RwLockReadGuard};
-use tokio::sync::watch;
 
 use crate::Error;
 use crate::answer::Topic;
@@ -53,6 +53,7 @@ use crate::record::token::{PolicyRecord, TokenRecord};
 use crate::schema::Key;
 use crate::session::Session;
 use crate::topics::{Topics, Waiter};
+use progress::Progress;
 use sessions::Sign;
 
 /// The topics that one change concerns.
@@ -401,7 +402,7 @@ impl Tables {
 pub(crate) struct Replica {
     tables: RwLock<Tables>,
     topics: Arc<Topics>,
-    applied: watch::Sender<Revision>,
+    progress: Progress,
 }
 
 impl Replica {
@@ -419,14 +420,14 @@ impl Replica {
         if entries.iter().any(|entry| entry.modified.0 != revision.0) || entries.len() > 1 {
             tables.raise(revision);
         }
-        Ok(Replica { tables: RwLock::new(tables), topics: Arc::default(), applied: watch::Sender::new(revision) })
+        Ok(Replica { tables: RwLock::new(tables), topics: Arc::default(), progress: Progress::new(revision) })
     }
 
     /// Applies the steps of one revision and wakes those concerned. Called by the feed alone, in order.
     pub(crate) fn apply(&self, steps: Vec<Step>, at: Revision) {
         let mut touched = Touched::default();
         self.tables.write().apply(steps, at, &mut touched);
-        self.applied.send_replace(at);
+        self.progress.advance(at);
         if touched.everything {
             self.topics.wake_all();
         } else {
@@ -465,12 +466,11 @@ impl Replica {
 
     /// The revision that was applied last.
     pub(crate) fn applied(&self) -> Revision {
-        *self.applied.borrow()
+        self.progress.revision()
     }
 
     /// Waits until a revision is applied. Cancel safe.
     pub(crate) async fn reached(&self, revision: Revision) {
-        // The sender lives as long as `self`, so the only way out is the condition.
-        let _ = self.applied.subscribe().wait_for(|applied| *applied >= revision).await;
+        self.progress.reached(revision).await;
     }
 }
