@@ -194,14 +194,19 @@ fn write_head(status: StatusCode, headers: &HeaderMap, length: usize, stays: boo
     text.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
     text.extend_from_slice(b"\r\n");
     let mut put = |name: &HeaderName, value: &[u8]| {
-        let start = text.len();
-        text.extend_from_slice(name.as_str().as_bytes());
-        let mut starts = true;
-        for byte in &mut text[start..] {
-            if starts {
-                byte.make_ascii_uppercase();
+        match title_case(name.as_str()) {
+            Some(known) => text.extend_from_slice(known.as_bytes()),
+            None => {
+                let start = text.len();
+                text.extend_from_slice(name.as_str().as_bytes());
+                let mut starts = true;
+                for byte in &mut text[start..] {
+                    if starts {
+                        byte.make_ascii_uppercase();
+                    }
+                    starts = *byte == b'-';
+                }
             }
-            starts = *byte == b'-';
         }
         text.extend_from_slice(b": ");
         text.extend_from_slice(value);
@@ -215,6 +220,21 @@ fn write_head(status: StatusCode, headers: &HeaderMap, length: usize, stays: boo
     }
     text.extend_from_slice(b"\r\n");
     text
+}
+
+/// The names that nearly every answer has, as the original spells them.
+fn title_case(name: &str) -> Option<&'static str> {
+    Some(match name {
+        "date" => "Date",
+        "vary" => "Vary",
+        "content-type" => "Content-Type",
+        "content-length" => "Content-Length",
+        "x-consul-index" => "X-Consul-Index",
+        "x-consul-knownleader" => "X-Consul-Knownleader",
+        "x-consul-lastcontact" => "X-Consul-Lastcontact",
+        "x-consul-effective-consistency" => "X-Consul-Effective-Consistency",
+        _ => return None,
+    })
 }
 
 /// Hands over a time as the date header has it. It is written once a second.
@@ -345,10 +365,20 @@ mod tests {
 
     #[test]
     fn headers_are_spelled_as_the_original_spells_them() {
-        let headers = HeaderMap::from_iter([(HeaderName::from_static("x-consul-index"), HeaderValue::from(7))]);
+        for name in ["date", "vary", "content-type", "content-length", "x-consul-index", "x-consul-knownleader"]
+            .into_iter()
+            .chain(["x-consul-lastcontact", "x-consul-effective-consistency"])
+        {
+            let spelled = name.split('-').map(|word| word[..1].to_uppercase() + &word[1..]).collect::<Vec<_>>();
+            assert_eq!(title_case(name), Some(spelled.join("-").as_str()));
+        }
+        let mut headers = HeaderMap::from_iter([(HeaderName::from_static("x-consul-index"), HeaderValue::from(7))]);
+        headers.insert(HeaderName::from_static("some-other"), HeaderValue::from(8));
         let text = String::from_utf8(write_head(StatusCode::NOT_FOUND, &headers, 12, false)).unwrap();
         assert!(
-            text.starts_with("HTTP/1.1 404 Not Found\r\nX-Consul-Index: 7\r\nContent-Length: 12\r\nDate: "),
+            text.starts_with(
+                "HTTP/1.1 404 Not Found\r\nX-Consul-Index: 7\r\nSome-Other: 8\r\nContent-Length: 12\r\nDate: "
+            ),
             "{text}"
         );
         assert!(text.ends_with(" GMT\r\nConnection: close\r\n\r\n"), "{text}");
