@@ -17,7 +17,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::{Buf, Bytes};
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, DATE, EXPECT, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, EXPECT, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
 use http::{Method, Request, StatusCode, Uri, Version};
@@ -28,7 +28,8 @@ use tokio::net::TcpStream;
 
 use crate::call::Peer;
 use crate::leaving;
-use crate::respond::{Response, ResponseBody};
+use crate::repeated::{Candidate, Repeated};
+use crate::respond::ResponseBody;
 use crate::server::{HEAD_LIMIT, Server};
 
 /// A request that is larger goes to the library.
@@ -67,24 +68,46 @@ pub(crate) enum Left {
 /// What was taken from the socket.
 enum Taken {
     Read(Box<Parts>, Vec<u8>),
+    /// The request that came before.
+    Again,
     Left(Left),
 }
 
 /// Answers reads until something else comes.
 pub(crate) async fn serve(server: &Server, line: &mut impl Line, peer: &Peer, proxy: Option<&ServiceId>) -> Left {
+    let mut last: Option<Box<Repeated>> = None;
     loop {
-        let taken = tokio::time::timeout(HEAD_LIMIT, server.stop.or_stopped(take(line))).await;
+        let known = last.as_ref().map_or(&[][..], |last| last.request());
+        let taken = tokio::time::timeout(HEAD_LIMIT, server.stop.or_stopped(take(line, known))).await;
         let (mut head, bytes) = match taken {
+            Ok(Some(Taken::Again)) => {
+                let Some(known) = last.take() else { return Left::Over };
+                if let Some((fields, body)) = known.answer(server) {
+                    let stays = !server.stop.is_requested();
+                    if !send(line, fields, body, stays).await || !stays {
+                        return Left::Over;
+                    }
+                    last = Some(known);
+                    continue;
+                }
+                match read(known.request()) {
+                    Some(head) => (Box::new(head), known.request().to_vec()),
+                    None => return Left::Bytes(known.request().to_vec()),
+                }
+            }
             Ok(Some(Taken::Read(head, bytes))) => (head, bytes),
             Ok(Some(Taken::Left(left))) => return left,
             // Nothing came in time, or the agent stops and nobody waits for an answer.
             Err(_) | Ok(None) => return Left::Over,
         };
-        let admission = server.rules().gate.admit(&head.method, &head.uri, *peer);
+        // Not needed while the read waits.
+        drop(last.take());
+        let rules = server.rules();
+        let admission = rules.gate.admit(&head.method, &head.uri, *peer);
         if !server.reads_itself(&admission) {
             return Left::Bytes(bytes);
         }
-        // Not needed while the read waits.
+        let candidate = Candidate::new(&bytes, &admission, rules);
         drop(bytes);
         let stays = !head.headers.get(CONNECTION).is_some_and(is_close);
         let response = tokio::select! {
@@ -99,18 +122,27 @@ pub(crate) async fn serve(server: &Server, line: &mut impl Line, peer: &Peer, pr
         drop(head);
         // An agent that goes lets its clients find another.
         let stays = stays && !server.stop.is_requested();
-        if !send(line, response, stays).await || !stays {
+        let ResponseBody::Whole(body, _) = response.body() else {
+            // Reads are answered as a whole; what is not would have to be sent in chunks.
+            tracing::error!("http: the answer to a read is a stream");
+            return Left::Over;
+        };
+        let (body, fields) = (body.clone(), write_fields(response.status(), response.headers(), body.len()));
+        last = candidate.filter(|_| stays).and_then(|candidate| candidate.answered(server, &response, &fields));
+        drop(response);
+        if !send(line, &fields, body, stays).await || !stays {
             return Left::Over;
         }
     }
 }
 
 /// Takes one request, if that is what comes. The buffer is only there while there are bytes to read. Cancel safe.
-async fn take(line: &mut impl Line) -> Taken {
+async fn take(line: &mut impl Line, known: &[u8]) -> Taken {
     poll_fn(|context| {
         let mut room = [const { MaybeUninit::uninit() }; ROOM];
         let mut buffer = ReadBuf::uninit(&mut room);
         let taken = match ready!(Pin::new(&mut *line).poll_read(context, &mut buffer)) {
+            Ok(()) if !known.is_empty() && buffer.filled() == known => Taken::Again,
             Ok(()) if !buffer.filled().is_empty() => match read(buffer.filled()) {
                 Some(head) => Taken::Read(Box::new(head), buffer.filled().to_vec()),
                 None => Taken::Left(Left::Bytes(buffer.filled().to_vec())),
@@ -167,17 +199,12 @@ async fn gone(line: &impl Line) {
     }
 }
 
-/// Sends an answer; `false` when that fails.
-async fn send(line: &mut impl Line, response: Response, stays: bool) -> bool {
-    let (head, body) = response.into_parts();
-    let ResponseBody::Whole(body, _shared) = body else {
-        // Reads are answered as a whole; what is not would have to be sent in chunks.
-        tracing::error!("http: the answer to a read is a stream");
-        return false;
-    };
-    let mut text = write_head(head.status, &head.headers, body.len(), stays);
+/// Sends an answer; `false` when that fails. `fields` is its head without the time.
+async fn send(line: &mut impl Line, fields: &[u8], body: Bytes, stays: bool) -> bool {
+    let text = write_head(fields, body.len(), stays);
     // One piece is a shorter way through the kernel than two.
     if body.len() <= COPIED {
+        let mut text = text;
         text.extend_from_slice(&body);
         return line.write_all(&text).await.is_ok();
     }
@@ -185,9 +212,9 @@ async fn send(line: &mut impl Line, response: Response, stays: bool) -> bool {
     line.write_all_buf(&mut whole).await.is_ok()
 }
 
-/// The head of an answer, its headers in the spelling of the original.
-fn write_head(status: StatusCode, headers: &HeaderMap, length: usize, stays: bool) -> Vec<u8> {
-    let mut text = Vec::with_capacity(512 + length.min(COPIED));
+/// The head of an answer without the time, its headers in the spelling of the original.
+fn write_fields(status: StatusCode, headers: &HeaderMap, length: usize) -> Vec<u8> {
+    let mut text = Vec::with_capacity(512);
     text.extend_from_slice(b"HTTP/1.1 ");
     text.extend_from_slice(status.as_str().as_bytes());
     text.push(b' ');
@@ -214,18 +241,23 @@ fn write_head(status: StatusCode, headers: &HeaderMap, length: usize, stays: boo
     };
     headers.iter().for_each(|(name, value)| put(name, value.as_bytes()));
     put(&CONTENT_LENGTH, length.to_string().as_bytes());
-    with_date(SystemTime::now(), |date| put(&DATE, date.as_bytes()));
-    if !stays {
-        put(&CONNECTION, b"close");
-    }
-    text.extend_from_slice(b"\r\n");
+    text
+}
+
+/// A whole head, with room for a body of that length where it is copied behind it.
+fn write_head(fields: &[u8], length: usize, stays: bool) -> Vec<u8> {
+    let copied = if length <= COPIED { length } else { 0 };
+    let mut text = Vec::with_capacity(fields.len() + 64 + copied);
+    text.extend_from_slice(fields);
+    text.extend_from_slice(b"Date: ");
+    with_date(SystemTime::now(), |date| text.extend_from_slice(date.as_bytes()));
+    text.extend_from_slice(if stays { b"\r\n\r\n" } else { b"\r\nConnection: close\r\n\r\n" });
     text
 }
 
 /// The names that nearly every answer has, as the original spells them.
 fn title_case(name: &str) -> Option<&'static str> {
     Some(match name {
-        "date" => "Date",
         "vary" => "Vary",
         "content-type" => "Content-Type",
         "content-length" => "Content-Length",
@@ -365,7 +397,7 @@ mod tests {
 
     #[test]
     fn headers_are_spelled_as_the_original_spells_them() {
-        for name in ["date", "vary", "content-type", "content-length", "x-consul-index", "x-consul-knownleader"]
+        for name in ["vary", "content-type", "content-length", "x-consul-index", "x-consul-knownleader"]
             .into_iter()
             .chain(["x-consul-lastcontact", "x-consul-effective-consistency"])
         {
@@ -374,7 +406,8 @@ mod tests {
         }
         let mut headers = HeaderMap::from_iter([(HeaderName::from_static("x-consul-index"), HeaderValue::from(7))]);
         headers.insert(HeaderName::from_static("some-other"), HeaderValue::from(8));
-        let text = String::from_utf8(write_head(StatusCode::NOT_FOUND, &headers, 12, false)).unwrap();
+        let fields = write_fields(StatusCode::NOT_FOUND, &headers, 12);
+        let text = String::from_utf8(write_head(&fields, 12, false)).unwrap();
         assert!(
             text.starts_with(
                 "HTTP/1.1 404 Not Found\r\nX-Consul-Index: 7\r\nSome-Other: 8\r\nContent-Length: 12\r\nDate: "

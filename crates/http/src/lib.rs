@@ -1,6 +1,7 @@
 //! The HTTP API: one protocol in front of the agent and of the cluster's state.
 //!
-//! A request passes, in this order: [`server`] (connections; reads by way of `lean`), `gate` (what is decided without knowing who asks: paths,
+//! A request passes, in this order: [`server`] (connections; reads by way of `lean`, and of
+//! `repeated` where the same one comes again), `gate` (what is decided without knowing who asks: paths,
 //! methods, blocked endpoints), `routes` (every path in one table), `caller` (who asks), and one of `handlers`. Reads
 //! that can block go through `blocking`, failures through `error`, the one place with status codes of errors, and all
 //! answers through `respond`.
@@ -28,6 +29,7 @@ mod measure;
 mod pages;
 mod path;
 mod query;
+mod repeated;
 mod respond;
 mod routes;
 mod sniff;

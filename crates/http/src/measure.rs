@@ -10,6 +10,7 @@ use lictor_model::service::Service;
 use lictor_state::reader::{Filter, Side};
 
 use crate::call::{Answered, Call};
+use crate::encoded::Encoded;
 use crate::respond::ResponseBody;
 use crate::routes;
 
@@ -119,6 +120,11 @@ pub(crate) fn answered(call: &Call<'_>, answered: &Answered) {
         },
         Err(_) => add(&counters(call, answered)),
     }
+}
+
+/// Counts an answer that is sent once more.
+pub(crate) fn answered_again(answer: &Encoded) {
+    add(answer.counters.get().map(Vec::as_slice).unwrap_or_default());
 }
 
 fn add(counters: &[Counter]) {

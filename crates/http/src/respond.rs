@@ -254,6 +254,14 @@ impl ResponseBody {
         ResponseBody::Whole(bytes, None)
     }
 
+    /// The answer that is kept for all, if it is one.
+    pub(crate) fn shared(&self) -> Option<&Arc<Encoded>> {
+        match self {
+            ResponseBody::Whole(_, shared) => shared.as_ref(),
+            ResponseBody::Pieces(_) | ResponseBody::Lines { .. } => None,
+        }
+    }
+
     /// Compresses what is there and what is to come; `false` when there is nothing.
     fn compress(&mut self) -> bool {
         match self {

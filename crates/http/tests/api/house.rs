@@ -14,7 +14,7 @@ use lictor_agent::tokens::Tokens;
 use lictor_agent::{Agent, Error};
 use lictor_api::json::Layout;
 use lictor_http::config::{Listener, LogLevel, Mesh, Pending, Ports, Process, Unprintable};
-use lictor_http::server::Address;
+use lictor_http::server::{Address, Reload};
 use lictor_http::{Config, bind};
 use lictor_model::acl::{Access, Caller, Enforcement, Resource, Rules};
 use lictor_model::intention::{Action, Decision};
@@ -36,6 +36,7 @@ pub(crate) struct House {
     pub(crate) tls_port: Option<u16>,
     pub(crate) folder: tempfile::TempDir,
     pub(crate) agent: Agent,
+    pub(crate) reload: Reload,
     scope: Scope,
     server: tokio::task::JoinHandle<Option<()>>,
 }
@@ -93,6 +94,7 @@ impl House {
             change(&mut config);
         }
         let bound = bind(config, agent.clone(), Arc::new(NoProcess)).unwrap();
+        let reload = bound.reload();
         let port = match bound.addresses().next().unwrap() {
             Address::Tcp(address) => address.port(),
             other => panic!("{other} is not the TCP address"),
@@ -104,7 +106,7 @@ impl House {
             }
         });
         let server = scope.spawn("http", bound.run(scope.stop_signal()));
-        House { port, tls_port, folder, agent, scope, server }
+        House { port, tls_port, folder, agent, reload, scope, server }
     }
 
     /// One request on a connection of its own.
@@ -201,7 +203,7 @@ fn state_config(open: bool) -> lictor_state::Config {
     lictor_state::Config { datacenter: "dc1".into(), acl: (!open).then_some(acl) }
 }
 
-fn config() -> Config {
+pub(crate) fn config() -> Config {
     Config {
         page: None,
         listeners: vec![Listener::Tcp(([127, 0, 0, 1], 0).into())],

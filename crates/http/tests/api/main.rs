@@ -554,6 +554,99 @@ async fn a_connection_carries_reads_and_anything_else_in_any_order() {
     tokio::time::timeout(PATIENCE, exchange).await.unwrap();
 }
 
+/// The next answer on a connection that stays: its head without the time, and its body as it came.
+async fn next_whole(stream: &mut BufReader<TcpStream>) -> (String, Vec<u8>) {
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        assert_ne!(stream.read_line(&mut head).await.unwrap(), 0, "the connection was closed: {head}");
+    }
+    let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: ")).unwrap().parse().unwrap();
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await.unwrap();
+    assert_eq!(head.matches("\r\nDate: ").count(), 1, "{head}");
+    (head.lines().filter(|line| !line.starts_with("Date: ")).collect::<Vec<_>>().join("\n"), body)
+}
+
+#[tokio::test]
+async fn a_read_that_comes_again_is_answered_anew_whenever_anything_has_changed() {
+    let house = House::new().await;
+    let register = async |port: u16| {
+        house
+            .put(
+                "/v1/catalog/register",
+                json!({"Node": "x", "Address": "10.0.0.1", "Service": {"Service": "db", "Port": port}}),
+            )
+            .await;
+    };
+    register(1).await;
+    let mut stream = BufReader::new(house.connect().await);
+    let exchange = async {
+        let read = "GET /v1/health/service/db HTTP/1.1\r\nHost: x\r\n\r\n";
+        let mut ask = async |request: &str| {
+            say(&mut stream, request).await;
+            next_whole(&mut stream).await
+        };
+        let first = ask(read).await;
+        for _ in 0..3 {
+            assert_eq!(ask(read).await, first);
+        }
+        // Something else does not matter; a change of what was asked for does, and so does its index.
+        house.put("/v1/kv/a", json!(1)).await;
+        assert_eq!(ask(read).await, first);
+        register(2).await;
+        let second = ask(read).await;
+        assert!(String::from_utf8_lossy(&second.1).contains(r#""Port":2,"#), "{second:?}");
+        assert_ne!(second.0, first.0);
+        assert_eq!(ask(read).await, second);
+        // Another request in between, and another spelling of the same.
+        let nodes = ask("GET /v1/catalog/nodes HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        assert!(String::from_utf8_lossy(&nodes.1).contains("10.0.0.1"), "{nodes:?}");
+        let zipped = read.replace("Host: x", "Host: x\r\nAccept-Encoding: gzip");
+        let packed = ask(&zipped).await;
+        assert!(packed.0.contains("Content-Encoding: gzip") && packed.1 != second.1, "{packed:?}");
+        assert_eq!(ask(&zipped).await, packed);
+        assert_eq!(ask(read).await, second);
+        // What clients look at differs from one answer to the next.
+        let cached = "GET /v1/health/service/db?cached HTTP/1.1\r\nHost: x\r\n\r\n";
+        assert!(ask(cached).await.0.contains("X-Cache: MISS"));
+        assert!(ask(cached).await.0.contains("X-Cache: HIT"));
+        assert_eq!(ask(read).await, second);
+
+        let mut changed = house::config();
+        changed.response_headers.insert("X-Extra".into(), "here".into());
+        house.reload.replace(house.reload.prepare(&changed).unwrap());
+        let third = ask(read).await;
+        assert!(third.0.contains("X-Extra: here") && third.1 == second.1, "{third:?}");
+        assert_eq!(ask(read).await, third);
+        changed.block_endpoints.push("/v1/health".into());
+        house.reload.replace(house.reload.prepare(&changed).unwrap());
+        for _ in 0..2 {
+            let refused = ask(read).await;
+            assert!(refused.0.starts_with("HTTP/1.1 403 "), "{refused:?}");
+        }
+    };
+    tokio::time::timeout(PATIENCE, exchange).await.unwrap();
+}
+
+#[tokio::test]
+async fn rights_are_looked_at_each_time_a_read_comes_again() {
+    let may = Caller::management("m");
+    let house = House::with(Wishes { tokens: vec![("good", may)], ..Wishes::default() }).await;
+    let header = ["X-Consul-Token: good"];
+    let body = serde_json::to_vec(&json!({"Node": "x", "Address": "10.0.0.1", "Service": {"Service": "db"}})).unwrap();
+    assert_eq!(house.ask("PUT", "/v1/catalog/register", &header, &body).await.status, 200);
+    let mut stream = BufReader::new(house.connect().await);
+    let exchange = async {
+        for (token, sees) in [("good", true), ("good", true), ("", false), ("", false), ("good", true)] {
+            let header = if token.is_empty() { String::new() } else { format!("X-Consul-Token: {token}\r\n") };
+            say(&mut stream, &format!("GET /v1/health/service/db HTTP/1.1\r\n{header}\r\n")).await;
+            let (_, body) = next_whole(&mut stream).await;
+            assert_eq!(String::from_utf8_lossy(&body).contains("10.0.0.1"), sees, "{token}");
+        }
+    };
+    tokio::time::timeout(PATIENCE, exchange).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_read_in_pieces_is_answered_like_one_in_one_piece() {
     let house = House::new().await;
