@@ -27,9 +27,10 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest, ReadBuf, Ready};
 use tokio::net::TcpStream;
 
 use crate::call::Peer;
+use crate::gate::Admission;
 use crate::leaving;
 use crate::repeated::{Candidate, Repeated};
-use crate::respond::ResponseBody;
+use crate::respond::{Response, ResponseBody};
 use crate::server::{HEAD_LIMIT, Server};
 
 /// A request that is larger goes to the library.
@@ -74,41 +75,20 @@ enum Taken {
 }
 
 /// Answers reads until something else comes.
+///
+/// What is needed before and after an answer is in functions of their own, so that a connection has no room for it while it
+/// waits.
 pub(crate) async fn serve(server: &Server, line: &mut impl Line, peer: &Peer, proxy: Option<&ServiceId>) -> Left {
-    let mut last: Option<Box<Repeated>> = None;
+    let mut last = None;
     loop {
-        let known = last.as_ref().map_or(&[][..], |last| last.request());
-        let taken = tokio::time::timeout(HEAD_LIMIT, server.stop.or_stopped(take(line, known))).await;
-        let (mut head, bytes) = match taken {
-            Ok(Some(Taken::Again)) => {
-                let Some(known) = last.take() else { return Left::Over };
-                if let Some((fields, body)) = known.answer(server) {
-                    let stays = !server.stop.is_requested();
-                    if !send(line, fields, body, stays).await || !stays {
-                        return Left::Over;
-                    }
-                    last = Some(known);
-                    continue;
-                }
-                match read(known.request()) {
-                    Some(head) => (Box::new(head), known.request().to_vec()),
-                    None => return Left::Bytes(known.request().to_vec()),
-                }
-            }
-            Ok(Some(Taken::Read(head, bytes))) => (head, bytes),
-            Ok(Some(Taken::Left(left))) => return left,
-            // Nothing came in time, or the agent stops and nobody waits for an answer.
-            Err(_) | Ok(None) => return Left::Over,
+        let (mut head, bytes) = match next(server, line, last).await {
+            Ok(read) => read,
+            Err(left) => return left,
         };
-        // Not needed while the read waits.
-        drop(last.take());
-        let rules = server.rules();
-        let admission = rules.gate.admit(&head.method, &head.uri, *peer);
-        if !server.reads_itself(&admission) {
-            return Left::Bytes(bytes);
-        }
-        let candidate = Candidate::new(&bytes, &admission, rules);
-        drop(bytes);
+        let (admission, candidate) = match admit(server, &head, bytes, peer) {
+            Ok(admitted) => admitted,
+            Err(left) => return left,
+        };
         let stays = !head.headers.get(CONNECTION).is_some_and(is_close);
         let response = tokio::select! {
             biased;
@@ -120,19 +100,81 @@ pub(crate) async fn serve(server: &Server, line: &mut impl Line, peer: &Peer, pr
             }
         };
         drop(head);
-        // An agent that goes lets its clients find another.
-        let stays = stays && !server.stop.is_requested();
-        let ResponseBody::Whole(body, _) = response.body() else {
-            // Reads are answered as a whole; what is not would have to be sent in chunks.
-            tracing::error!("http: the answer to a read is a stream");
-            return Left::Over;
+        last = match answer(server, line, response, candidate, stays).await {
+            Ok(last) => last,
+            Err(left) => return left,
         };
-        let (body, fields) = (body.clone(), write_fields(response.status(), response.headers(), body.len()));
-        last = candidate.filter(|_| stays).and_then(|candidate| candidate.answered(server, &response, &fields));
-        drop(response);
-        if !send(line, &fields, body, stays).await || !stays {
-            return Left::Over;
+    }
+}
+
+/// Waits for the next request that is not answered like the last one.
+async fn next(
+    server: &Server,
+    line: &mut impl Line,
+    last: Option<Box<Repeated>>,
+) -> Result<(Box<Parts>, Vec<u8>), Left> {
+    loop {
+        let known = last.as_ref().map_or(&[][..], |last| last.request());
+        let taken = tokio::time::timeout(HEAD_LIMIT, server.stop.or_stopped(take(line, known))).await;
+        match taken {
+            Ok(Some(Taken::Again)) => {}
+            Ok(Some(Taken::Read(head, bytes))) => return Ok((head, bytes)),
+            Ok(Some(Taken::Left(left))) => return Err(left),
+            // Nothing came in time, or the agent stops and nobody waits for an answer.
+            Err(_) | Ok(None) => return Err(Left::Over),
         }
+        let Some(known) = &last else { return Err(Left::Over) };
+        let Some((fields, body)) = known.answer(server) else {
+            let bytes = known.request().to_vec();
+            return match read(&bytes) {
+                Some(head) => Ok((Box::new(head), bytes)),
+                None => Err(Left::Bytes(bytes)),
+            };
+        };
+        let stays = !server.stop.is_requested();
+        if !send(line, fields, body, stays).await || !stays {
+            return Err(Left::Over);
+        }
+    }
+}
+
+/// Lets a read in, unless something else has to answer it.
+fn admit<'h>(
+    server: &Server,
+    head: &'h Parts,
+    bytes: Vec<u8>,
+    peer: &Peer,
+) -> Result<(Admission<'h>, Option<Box<Candidate>>), Left> {
+    let rules = server.rules();
+    let admission = rules.gate.admit(&head.method, &head.uri, *peer);
+    if !server.reads_itself(&admission) {
+        return Err(Left::Bytes(bytes));
+    }
+    let candidate = Candidate::new(bytes, &admission, rules);
+    Ok((admission, candidate))
+}
+
+/// Sends an answer, and gives what is to be remembered of it.
+async fn answer(
+    server: &Server,
+    line: &mut impl Line,
+    response: Response,
+    candidate: Option<Box<Candidate>>,
+    stays: bool,
+) -> Result<Option<Box<Repeated>>, Left> {
+    // An agent that goes lets its clients find another.
+    let stays = stays && !server.stop.is_requested();
+    let ResponseBody::Whole(body, _) = response.body() else {
+        // Reads are answered as a whole; what is not would have to be sent in chunks.
+        tracing::error!("http: the answer to a read is a stream");
+        return Err(Left::Over);
+    };
+    let (body, fields) = (body.clone(), write_fields(response.status(), response.headers(), body.len()));
+    let last = candidate.filter(|_| stays).and_then(|candidate| candidate.answered(server, &response, &fields));
+    drop(response);
+    match send(line, &fields, body, stays).await && stays {
+        true => Ok(last),
+        false => Err(Left::Over),
     }
 }
 

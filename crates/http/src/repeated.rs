@@ -44,12 +44,11 @@ pub(crate) struct Repeated {
 
 impl Candidate {
     /// Whether a request can be remembered, by how it was let in.
-    pub(crate) fn new(request: &[u8], admission: &Admission<'_>, rules: Arc<Rules>) -> Option<Box<Candidate>> {
+    pub(crate) fn new(request: Vec<u8>, admission: &Admission<'_>, rules: Arc<Rules>) -> Option<Box<Candidate>> {
         let Admission::Handler(admitted) = admission else { return None };
         let is_plain = !PARTICULAR.iter().any(|name| admitted.query.has(name));
         let pattern = admitted.route.pattern;
-        (is_plain && request.len() <= LONGEST)
-            .then(|| Box::new(Candidate { request: request.to_vec(), rules, pattern }))
+        (is_plain && request.len() <= LONGEST).then(|| Box::new(Candidate { request, rules, pattern }))
     }
 
     /// Remembers the answer, if it is one that is kept for all.
