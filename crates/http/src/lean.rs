@@ -243,10 +243,9 @@ async fn gone(line: &impl Line) {
 
 /// Sends an answer; `false` when that fails. `fields` is its head without the time.
 async fn send(line: &mut impl Line, fields: &[u8], body: Bytes, stays: bool) -> bool {
-    let text = write_head(fields, body.len(), stays);
+    let mut text = write_head(fields, body.len(), stays);
     // One piece is a shorter way through the kernel than two.
     if body.len() <= COPIED {
-        let mut text = text;
         text.extend_from_slice(&body);
         return line.write_all(&text).await.is_ok();
     }
