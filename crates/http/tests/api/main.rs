@@ -519,14 +519,8 @@ fn which(program: &str) -> Result<PathBuf, ()> {
 
 /// The next answer on a connection that stays: its status, its body.
 async fn next_answer(stream: &mut BufReader<TcpStream>) -> (u16, String) {
-    let mut head = String::new();
-    while !head.ends_with("\r\n\r\n") {
-        assert_ne!(stream.read_line(&mut head).await.unwrap(), 0, "the connection was closed: {head}");
-    }
-    let field = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).map(str::trim).unwrap();
-    let mut body = vec![0; field("Content-Length:").parse().unwrap()];
-    stream.read_exact(&mut body).await.unwrap();
-    (field("HTTP/1.1 ")[..3].parse().unwrap(), String::from_utf8(body).unwrap())
+    let (head, body) = next_whole(stream).await;
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), String::from_utf8(body).unwrap())
 }
 
 async fn say(stream: &mut BufReader<TcpStream>, text: &str) {
