@@ -10,6 +10,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::header::CONTENT_ENCODING;
 use http::{Method, StatusCode};
+use lictor_model::acl::Caller;
 use lictor_state::Reader;
 
 use crate::encoded::Encoded;
@@ -60,7 +61,7 @@ impl Candidate {
     ) -> Option<Box<Repeated>> {
         let answer = response.body().shared().filter(|_| response.status() == StatusCode::OK)?;
         // The answers that are kept are those to callers without restrictions.
-        let reader = server.agent.reader(&lictor_model::acl::Caller::acls_disabled());
+        let reader = server.agent.reader(&Caller::acls_disabled());
         let (answer, is_compressed) = (Arc::downgrade(answer), response.headers().contains_key(CONTENT_ENCODING));
         Some(Box::new(Repeated { asked: self, reader, answer, is_compressed, fields: fields.to_vec() }))
     }

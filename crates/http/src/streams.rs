@@ -27,6 +27,7 @@ use tokio::time::Instant;
 const HEAD_SIZE: u32 = 128 * 1024;
 /// Between probes of a silent connection.
 const KEEPALIVE: Duration = Duration::from_secs(30);
+
 /// What one client may hold.
 #[derive(Clone, Copy)]
 pub(crate) struct Limits {

@@ -51,8 +51,7 @@ enum Path {
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Path::Field { object: None, name } => f.write_str(name),
-            Path::Field { object: Some(object), name } => write!(f, "{object}.{name}"),
+            Path::Field { object, name } => f.write_str(&join(object.as_deref().unwrap_or_default(), name)),
             Path::Element(path) => f.write_str(path),
         }
     }
@@ -489,7 +488,7 @@ impl<'t> Fields<'t, '_> {
             return;
         }
         for slot in self.slots.iter().filter(|slot| !slot.asked) {
-            let path = join(self.path.as_deref().unwrap_or_default(), slot.key);
+            let path = join(self.path(), slot.key);
             let mistake = if slot.member.label { Mistake::Label } else { Mistake::UnknownKey };
             let text = format!("invalid config key {path}");
             self.problems.push(Problem { mistake, path, line: slot.member.line, text });
