@@ -2,15 +2,20 @@
 //!
 //! A handler only says what the answer is now. Here the request's options are read, the handler is asked again whenever
 //! something it spoke of changed, and the answer gets the headers that tell how current it is.
+//!
+//! A read goes in turns. Each looks once, without waiting, and gives an answer or what to wait for: so whoever holds the
+//! request meanwhile decides how much of it is held.
 
 use std::collections::HashSet;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::StatusCode;
 use http::header::{AGE, CACHE_CONTROL, HeaderMap, HeaderValue};
+use lictor_agent::Agent;
 use lictor_model::revision::Revision;
 use lictor_notation::duration::GoDuration;
 use lictor_state::answer::{Answer, Topic};
@@ -19,13 +24,14 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::call::{Answered, Call};
-use crate::encoded::{self, Encoded};
+use crate::encoded::{self, Encoded, Kept};
 use crate::error::Failure;
+use crate::lean;
 use crate::query::Query;
 use crate::respond::{
     self, CACHE, CONTENT_HASH, EFFECTIVE_CONSISTENCY, INDEX, KNOWN_LEADER, LAST_CONTACT, Response, ResponseBody,
 };
-use crate::server::Server;
+use crate::server::{Rules, Server};
 
 /// How long a read waits when it does not say.
 const DEFAULT_WAIT: Duration = Duration::from_secs(300);
@@ -258,32 +264,211 @@ fn check_cache_control(headers: &HeaderMap) -> Result<(), Failure> {
     Ok(())
 }
 
+/// How far a read has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// It is looked at for the first time.
+    First,
+    /// Something has changed; it waits until then at most.
+    Again(Instant),
+    /// Whatever there is now is the answer.
+    Last,
+}
+
+impl Turn {
+    fn deadline(self, options: &Options) -> Instant {
+        match self {
+            Turn::Again(deadline) => deadline,
+            Turn::First | Turn::Last => options.deadline(),
+        }
+    }
+}
+
+/// What a turn gave.
+pub(crate) enum Round {
+    Answered(Response),
+    /// An answer that is kept for all, and how it is told to this client.
+    Kept(Arc<Encoded>, Form),
+    /// There is nothing yet that the client has not seen.
+    Waits(Waits),
+}
+
+/// How an answer that is kept is told to a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Form {
+    meta: Meta,
+    consistency: Consistency,
+    is_compressed: bool,
+}
+
+impl Form {
+    /// The answer in this form, as far as rules for all answers do not complete it.
+    pub(crate) fn response(self, answer: Arc<Encoded>) -> Response {
+        let index = answer.index;
+        let mut response = respond::shared(answer);
+        self.mark(&mut response, index);
+        response
+    }
+
+    /// The same as it is sent: its head without the time, and its body.
+    pub(crate) fn ready(self, answer: &Arc<Encoded>, rules: &Arc<Rules>) -> (Bytes, Bytes) {
+        let body = answer.body(self.is_compressed);
+        let head = answer.head(self, rules, || {
+            let mut response = self.response(Arc::clone(answer));
+            rules.complete(&mut response, self.is_compressed);
+            lean::write_fields(response.status(), response.headers(), body.len())
+        });
+        (head, body)
+    }
+
+    fn mark(self, response: &mut Response, index: Revision) {
+        let headers = response.headers_mut();
+        match self.meta {
+            Meta::Catalog => {
+                currency(headers, index, Leader::Known);
+                headers.insert(&EFFECTIVE_CONSISTENCY, HeaderValue::from_static(self.consistency.as_str()));
+            }
+            Meta::Always | Meta::Success => currency(headers, index, Leader::Known),
+            Meta::Nothing => {}
+        }
+    }
+}
+
+/// What a read waits for, and how long.
+pub(crate) struct Waits {
+    deadline: Instant,
+    change: Change,
+    /// Where the answer is found if somebody else who waits for the same is first.
+    elsewhere: Option<Elsewhere>,
+}
+
+/// What has to change.
+enum Change {
+    State { reader: Reader, topics: Vec<Topic>, seen: Revision },
+    Local(u64),
+}
+
+struct Elsewhere {
+    question: Box<str>,
+    wanted: Wanted,
+    form: Form,
+}
+
+impl Waits {
+    /// Waits until there is something to look at, and says which turn that is. Cancel safe.
+    async fn over(&self, server: &Server) -> Turn {
+        tokio::select! {
+            turn = self.changed(&server.agent) => turn,
+            () = tokio::time::sleep_until(self.deadline) => Turn::Last,
+            // A client that is answered now finds the next agent sooner than one whose connection just ends.
+            () = server.stop.requested() => Turn::Last,
+        }
+    }
+
+    /// When it ends at the latest.
+    pub(crate) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// Waits for a change alone. Cancel safe.
+    pub(crate) async fn changed(&self, agent: &Agent) -> Turn {
+        match &self.change {
+            Change::State { reader, topics, seen } => reader.changed(topics, *seen).await,
+            Change::Local(seen) => agent.local_changed(*seen).await,
+        }
+        Turn::Again(self.deadline)
+    }
+
+    /// The answer that somebody else who waited for the same was given, if there is one by now. Who may see what is not
+    /// looked at.
+    pub(crate) fn kept(&self, kept: &Kept) -> Option<(Arc<Encoded>, Form)> {
+        let Elsewhere { question, wanted, form } = self.elsewhere.as_ref()?;
+        let Change::State { reader, .. } = &self.change else { return None };
+        let answer = kept.get(question, reader).filter(|answer| wanted.accepts(answer.index))?;
+        Some((answer, *form))
+    }
+}
+
+/// A read, of either kind.
+#[derive(Clone, Copy)]
+pub(crate) enum Reads<'h> {
+    State(&'h Reading),
+    Local(fn(&Call<'_>) -> Result<Hashed, Failure>),
+}
+
+impl Reads<'_> {
+    /// One turn of it. What is to be consistent must have caught up before.
+    pub(crate) fn look(self, call: &Call<'_>, turn: Turn) -> Result<Round, Failure> {
+        match self {
+            Reads::State(reading) => look(reading, call, turn),
+            Reads::Local(find) => look_local(find, call, turn),
+        }
+    }
+
+    /// What is answered when it fails before there is anything to look at.
+    pub(crate) fn failed(self, server: &Server, failure: Failure) -> Answered {
+        match self {
+            Reads::State(reading) => failed(reading, server, failure),
+            Reads::Local(_) => Err(failure),
+        }
+    }
+}
+
 /// Answers a read of the cluster's state, waiting for a change if the client wants that.
 pub(crate) async fn read(reading: &Reading, call: &Call<'_>) -> Answered {
-    let options = Options::parse(call)?;
-    let found = wait_for(reading, call, &options).await;
-    let (index, mut response) = match found {
-        Ok((index, response)) => (if index == HIDDEN { Revision::ZERO } else { index }, response),
-        Err(failure) => return failed(reading, call.server, failure),
-    };
-    let headers = response.headers_mut();
-    match reading.meta {
-        Meta::Catalog => {
-            currency(headers, index, Leader::Known);
-            headers.insert(&EFFECTIVE_CONSISTENCY, HeaderValue::from_static(options.consistency.as_str()));
-        }
-        Meta::Always | Meta::Success => currency(headers, index, Leader::Known),
-        Meta::Nothing => {}
+    if Options::parse(call)?.is_consistent()
+        && let Err(failure) = catch_up(call).await
+    {
+        return failed(reading, call.server, failure);
     }
-    let cached = match reading.cache {
+    let mut asking = Call { caller: call.caller.clone(), ..*call };
+    let mut turn = Turn::First;
+    loop {
+        match look(reading, &asking, turn)? {
+            Round::Answered(response) => return Ok(response),
+            Round::Kept(answer, form) => return Ok(form.response(answer)),
+            Round::Waits(waits) => turn = waits.over(call.server).await,
+        }
+        match call.caller_now() {
+            Ok(caller) => asking.caller = caller,
+            Err(error) => return failed(reading, call.server, error.into()),
+        }
+    }
+}
+
+async fn catch_up(call: &Call<'_>) -> Result<(), Failure> {
+    call.needs_our_datacenter(call.query.get("dc"))?;
+    Ok(call.agent().reader(&call.caller).catch_up().await?)
+}
+
+fn look(reading: &Reading, call: &Call<'_>, turn: Turn) -> Result<Round, Failure> {
+    let options = Options::parse(call)?;
+    let form = Form {
+        meta: reading.meta,
+        consistency: options.consistency,
+        is_compressed: respond::accepts_gzip(call.headers),
+    };
+    let is_cached = match reading.cache {
         Cache::Never => false,
         Cache::OnRequest => options.cached,
         Cache::Always => true,
     };
-    if cached {
-        cache_headers(headers, call.server.seen.note(call));
+    let (index, mut response) = match find(reading, call, &options, turn) {
+        Ok(Sought::Found(index, response)) => (if index == HIDDEN { Revision::ZERO } else { index }, response),
+        Ok(Sought::Kept(answer)) if is_cached => (answer.index, respond::shared(answer)),
+        Ok(Sought::Kept(answer)) => return Ok(Round::Kept(answer, form)),
+        Ok(Sought::Waits { change, question, wanted }) => {
+            // Whether the cache had it is told to each by itself.
+            let elsewhere = question.filter(|_| !is_cached).map(|question| Elsewhere { question, wanted, form });
+            return Ok(Round::Waits(Waits { deadline: turn.deadline(&options), change, elsewhere }));
+        }
+        Err(failure) => return failed(reading, call.server, failure).map(Round::Answered),
+    };
+    form.mark(&mut response, index);
+    if is_cached {
+        cache_headers(response.headers_mut(), call.server.seen.note(call));
     }
-    Ok(response)
+    Ok(Round::Answered(response))
 }
 
 /// Tells how current an answer is that was not made by [`read`].
@@ -328,49 +513,40 @@ pub(crate) fn currency(headers: &mut HeaderMap, index: Revision, leader: Leader)
     headers.insert(&LAST_CONTACT, HeaderValue::from_static("0"));
 }
 
-async fn wait_for(reading: &Reading, call: &Call<'_>, options: &Options) -> Result<(Revision, Response), Failure> {
+enum Sought {
+    Found(Revision, Response),
+    Kept(Arc<Encoded>),
+    Waits { change: Change, question: Option<Box<str>>, wanted: Wanted },
+}
+
+fn find(reading: &Reading, call: &Call<'_>, options: &Options, turn: Turn) -> Result<Sought, Failure> {
     call.needs_our_datacenter(call.query.get("dc"))?;
     let reader = call.agent().reader(&call.caller);
-    if options.consistency == Consistency::Consistent {
-        reader.catch_up().await?;
-    }
-    let wanted = if options.after == Revision::ZERO { Wanted::Any } else { Wanted::Past(options.after) };
-    let deadline = options.deadline();
-    let rights = rights(call);
+    let wanted = match turn {
+        Turn::Last => Wanted::Any,
+        Turn::First | Turn::Again(_) if options.after == Revision::ZERO => Wanted::Any,
+        Turn::First | Turn::Again(_) => Wanted::Past(options.after),
+    };
     // What is near may change without a change of what is listed, and nobody waits for that: the order is always anew.
     let is_shared = call.caller.is_unrestricted() && !call.query.has("near");
     let question = is_shared.then(|| encoded::question(call, call.raw_query));
-    let mut asking = Call { caller: call.caller.clone(), ..*call };
-    let mut wanted = wanted;
-    let mut reader = reader;
-    loop {
-        if let Some(question) = &question
-            && let Some(answer) = call.server.kept.get(question, &reader)
-            && wanted.accepts(answer.index)
-        {
-            return Ok((answer.index, respond::shared(answer)));
+    // Asked for before the answer is made, so that a change in between is not slept through.
+    let seen = reader.current();
+    let mut topics = match question.as_ref().and_then(|question| call.server.kept.get(question, &reader)) {
+        Some(answer) if wanted.accepts(answer.index) => return Ok(Sought::Kept(answer)),
+        Some(answer) => answer.topics.clone(),
+        None => {
+            let round = Read { call, reader: reader.clone(), wanted };
+            let Found { index, shown, topics, response } = (reading.find)(&round)?;
+            match (response, shown) {
+                (Some(response), Some(shown)) => return Ok(Sought::Found(shown, response)),
+                (Some(response), None) => return Ok(share(call, question, index, topics, response)),
+                (None, _) => topics,
+            }
         }
-        // Asked for before the answer is made, so that a change in between is not slept through.
-        let seen = reader.current();
-        let round = Read { call: &asking, reader: reader.clone(), wanted };
-        let Found { index, shown, mut topics, response } = (reading.find)(&round)?;
-        match (response, shown) {
-            (Some(response), Some(shown)) => return Ok((shown, response)),
-            (Some(response), None) => return Ok((index, share(call, question, index, topics, response))),
-            (None, _) => {}
-        }
-        topics.extend_from_slice(rights);
-        tokio::select! {
-            () = reader.changed(&topics, seen) => {}
-            () = tokio::time::sleep_until(deadline) => wanted = Wanted::Any,
-            // A client that is answered now finds the next agent sooner than one whose connection just ends.
-            () = call.server.stop.requested() => wanted = Wanted::Any,
-        }
-        if !rights.is_empty() {
-            asking.caller = call.caller_now()?;
-            reader = call.agent().reader(&asking.caller);
-        }
-    }
+    };
+    topics.extend_from_slice(rights(call));
+    Ok(Sought::Waits { change: Change::State { reader, topics, seen }, question, wanted })
 }
 
 /// What a read that waits must watch beside what it asks for: rights may change meanwhile, and then it is looked at anew
@@ -386,16 +562,18 @@ fn share(
     index: Revision,
     topics: Vec<Topic>,
     response: Response,
-) -> Response {
+) -> Sought {
     let (Some(question), StatusCode::OK, ResponseBody::Whole(body, None)) =
         (question, response.status(), response.body())
     else {
-        return response;
+        return Sought::Found(index, response);
     };
-    let (body, headers) = (body.clone(), response.headers().clone());
-    let answer = Arc::new(Encoded { index, topics, headers, body, gzip: OnceLock::new(), counters: OnceLock::new() });
+    if index == HIDDEN {
+        return Sought::Found(index, response);
+    }
+    let answer = Arc::new(Encoded::new(index, topics, response.headers().clone(), body.clone()));
     call.server.kept.keep(question, Arc::clone(&answer));
-    respond::shared(answer)
+    Sought::Kept(answer)
 }
 
 /// An answer about something local to the agent.
@@ -406,27 +584,31 @@ pub(crate) struct Hashed {
 
 /// Answers a read of something local to the agent, waiting while its hash is the one that the client has.
 pub(crate) async fn read_hashed(find: fn(&Call<'_>) -> Result<Hashed, Failure>, call: &Call<'_>) -> Answered {
-    let options = Options::parse(call)?;
-    let known = call.query.get("hash");
-    let deadline = options.deadline();
-    let mut waits = !known.is_empty();
     let mut asking = Call { caller: call.caller.clone(), ..*call };
+    let mut turn = Turn::First;
     loop {
-        let seen = call.agent().local_version();
-        let Hashed { hash, mut response } = find(&asking)?;
-        if !waits || hash != known {
-            if let Ok(value) = HeaderValue::try_from(hash) {
-                response.headers_mut().insert(&CONTENT_HASH, value);
-            }
-            return Ok(response);
-        }
-        tokio::select! {
-            () = call.agent().local_changed(seen) => {}
-            () = tokio::time::sleep_until(deadline) => waits = false,
-            () = call.server.stop.requested() => waits = false,
+        match look_local(find, &asking, turn)? {
+            Round::Answered(response) => return Ok(response),
+            Round::Kept(answer, form) => return Ok(form.response(answer)),
+            Round::Waits(waits) => turn = waits.over(call.server).await,
         }
         asking.caller = call.caller_now()?;
     }
+}
+
+fn look_local(find: fn(&Call<'_>) -> Result<Hashed, Failure>, call: &Call<'_>, turn: Turn) -> Result<Round, Failure> {
+    let options = Options::parse(call)?;
+    let known = call.query.get("hash");
+    let seen = call.agent().local_version();
+    let Hashed { hash, mut response } = find(call)?;
+    if turn != Turn::Last && !known.is_empty() && hash == known {
+        let deadline = turn.deadline(&options);
+        return Ok(Round::Waits(Waits { deadline, change: Change::Local(seen), elsewhere: None }));
+    }
+    if let Ok(value) = HeaderValue::try_from(hash) {
+        response.headers_mut().insert(&CONTENT_HASH, value);
+    }
+    Ok(Round::Answered(response))
 }
 
 /// Says whether the agent's cache had the answer. Ours never ages: it follows the state.

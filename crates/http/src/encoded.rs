@@ -14,7 +14,10 @@ use lictor_state::answer::Topic;
 use lictor_state::reader::Reader;
 use parking_lot::Mutex;
 
+use crate::blocking::Form;
 use crate::call::Call;
+use crate::respond;
+use crate::server::Rules;
 
 /// All bodies together are kept below this. Beyond it everything is forgotten: what is asked often is back at once.
 const BUDGET: usize = 16 * 1024 * 1024;
@@ -31,9 +34,48 @@ pub(crate) struct Encoded {
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
     /// Made when the first client wants it.
-    pub(crate) gzip: OnceLock<Bytes>,
+    gzip: OnceLock<Bytes>,
     /// What is counted when it is sent; looked up when that happens first.
     pub(crate) counters: OnceLock<Vec<Counter>>,
+    /// As it was sent last.
+    head: Mutex<Option<Head>>,
+}
+
+/// The head of an answer without the time, with what it depends on beside the answer.
+#[derive(Debug)]
+struct Head {
+    form: Form,
+    rules: Arc<Rules>,
+    text: Bytes,
+}
+
+impl Encoded {
+    pub(crate) fn new(index: Revision, topics: Vec<Topic>, headers: HeaderMap, body: Bytes) -> Encoded {
+        let (gzip, counters, head) = (OnceLock::new(), OnceLock::new(), Mutex::new(None));
+        Encoded { index, topics, headers, body, gzip, counters, head }
+    }
+
+    /// The body as a client takes it. Nothing is not compressed.
+    pub(crate) fn body(&self, is_compressed: bool) -> Bytes {
+        if is_compressed && !self.body.is_empty() {
+            self.gzip.get_or_init(|| respond::compressed(&self.body)).clone()
+        } else {
+            self.body.clone()
+        }
+    }
+
+    /// Its head without the time, written once for all who are told it in one form under one set of rules.
+    pub(crate) fn head(&self, form: Form, rules: &Arc<Rules>, write: impl FnOnce() -> Vec<u8>) -> Bytes {
+        let mut last = self.head.lock();
+        match &*last {
+            Some(head) if head.form == form && Arc::ptr_eq(&head.rules, rules) => head.text.clone(),
+            _ => {
+                let text = Bytes::from(write());
+                *last = Some(Head { form, rules: Arc::clone(rules), text: text.clone() });
+                text
+            }
+        }
+    }
 }
 
 /// All that are kept.
@@ -92,14 +134,7 @@ mod tests {
     use super::*;
 
     fn answer(size: usize) -> Arc<Encoded> {
-        Arc::new(Encoded {
-            index: Revision(1),
-            topics: Vec::new(),
-            headers: HeaderMap::new(),
-            body: vec![b'x'; size].into(),
-            gzip: OnceLock::new(),
-            counters: OnceLock::new(),
-        })
+        Arc::new(Encoded::new(Revision(1), Vec::new(), HeaderMap::new(), vec![b'x'; size].into()))
     }
 
     #[test]

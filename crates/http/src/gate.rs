@@ -43,11 +43,6 @@ impl Admission<'_> {
         matches!(handler, Handler::Read(_) | Handler::Hashed(_) | Handler::Waits(_))
             && (query.has("index") || query.has("hash"))
     }
-
-    /// Whether it reads something that it may have to wait for.
-    pub(crate) fn is_read(&self) -> bool {
-        matches!(self, Admission::Handler(Admitted { handler: Handler::Read(_) | Handler::Hashed(_), .. }))
-    }
 }
 
 /// A request on its way to a handler.

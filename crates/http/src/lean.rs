@@ -2,16 +2,18 @@
 //!
 //! Most connections to an agent carry one kind of request: a read without a body, whose answer may have to wait for
 //! minutes. The HTTP library holds three buffers of 8 KiB for each connection, and while a read waits they hold nothing. Here
-//! such requests are taken from the socket through a buffer on the stack, and while one waits only the request is held.
+//! such requests are taken from the socket through a buffer on the stack, and while one waits only its bytes are held and
+//! what it waits for: to be looked at once more, it is read once more.
 //!
 //! Whatever is not exactly one such request in one piece goes to the library with every byte that was read, and the
 //! connection stays there: there is one place that knows the rest of HTTP, its mistakes included.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 
@@ -23,17 +25,21 @@ use http::request::Parts;
 use http::{Method, Request, StatusCode, Uri, Version};
 use lictor_model::name::ServiceId;
 use lictor_task::descriptors::BytesOnly;
+use smallvec::SmallVec;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest, ReadBuf, Ready};
 use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep};
 
+use crate::blocking::{Round, Turn, Waits};
 use crate::call::Peer;
 use crate::gate::Admission;
 use crate::leaving;
-use crate::repeated::{Candidate, Repeated};
+use crate::measure::{self, Timers};
+use crate::repeated::Repeated;
 use crate::respond::{Response, ResponseBody};
-use crate::server::{HEAD_LIMIT, Server};
+use crate::server::{self, HEAD_LIMIT, Rules, Server};
 
-/// A request that is larger goes to the library.
+/// A request that is larger goes to the library. An answer that is larger has its head on the heap.
 const ROOM: usize = 4096;
 /// A body up to this size is copied behind its head.
 const COPIED: usize = 2048;
@@ -79,32 +85,164 @@ enum Taken {
 /// What is needed before and after an answer is in functions of their own, so that a connection has no room for it while it
 /// waits.
 pub(crate) async fn serve(server: &Server, line: &mut impl Line, peer: &Peer, proxy: Option<&ServiceId>) -> Left {
+    // Made once: to set a timer anew is cheap as long as it is set to a later time, and to begin one is not.
+    let mut timer = std::pin::pin!(tokio::time::sleep(HEAD_LIMIT));
+    let mut stopped = std::pin::pin!(server.stop.requested());
     let mut last = None;
     loop {
-        let (mut head, bytes) = match next(server, line, last).await {
-            Ok(read) => read,
+        let asked = match next(server, line, last, timer.as_mut(), stopped.as_mut()).await {
+            Ok(asked) => asked,
             Err(left) => return left,
         };
-        let (admission, candidate) = match admit(server, &head, bytes, peer) {
-            Ok(admitted) => admitted,
-            Err(left) => return left,
-        };
-        let stays = !head.headers.get(CONNECTION).is_some_and(is_close);
-        let response = tokio::select! {
-            biased;
-            response = server.answer(admission, &head, peer, None, proxy) => response,
-            () = gone(line) => {
-                head.uri = leaving::without_waiting(&head.uri);
+        let mut step = look(server, asked, peer, proxy, Turn::First);
+        let written = loop {
+            step = match step {
+                Step::Answer(written) => break written,
+                Step::Waits(held) => {
+                    timer.as_mut().reset(held.waits.deadline());
+                    let turn = tokio::select! {
+                        biased;
+                        turn = held.waits.changed(&server.agent) => turn,
+                        // Whoever has said everything may still want the answer of now.
+                        () = gone(line) => Turn::Last,
+                        () = timer.as_mut() => Turn::Last,
+                        // A client that is answered now finds the next agent sooner than one whose connection just ends.
+                        () = stopped.as_mut() => Turn::Last,
+                    };
+                    held.look(server, peer, proxy, turn)
+                }
                 // Rare, so that a connection need not have room for it.
-                Box::pin(server.answer_at_once(&head, peer, proxy)).await
+                Step::Asks(asked) => match Box::pin(ask(server, line, asked, peer, proxy)).await {
+                    Some(step) => step,
+                    None => return Left::Over,
+                },
+                Step::Left(left) => return left,
             }
         };
-        drop(head);
-        last = match answer(server, line, response, candidate, stays).await {
-            Ok(last) => last,
-            Err(left) => return left,
-        };
+        // An agent that goes lets its clients find another.
+        let stays = written.stays && !server.stop.is_requested();
+        if !send(server, line, &written.head, written.body, stays).await || !stays {
+            return Left::Over;
+        }
+        last = written.repeated;
     }
+}
+
+/// A request as it came.
+struct Asked {
+    head: Box<Parts>,
+    bytes: Vec<u8>,
+    at: Instant,
+}
+
+/// How it goes on with a request.
+enum Step {
+    Answer(Written),
+    Waits(Held),
+    /// Somebody else has to be asked.
+    Asks(Asked),
+    Left(Left),
+}
+
+/// An answer as it is sent: its head without the time, and its body.
+struct Written {
+    head: Bytes,
+    body: Bytes,
+    stays: bool,
+    repeated: Option<Box<Repeated>>,
+}
+
+/// What is held of a request while it waits.
+struct Held {
+    bytes: Vec<u8>,
+    at: Instant,
+    stays: bool,
+    timers: Option<Timers>,
+    /// By which it was let in.
+    rules: Arc<Rules>,
+    waits: Waits,
+}
+
+impl Held {
+    /// Its next turn. Of many who wait for the same, all but the first are given what that one found.
+    fn look(self, server: &Server, peer: &Peer, proxy: Option<&ServiceId>, turn: Turn) -> Step {
+        if let Some(timers) = &self.timers
+            && server.repeats(&self.rules)
+            && let Some((answer, form)) = self.waits.kept(&server.kept)
+            && measure::answered_again(&answer)
+        {
+            let (head, body) = form.ready(&answer, &self.rules);
+            timers.took(self.at.elapsed());
+            return Step::Answer(Written { head, body, stays: self.stays, repeated: None });
+        }
+        match read(&self.bytes) {
+            Some(head) => {
+                let asked = Asked { head: Box::new(head), bytes: self.bytes, at: self.at };
+                look(server, asked, peer, proxy, turn)
+            }
+            None => Step::Left(Left::Bytes(self.bytes)),
+        }
+    }
+}
+
+/// One turn of a request.
+fn look(server: &Server, asked: Asked, peer: &Peer, proxy: Option<&ServiceId>, turn: Turn) -> Step {
+    let rules = server.rules();
+    let admission = rules.gate.admit(&asked.head.method, &asked.head.uri, *peer);
+    let Admission::Handler(admitted) = &admission else { return Step::Left(Left::Bytes(asked.bytes)) };
+    let Some(reads) = server.read_here(admitted) else { return Step::Left(Left::Bytes(asked.bytes)) };
+    if server.asks_first(admitted) {
+        drop(admission);
+        return Step::Asks(asked);
+    }
+    let stays = !asked.head.headers.get(CONNECTION).is_some_and(is_close);
+    let answered = match server.look(reads, admitted, &asked.head, peer, proxy, turn) {
+        Ok(Round::Waits(waits)) => {
+            let timers = server.measure.of_read(admitted.route.pattern);
+            drop(admission);
+            return Step::Waits(Held { bytes: asked.bytes, at: asked.at, stays, timers, rules, waits });
+        }
+        Ok(Round::Kept(answer, form)) => {
+            let (head, body) = form.ready(&answer, &rules);
+            server.measure.took(admitted.route.pattern, &Method::GET, "", asked.at.elapsed());
+            server::log(&asked.head, peer, proxy, asked.at);
+            let repeated =
+                stays.then(|| Repeated::new(server, asked.bytes, admitted, Arc::clone(&rules), &answer, form));
+            return Step::Answer(Written { head, body, stays, repeated: repeated.flatten() });
+        }
+        Ok(Round::Answered(response)) => Ok(response),
+        Err(failure) => Err(failure),
+    };
+    let response = server.complete(answered, admitted, &asked.head, asked.at);
+    server::log(&asked.head, peer, proxy, asked.at);
+    whole(&response, stays)
+}
+
+/// Answers a request for which somebody else has to be asked; `None` when the agent stops and that takes too long.
+async fn ask(server: &Server, line: &impl Line, asked: Asked, peer: &Peer, proxy: Option<&ServiceId>) -> Option<Step> {
+    let mut head = asked.head;
+    let stays = !head.headers.get(CONNECTION).is_some_and(is_close);
+    let answer = async {
+        tokio::select! {
+            biased;
+            response = server.answer_head(&head, peer, proxy) => return response,
+            () = gone(line) => {}
+        }
+        head.uri = leaving::without_waiting(&head.uri);
+        server.answer_head(&head, peer, proxy).await
+    };
+    server.within_grace(answer).await.map(|response| whole(&response, stays))
+}
+
+/// An answer that is nobody else's.
+fn whole(response: &Response, stays: bool) -> Step {
+    let ResponseBody::Whole(body, _) = response.body() else {
+        // Reads are answered as a whole; what is not would have to be sent in chunks.
+        tracing::error!("http: the answer to a read is a stream");
+        return Step::Left(Left::Over);
+    };
+    let head = write_fields(response.status(), response.headers(), body.len()).into();
+    Step::Answer(Written { head, body: body.clone(), stays, repeated: None })
 }
 
 /// Waits for the next request that is not answered like the last one.
@@ -112,69 +250,36 @@ async fn next(
     server: &Server,
     line: &mut impl Line,
     last: Option<Box<Repeated>>,
-) -> Result<(Box<Parts>, Vec<u8>), Left> {
+    mut timer: Pin<&mut Sleep>,
+    mut stopped: Pin<&mut impl Future<Output = ()>>,
+) -> Result<Asked, Left> {
     loop {
+        timer.as_mut().reset(Instant::now() + HEAD_LIMIT);
         let known = last.as_ref().map_or(&[][..], |last| last.request());
-        let taken = tokio::time::timeout(HEAD_LIMIT, server.stop.or_stopped(take(line, known))).await;
-        match taken {
-            Ok(Some(Taken::Again)) => {}
-            Ok(Some(Taken::Read(head, bytes))) => return Ok((head, bytes)),
-            Ok(Some(Taken::Left(left))) => return Err(left),
+        let taken = tokio::select! {
+            biased;
+            taken = take(line, known) => taken,
             // Nothing came in time, or the agent stops and nobody waits for an answer.
-            Err(_) | Ok(None) => return Err(Left::Over),
+            () = timer.as_mut() => return Err(Left::Over),
+            () = stopped.as_mut() => return Err(Left::Over),
+        };
+        match taken {
+            Taken::Again => {}
+            Taken::Read(head, bytes) => return Ok(Asked { head, bytes, at: Instant::now() }),
+            Taken::Left(left) => return Err(left),
         }
         let Some(known) = &last else { return Err(Left::Over) };
-        let Some((fields, body)) = known.answer(server) else {
+        let Some((head, body)) = known.answer(server) else {
             let bytes = known.request().to_vec();
             return match read(&bytes) {
-                Some(head) => Ok((Box::new(head), bytes)),
+                Some(head) => Ok(Asked { head: Box::new(head), bytes, at: Instant::now() }),
                 None => Err(Left::Bytes(bytes)),
             };
         };
         let stays = !server.stop.is_requested();
-        if !send(line, fields, body, stays).await || !stays {
+        if !send(server, line, &head, body, stays).await || !stays {
             return Err(Left::Over);
         }
-    }
-}
-
-/// Lets a read in, unless something else has to answer it.
-fn admit<'h>(
-    server: &Server,
-    head: &'h Parts,
-    bytes: Vec<u8>,
-    peer: &Peer,
-) -> Result<(Admission<'h>, Option<Box<Candidate>>), Left> {
-    let rules = server.rules();
-    let admission = rules.gate.admit(&head.method, &head.uri, *peer);
-    if !server.reads_itself(&admission) {
-        return Err(Left::Bytes(bytes));
-    }
-    let candidate = Candidate::new(bytes, &admission, rules);
-    Ok((admission, candidate))
-}
-
-/// Sends an answer, and gives what is to be remembered of it.
-async fn answer(
-    server: &Server,
-    line: &mut impl Line,
-    response: Response,
-    candidate: Option<Box<Candidate>>,
-    stays: bool,
-) -> Result<Option<Box<Repeated>>, Left> {
-    // An agent that goes lets its clients find another.
-    let stays = stays && !server.stop.is_requested();
-    let ResponseBody::Whole(body, _) = response.body() else {
-        // Reads are answered as a whole; what is not would have to be sent in chunks.
-        tracing::error!("http: the answer to a read is a stream");
-        return Err(Left::Over);
-    };
-    let (body, fields) = (body.clone(), write_fields(response.status(), response.headers(), body.len()));
-    let last = candidate.filter(|_| stays).and_then(|candidate| candidate.answered(server, &response, &fields));
-    drop(response);
-    match send(line, &fields, body, stays).await && stays {
-        true => Ok(last),
-        false => Err(Left::Over),
     }
 }
 
@@ -241,20 +346,41 @@ async fn gone(line: &impl Line) {
     }
 }
 
-/// Sends an answer; `false` when that fails. `fields` is its head without the time.
-async fn send(line: &mut impl Line, fields: &[u8], body: Bytes, stays: bool) -> bool {
-    let mut text = write_head(fields, body.len(), stays);
-    // One piece is a shorter way through the kernel than two.
-    if body.len() <= COPIED {
-        text.extend_from_slice(&body);
-        return line.write_all(&text).await.is_ok();
+/// Sends an answer; `false` when that fails. `head` is without the time.
+async fn send(server: &Server, line: &mut impl Line, head: &[u8], body: Bytes, stays: bool) -> bool {
+    let Ok((text, body)) = begin(line, head, body, stays).await else { return false };
+    if text.is_empty() && body.is_empty() {
+        return true;
     }
-    let mut whole = Bytes::from(text).chain(body);
-    line.write_all_buf(&mut whole).await.is_ok()
+    // On the heap: few clients do not take their answer at once.
+    let mut rest = text.chain(body);
+    let sent = Box::pin(server.within_grace(line.write_all_buf(&mut rest))).await;
+    sent.is_some_and(|sent| sent.is_ok())
+}
+
+/// Sends as much of an answer as the kernel takes at once, and gives what is left of head and body. Until then its text is
+/// on the stack.
+async fn begin(line: &mut impl Line, head: &[u8], body: Bytes, stays: bool) -> io::Result<(Bytes, Bytes)> {
+    poll_fn(|context| {
+        let mut text = SmallVec::<[u8; ROOM]>::new();
+        write_head(&mut text, head, stays);
+        let line = Pin::new(&mut *line);
+        // One piece is a shorter way through the kernel than two.
+        let (sent, apart) = if body.len() <= COPIED {
+            text.extend_from_slice(&body);
+            (ready!(line.poll_write(context, &text))?, Bytes::new())
+        } else {
+            let pieces = [IoSlice::new(&text), IoSlice::new(&body)];
+            (ready!(line.poll_write_vectored(context, &pieces))?, body.clone())
+        };
+        let (of_text, of_body) = (sent.min(text.len()), sent.saturating_sub(text.len()));
+        Poll::Ready(Ok((Bytes::copy_from_slice(&text[of_text..]), apart.slice(of_body..))))
+    })
+    .await
 }
 
 /// The head of an answer without the time, its headers in the spelling of the original.
-fn write_fields(status: StatusCode, headers: &HeaderMap, length: usize) -> Vec<u8> {
+pub(crate) fn write_fields(status: StatusCode, headers: &HeaderMap, length: usize) -> Vec<u8> {
     let mut text = Vec::with_capacity(512);
     text.extend_from_slice(b"HTTP/1.1 ");
     text.extend_from_slice(status.as_str().as_bytes());
@@ -285,15 +411,12 @@ fn write_fields(status: StatusCode, headers: &HeaderMap, length: usize) -> Vec<u
     text
 }
 
-/// A whole head, with room for a body of that length where it is copied behind it.
-fn write_head(fields: &[u8], length: usize, stays: bool) -> Vec<u8> {
-    let copied = if length <= COPIED { length } else { 0 };
-    let mut text = Vec::with_capacity(fields.len() + 64 + copied);
+/// A whole head.
+fn write_head(text: &mut SmallVec<[u8; ROOM]>, fields: &[u8], stays: bool) {
     text.extend_from_slice(fields);
     text.extend_from_slice(b"Date: ");
     with_date(SystemTime::now(), |date| text.extend_from_slice(date.as_bytes()));
     text.extend_from_slice(if stays { b"\r\n\r\n" } else { b"\r\nConnection: close\r\n\r\n" });
-    text
 }
 
 /// The names that nearly every answer has, as the original spells them.
@@ -378,7 +501,7 @@ impl<L: AsyncWrite + Unpin> AsyncWrite for Rewound<L> {
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
+        slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.line).poll_write_vectored(context, slices)
     }
@@ -448,7 +571,9 @@ mod tests {
         let mut headers = HeaderMap::from_iter([(HeaderName::from_static("x-consul-index"), HeaderValue::from(7))]);
         headers.insert(HeaderName::from_static("some-other"), HeaderValue::from(8));
         let fields = write_fields(StatusCode::NOT_FOUND, &headers, 12);
-        let text = String::from_utf8(write_head(&fields, 12, false)).unwrap();
+        let mut text = SmallVec::new();
+        write_head(&mut text, &fields, false);
+        let text = String::from_utf8(text.into_vec()).unwrap();
         assert!(
             text.starts_with(
                 "HTTP/1.1 404 Not Found\r\nX-Consul-Index: 7\r\nSome-Other: 8\r\nContent-Length: 12\r\nDate: "

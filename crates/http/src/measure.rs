@@ -1,6 +1,7 @@
 //! What is counted and timed of requests, under the names of the original.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
@@ -9,9 +10,10 @@ use lictor_model::name::fold;
 use lictor_model::service::Service;
 use lictor_state::reader::{Filter, Side};
 
-use crate::call::{Answered, Call};
+use crate::call::Call;
 use crate::encoded::Encoded;
-use crate::respond::ResponseBody;
+use crate::error::Failure;
+use crate::respond::{Response, ResponseBody};
 use crate::routes;
 
 /// What requests did to the cluster, by path and method; each has a timer of its own.
@@ -61,9 +63,19 @@ const CLONES: (&str, &str, &str) = ("/v1/acl/token/", "/clone", "acl.token.clone
 /// The timers of every path and method, and counters of paths, looked up without making a name.
 pub(crate) struct Measure {
     /// The first of each is that of the request itself.
-    by_request: HashMap<(&'static str, Method), Vec<Timer>>,
+    by_request: HashMap<(&'static str, Method), Arc<[Timer]>>,
     clones: Timer,
     forwarded: HashMap<&'static str, Forwarded>,
+}
+
+/// The timers of a kind of request.
+pub(crate) struct Timers(Arc<[Timer]>);
+
+impl Timers {
+    /// Notes how long one took.
+    pub(crate) fn took(&self, time: Duration) {
+        self.0.iter().for_each(|timer| timer.took(time));
+    }
 }
 
 /// How often something was asked of a server, and how that came out.
@@ -93,9 +105,14 @@ impl Measure {
         Measure { by_request: all, clones: process().timer(CLONES.2, &[]), forwarded: forwarded.collect() }
     }
 
+    /// The timers of a read, to be kept with what is answered more than once.
+    pub(crate) fn of_read(&self, pattern: &'static str) -> Option<Timers> {
+        self.by_request.get(&(pattern, Method::GET)).cloned().map(Timers)
+    }
+
     /// Notes how long a request took.
     pub(crate) fn took(&self, pattern: &'static str, method: &Method, argument: &str, time: Duration) {
-        let timers = self.by_request.get(&(pattern, method.clone())).map(Vec::as_slice).unwrap_or_default();
+        let timers = self.by_request.get(&(pattern, method.clone())).map(AsRef::as_ref).unwrap_or_default();
         if pattern == CLONES.0 && *method == Method::PUT && argument.ends_with(CLONES.1) {
             timers.iter().take(1).chain([&self.clones]).for_each(|timer| timer.took(time));
         } else {
@@ -110,21 +127,24 @@ fn dotted(pattern: &str) -> String {
     if name.ends_with('.') { name + "_" } else { name }
 }
 
-/// Counts a read of the catalog by what it asked for and whether that was there. The counters of an answer that is kept are
-/// kept with it: who asks the same is counted the same.
-pub(crate) fn answered(call: &Call<'_>, answered: &Answered) {
-    match answered {
-        Ok(response) => match response.body() {
-            ResponseBody::Whole(_, Some(shared)) => add(shared.counters.get_or_init(|| counters(call, answered))),
-            _ => add(&counters(call, answered)),
-        },
-        Err(_) => add(&counters(call, answered)),
-    }
+/// Counts a read of the catalog by what it asked for and whether that was there.
+pub(crate) fn answered(call: &Call<'_>, answered: Result<&Response, &Failure>) {
+    let body = match answered.map(Response::body) {
+        Ok(ResponseBody::Whole(_, Some(shared))) => return kept(call, shared),
+        Ok(ResponseBody::Whole(body, None)) => body.as_ref(),
+        Ok(ResponseBody::Pieces(_) | ResponseBody::Lines { .. }) | Err(_) => &[],
+    };
+    add(&counters(call, answered.map(Response::status), body));
 }
 
-/// Counts an answer that is sent once more.
-pub(crate) fn answered_again(answer: &Encoded) {
-    add(answer.counters.get().map(Vec::as_slice).unwrap_or_default());
+/// The same for an answer that is kept. Its counters are kept with it: who asks the same is counted the same.
+pub(crate) fn kept(call: &Call<'_>, answer: &Encoded) {
+    add(answer.counters.get_or_init(|| counters(call, Ok(StatusCode::OK), &answer.body)));
+}
+
+/// Counts an answer that is sent once more, if it is known what it is counted by.
+pub(crate) fn answered_again(answer: &Encoded) -> bool {
+    answer.counters.get().map(|counters| add(counters)).is_some()
 }
 
 fn add(counters: &[Counter]) {
@@ -132,19 +152,21 @@ fn add(counters: &[Counter]) {
 }
 
 /// What an answer is counted by.
-fn counters(call: &Call<'_>, answered: &Answered) -> Vec<Counter> {
+fn counters(call: &Call<'_>, answered: Result<StatusCode, &Failure>, body: &[u8]) -> Vec<Counter> {
     let mut counters = Vec::new();
     let pattern = call.route.pattern;
     if let Some(forwarded) = call.server.measure.forwarded.get(pattern) {
         counters.push(forwarded.asked.clone());
         match answered {
-            Ok(response) if response.status().is_success() => counters.push(forwarded.success.clone()),
+            Ok(status) if status.is_success() => counters.push(forwarded.success.clone()),
             // Agents of the original send on only what they understand.
             Err(failure) if failure.status() == StatusCode::BAD_REQUEST => {}
             _ => counters.push(forwarded.error.clone()),
         }
     }
-    let Ok(response) = answered else { return counters };
+    if answered.is_err() {
+        return counters;
+    }
     let Some((_, what)) = QUERIED.iter().find(|(of, _)| *of == pattern) else { return counters };
     let asked: Vec<&str> = call.query.all("tag").collect();
     let labels = Labels::known(call, &asked);
@@ -161,7 +183,7 @@ fn counters(call: &Call<'_>, answered: &Answered) -> Vec<Counter> {
         let tags = labels.tags.join(",");
         push("query-tags", Some(("tags", tags.as_str())).filter(|_| !tags.is_empty()));
     }
-    if matches!(response.body(), ResponseBody::Whole(body, _) if body.trim_ascii() == b"[]") {
+    if body.trim_ascii() == b"[]" {
         push("not-found", None);
     }
     counters

@@ -194,8 +194,8 @@ pub(crate) struct Common {
 }
 
 impl Common {
-    /// Completes an answer of the API. `request` is the request's headers.
-    pub(crate) fn complete(&self, response: &mut Response, request: &HeaderMap) {
+    /// Completes an answer of the API to a client that takes compressed ones or not.
+    pub(crate) fn complete(&self, response: &mut Response, accepts_gzip: bool) {
         let headers = response.headers_mut();
         headers.insert(VARY, HeaderValue::from_static("Accept-Encoding"));
         for (name, value) in &self.configured {
@@ -204,14 +204,14 @@ impl Common {
         if self.translate_addresses {
             headers.insert(TRANSLATE_ADDRESSES.clone(), HeaderValue::from_static("true"));
         }
-        if accepts_gzip(request) && response.body_mut().compress() {
+        if accepts_gzip && response.body_mut().compress() {
             response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         }
     }
 }
 
 /// Whether `Accept-Encoding` names gzip with a weight above zero.
-fn accepts_gzip(request: &HeaderMap) -> bool {
+pub(crate) fn accepts_gzip(request: &HeaderMap) -> bool {
     let Some(accepted) = request.get(ACCEPT_ENCODING).and_then(|value| value.to_str().ok()) else { return false };
     accepted.split(',').any(|coding| {
         let mut parts = coding.split(';').map(str::trim);
@@ -238,7 +238,7 @@ pub(crate) enum ResponseBody {
 pub(crate) struct CutOff;
 
 /// The lowest level: answers are read at once and never stored, and most are small.
-fn compressed(plain: &[u8]) -> Bytes {
+pub(crate) fn compressed(plain: &[u8]) -> Bytes {
     if plain.len() > LONG { aside(|| compress(plain)) } else { compress(plain) }
 }
 
@@ -254,21 +254,13 @@ impl ResponseBody {
         ResponseBody::Whole(bytes, None)
     }
 
-    /// The answer that is kept for all, if it is one.
-    pub(crate) fn shared(&self) -> Option<&Arc<Encoded>> {
-        match self {
-            ResponseBody::Whole(_, shared) => shared.as_ref(),
-            ResponseBody::Pieces(_) | ResponseBody::Lines { .. } => None,
-        }
-    }
-
     /// Compresses what is there and what is to come; `false` when there is nothing.
     fn compress(&mut self) -> bool {
         match self {
             ResponseBody::Whole(bytes, _) if bytes.is_empty() => false,
             ResponseBody::Pieces(_) => false,
             ResponseBody::Whole(bytes, Some(shared)) => {
-                *bytes = shared.gzip.get_or_init(|| compressed(&shared.body)).clone();
+                *bytes = shared.body(true);
                 true
             }
             ResponseBody::Whole(bytes, None) => {
@@ -405,7 +397,7 @@ mod tests {
     #[tokio::test]
     async fn small_answers_are_compressed_and_empty_ones_are_not() {
         let mut response = json(&true, Layout::Compact).unwrap();
-        Common::default().complete(&mut response, &accepting("gzip"));
+        Common::default().complete(&mut response, true);
         assert_eq!(response.headers()[CONTENT_ENCODING], "gzip");
         assert_eq!(response.headers()[VARY], "Accept-Encoding");
         let mut plain = String::new();
@@ -413,7 +405,7 @@ mod tests {
         assert_eq!(plain, "true");
 
         let mut response = empty(StatusCode::OK);
-        Common::default().complete(&mut response, &accepting("gzip"));
+        Common::default().complete(&mut response, true);
         assert!(!response.headers().contains_key(CONTENT_ENCODING));
     }
 
@@ -421,7 +413,7 @@ mod tests {
     async fn compressed_lines_can_be_read_as_they_come() {
         let (sender, lines) = mpsc::channel(4);
         let mut response = stream(lines);
-        Common::default().complete(&mut response, &accepting("gzip"));
+        Common::default().complete(&mut response, true);
         let mut body = response.into_body();
         let mut compressed = Vec::new();
         for line in ["one", "two"] {

@@ -60,6 +60,11 @@ pub(crate) enum Access {
 }
 
 impl Access {
+    /// Whether the secret must be known.
+    pub(crate) fn needs_caller(self) -> bool {
+        matches!(self, Access::Caller | Access::Acl)
+    }
+
     /// Whether it is about access control itself.
     pub(crate) fn needs_acls(self) -> bool {
         matches!(self, Access::Acl | Access::AclPublic)

@@ -1,5 +1,6 @@
 //! Listening, connections, and the way of one request from the socket to its handler and back.
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
@@ -29,7 +30,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::blocking::{self, SeenBefore};
+use crate::blocking::{self, Reads, Round, SeenBefore, Turn};
 use crate::body::{RequestBody, Rest, Room};
 use crate::call::{Answered, Call, Peer};
 use crate::caller::{self, Known};
@@ -88,6 +89,19 @@ pub(crate) struct Server {
 pub(crate) struct Rules {
     pub(crate) gate: Gate,
     common: Common,
+}
+
+impl Rules {
+    /// Completes an answer of the API to a client that takes compressed ones or not.
+    pub(crate) fn complete(&self, response: &mut Response, accepts_gzip: bool) {
+        self.common.complete(response, accepts_gzip);
+    }
+}
+
+impl fmt::Debug for Rules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rules").field("common", &self.common).finish_non_exhaustive()
+    }
 }
 
 /// Changes the rules and the certificates of a running server.
@@ -470,22 +484,21 @@ impl Serve {
     }
 
     /// Answers reads for as long as nothing else comes, and everything from then on.
-    async fn plain(self, mut stream: impl Line, peer: Peer) {
-        let (server, proxy) = (&self.server, &self.proxy);
-        let left = {
-            let mut reads = std::pin::pin!(lean::serve(server, &mut stream, &peer, proxy.as_ref()));
-            match server.stop.or_stopped(reads.as_mut()).await {
-                Some(left) => left,
-                None => tokio::time::timeout(GRACE, reads).await.unwrap_or(Left::Over),
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "an async fn has room for its arguments twice, and there are many connections"
+    )]
+    fn plain(self, mut stream: impl Line + Send + Sync, peer: Peer) -> impl Future<Output = ()> + Send {
+        async move {
+            let left = lean::serve(&self.server, &mut stream, &peer, self.proxy.as_ref()).await;
+            if let Left::Bytes(before) = left {
+                // A future of its own, on the heap: a connection of reads need not have room for it.
+                let stream = Rewound::new(before, stream);
+                if matches!(peer, Peer::Agent { .. }) && stream.begins_with(HTTP2) {
+                    return Box::pin(self.streams(stream, peer)).await;
+                }
+                Box::pin(self.whole(stream, peer)).await;
             }
-        };
-        if let Left::Bytes(before) = left {
-            // A future of its own, on the heap: a connection of reads need not have room for it.
-            let stream = Rewound::new(before, stream);
-            if matches!(peer, Peer::Agent { .. }) && stream.begins_with(HTTP2) {
-                return Box::pin(self.streams(stream, peer)).await;
-            }
-            Box::pin(self.whole(stream, peer)).await;
         }
     }
 
@@ -588,20 +601,46 @@ async fn respond(
     Ok(tokio::select! {
         biased;
         response = server.respond(request, peer, proxy.clone()) => response,
-        () = line.ended() => Box::pin(server.answer_at_once(&now, &peer, proxy.as_ref())).await,
+        () = line.ended() => Box::pin(server.answer_head(&now, &peer, proxy.as_ref())).await,
     })
 }
 
 impl Server {
+    /// Does something that may take until after the agent is told to stop; then it has a little time left.
+    pub(crate) async fn within_grace<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = std::pin::pin!(work);
+        match self.stop.or_stopped(work.as_mut()).await {
+            Some(done) => Some(done),
+            None => tokio::time::timeout(GRACE, work).await.ok(),
+        }
+    }
+
     /// The rules of now.
     pub(crate) fn rules(&self) -> Arc<Rules> {
         Arc::clone(&self.rules.borrow())
     }
 
-    /// Whether what was admitted is a read that is answered from what is at hand.
-    pub(crate) fn reads_itself(&self, admission: &Admission<'_>) -> bool {
-        let Admission::Handler(admitted) = admission else { return false };
-        admission.is_read() && (self.config.elsewhere.is_none() || forward::is_own(admitted.route))
+    /// Whether these rules hold still, and nothing else asks for a whole look at each request.
+    pub(crate) fn repeats(&self, rules: &Arc<Rules>) -> bool {
+        Arc::ptr_eq(&*self.rules.borrow(), rules)
+            && !self.agent.acls_enabled()
+            // Each request is a line of the log there.
+            && !tracing::enabled!(tracing::Level::DEBUG)
+    }
+
+    /// What was admitted, if it is a read that is answered from what is at hand.
+    pub(crate) fn read_here<'h>(&self, admitted: &Admitted<'h>) -> Option<Reads<'h>> {
+        let is_here = self.config.elsewhere.is_none() || forward::is_own(admitted.route);
+        match admitted.handler {
+            Handler::Read(reading) if is_here => Some(Reads::State(reading)),
+            Handler::Hashed(find) if is_here => Some(Reads::Local(*find)),
+            Handler::Read(_) | Handler::Hashed(_) | Handler::Now(_) | Handler::Act(_) | Handler::Waits(_) => None,
+        }
+    }
+
+    /// Whether somebody else has to be asked before a read can be answered.
+    pub(crate) fn asks_first(&self, admitted: &Admitted<'_>) -> bool {
+        admitted.query.has("consistent") || self.config.elsewhere.is_some() && admitted.route.access.needs_caller()
     }
 
     /// Whether a request is one that may have to wait.
@@ -612,8 +651,8 @@ impl Server {
             && self.rules().gate.admit(request.method(), request.uri(), peer).is_wait()
     }
 
-    /// Answers a read whose client has ended its side, with what there is.
-    pub(crate) async fn answer_at_once(
+    /// Answers a request without a body.
+    pub(crate) async fn answer_head(
         &self,
         head: &http::request::Parts,
         peer: &Peer,
@@ -630,7 +669,7 @@ impl Server {
     }
 
     /// Answers a request that came through the gate.
-    pub(crate) async fn answer(
+    async fn answer(
         &self,
         admission: Admission<'_>,
         head: &http::request::Parts,
@@ -647,16 +686,13 @@ impl Server {
                 None => respond::empty(http::StatusCode::NOT_FOUND),
             },
             Admission::Answered(mut response) => {
-                self.rules().common.complete(&mut response, &head.headers);
+                self.rules().complete(&mut response, respond::accepts_gzip(&head.headers));
                 response
             }
             Admission::Handler(admitted) => {
                 let body = RequestBody::new(&rest, &self.room);
                 let answered = self.handle(&admitted, head, peer, body, proxy).await;
-                let mut response = answered.unwrap_or_else(|failure| self.failed(&failure));
-                self.measure.took(admitted.route.pattern, &head.method, admitted.argument(), started.elapsed());
-                self.rules().common.complete(&mut response, &head.headers);
-                response
+                self.complete(answered, &admitted, head, started)
             }
         };
         // The library would close the connection under the next request of a client that sends head and body apart, and say
@@ -664,16 +700,21 @@ impl Server {
         if head.version <= Version::HTTP_11 && !rest.take_off(&head.headers).await {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        if tracing::enabled!(tracing::Level::DEBUG) {
-            let target = head.uri.path_and_query().map_or("", |target| target.as_str());
-            let from = match (peer, proxy) {
-                (_, Some(id)) => format!("@{id}"),
-                (Peer::Tcp(address) | Peer::Agent { address, .. }, None) => address.to_string(),
-                (Peer::Unix, None) => "@".to_owned(),
-            };
-            let (target, took) = (query::redacted(target), started.elapsed());
-            tracing::debug!("http: Request {} {target} ({took:?}) from={from}", head.method);
-        }
+        log(head, peer, proxy, started);
+        response
+    }
+
+    /// What a handler gave, as it is sent.
+    pub(crate) fn complete(
+        &self,
+        answered: Answered,
+        admitted: &Admitted<'_>,
+        head: &http::request::Parts,
+        started: Instant,
+    ) -> Response {
+        let mut response = answered.unwrap_or_else(|failure| self.failed(&failure));
+        self.measure.took(admitted.route.pattern, &head.method, admitted.argument(), started.elapsed());
+        self.rules().complete(&mut response, respond::accepts_gzip(&head.headers));
         response
     }
 
@@ -693,16 +734,7 @@ impl Server {
         body: RequestBody,
         proxy: Option<&ServiceId>,
     ) -> Answered {
-        let query = &admitted.query;
-        let length = admitted.argument().len();
-        if length > LONGEST_NAME && !admitted.route.names_keys() {
-            let text = format!("the name in the path has {length} bytes, and a name has at most {LONGEST_NAME}");
-            return Err(Failure::invalid(text));
-        }
-        // A proxy that is known by its process has the rights of its secret without ever having held it.
-        let known = if proxy.is_some() { Known::ByProcess } else { Known::BySecret };
-        let of_proxy = proxy.map(|id| self.agent.secret_of_proxy(id).unwrap_or_else(|| caller::UNREADABLE.to_owned()));
-        let secret = of_proxy.as_deref().unwrap_or_else(|| caller::secret(query, &head.headers));
+        let secret = self.secret(admitted, head, proxy)?;
         let elsewhere = self.config.elsewhere.as_ref();
         let forwarded = elsewhere.filter(|_| !forward::is_own(admitted.route));
         if admitted.route.access.needs_acls() && forwarded.is_none() && !self.agent.acls_enabled() {
@@ -710,13 +742,13 @@ impl Server {
         }
         let caller = match forwarded {
             // Who that is, a server knows.
-            Some(_) => Ok(self.agent.anybody(secret)),
+            Some(_) => Ok(self.agent.anybody(&secret)),
             None => {
-                if elsewhere.is_some() && matches!(admitted.route.access, Access::Caller | Access::Acl) {
+                if elsewhere.is_some() && admitted.route.access.needs_caller() {
                     // On the heap, as all that most requests do without: many wait here at once.
-                    Box::pin(self.agent.learn(secret)).await?;
+                    Box::pin(self.agent.learn(&secret)).await?;
                 }
-                self.caller(admitted.route, secret, *peer)
+                self.caller(admitted.route, &secret, *peer)
             }
         };
         let caller = match (caller, admitted.handler) {
@@ -724,25 +756,7 @@ impl Server {
             (Err(error), Handler::Read(reading)) => return blocking::failed(reading, self, error.into()),
             (Err(error), _) => return Err(error.into()),
         };
-        let call = Call {
-            server: self,
-            route: admitted.route,
-            method: &head.method,
-            argument: admitted.argument(),
-            query,
-            raw_query: head.uri.query().unwrap_or_default(),
-            headers: &head.headers,
-            peer,
-            secret,
-            caller,
-            layout: if query.has("pretty") { Layout::Pretty } else { self.config.layout },
-        };
-        if let Some(rights) = call.caller.as_proxy()
-            && !call.caller.is_unrestricted()
-            && !caller::is_within(rights, &call, known)
-        {
-            return Err(Failure::Denied);
-        }
+        let call = self.call(admitted, head, peer, proxy, &secret, caller)?;
         if let Some(elsewhere) = forwarded {
             let answered = Box::pin(forward::forward(elsewhere, &call, head.uri.path(), admitted.handler, body)).await;
             return match (answered, admitted.handler) {
@@ -756,12 +770,92 @@ impl Server {
             Handler::Hashed(find) => blocking::read_hashed(*find, &call).await,
             Handler::Act(act) | Handler::Waits(act) => act(&call, body).await,
         };
-        measure::answered(&call, &answered);
+        measure::answered(&call, answered.as_ref());
         answered
     }
-}
 
-impl Server {
+    /// One turn of a read for which nobody has to be [asked first](Server::asks_first).
+    pub(crate) fn look(
+        &self,
+        reads: Reads<'_>,
+        admitted: &Admitted<'_>,
+        head: &http::request::Parts,
+        peer: &Peer,
+        proxy: Option<&ServiceId>,
+        turn: Turn,
+    ) -> Result<Round, Failure> {
+        let secret = self.secret(admitted, head, proxy)?;
+        if admitted.route.access.needs_acls() && !self.agent.acls_enabled() {
+            return Err(lictor_agent::Error::AclDisabled.into());
+        }
+        let caller = match self.caller(admitted.route, &secret, *peer) {
+            Ok(caller) => caller,
+            Err(error) => return reads.failed(self, error.into()).map(Round::Answered),
+        };
+        let call = self.call(admitted, head, peer, proxy, &secret, caller)?;
+        let round = reads.look(&call, turn);
+        match &round {
+            Ok(Round::Waits(_)) => {}
+            Ok(Round::Kept(answer, _)) => measure::kept(&call, answer),
+            Ok(Round::Answered(response)) => measure::answered(&call, Ok(response)),
+            Err(failure) => measure::answered(&call, Err(failure)),
+        }
+        round
+    }
+
+    /// The secret by which a caller is known. A proxy that is known by its process has the rights of its secret without ever
+    /// having held it.
+    fn secret<'a>(
+        &self,
+        admitted: &'a Admitted<'_>,
+        head: &'a http::request::Parts,
+        proxy: Option<&ServiceId>,
+    ) -> Result<Cow<'a, str>, Failure> {
+        let length = admitted.argument().len();
+        if length > LONGEST_NAME && !admitted.route.names_keys() {
+            let text = format!("the name in the path has {length} bytes, and a name has at most {LONGEST_NAME}");
+            return Err(Failure::invalid(text));
+        }
+        Ok(match proxy {
+            Some(id) => self.agent.secret_of_proxy(id).map_or(Cow::Borrowed(caller::UNREADABLE), Cow::Owned),
+            None => Cow::Borrowed(caller::secret(&admitted.query, &head.headers)),
+        })
+    }
+
+    /// What a handler is given, if a proxy may ask that.
+    fn call<'a>(
+        &'a self,
+        admitted: &'a Admitted<'_>,
+        head: &'a http::request::Parts,
+        peer: &'a Peer,
+        proxy: Option<&ServiceId>,
+        secret: &'a str,
+        caller: Caller,
+    ) -> Result<Call<'a>, Failure> {
+        let query = &admitted.query;
+        let call = Call {
+            server: self,
+            route: admitted.route,
+            method: &head.method,
+            argument: admitted.argument(),
+            query,
+            raw_query: head.uri.query().unwrap_or_default(),
+            headers: &head.headers,
+            peer,
+            secret,
+            caller,
+            layout: if query.has("pretty") { Layout::Pretty } else { self.config.layout },
+        };
+        let known = if proxy.is_some() { Known::ByProcess } else { Known::BySecret };
+        if let Some(rights) = call.caller.as_proxy()
+            && !call.caller.is_unrestricted()
+            && !caller::is_within(rights, &call, known)
+        {
+            return Err(Failure::Denied);
+        }
+        Ok(call)
+    }
+
     /// Who asks, on a route.
     pub(crate) fn caller(&self, route: &Route, secret: &str, peer: Peer) -> Result<Caller, lictor_agent::Error> {
         match route.access {
@@ -773,6 +867,21 @@ impl Server {
             Access::Caller | Access::Acl => self.agent.caller(secret),
         }
     }
+}
+
+/// A line for each request.
+pub(crate) fn log(head: &http::request::Parts, peer: &Peer, proxy: Option<&ServiceId>, started: Instant) {
+    if !tracing::enabled!(tracing::Level::DEBUG) {
+        return;
+    }
+    let target = head.uri.path_and_query().map_or("", |target| target.as_str());
+    let from = match (peer, proxy) {
+        (_, Some(id)) => format!("@{id}"),
+        (Peer::Tcp(address) | Peer::Agent { address, .. }, None) => address.to_string(),
+        (Peer::Unix, None) => "@".to_owned(),
+    };
+    let (target, took) = (query::redacted(target), started.elapsed());
+    tracing::debug!("http: Request {} {target} ({took:?}) from={from}", head.method);
 }
 
 #[cfg(test)]

@@ -4,8 +4,9 @@
 //! start an idle proxy or agent holds some 14 MB of a program of which it goes on using little. They are clean pages of
 //! a file that all processes share, so letting go of them costs nothing but a page fault for each that is used again.
 //!
-//! Agents do it once, when their start is over. Proxies do it when they have become ready, and after everything that happens
-//! in the quiet: what a burst, a health check or a reminder has touched is not held until the next one.
+//! Agents do it as soon as they answer, and once more when their start is over. Proxies do it when they have become ready,
+//! and after everything that happens in the quiet: what a burst, a health check or a reminder has touched is not held until
+//! the next one.
 
 use std::fs::File;
 use std::io::Read;

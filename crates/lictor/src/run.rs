@@ -267,6 +267,8 @@ pub(crate) async fn run(plan: Plan, log: &'static Log) -> Result<ExitCode> {
     let mut joining = std::pin::pin!(joining);
     let stop = scope.stop_signal();
     scope.spawn("memory", async move {
+        // Once it answers, and once more when the proxies and checks that it starts have begun.
+        memory::Program::open().let_go();
         if stop.or_stopped(tokio::time::sleep(START_IS_OVER)).await.is_some() {
             memory::Program::open().let_go();
         }

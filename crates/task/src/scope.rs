@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use tokio_util::task::TaskTracker;
 
 /// Told to a task: when it fires, finish soon.
@@ -16,9 +16,9 @@ use tokio_util::task::TaskTracker;
 pub struct Stop(CancellationToken);
 
 impl Stop {
-    /// Waits until stopping was asked for. Cancel safe.
-    pub async fn requested(&self) {
-        self.0.cancelled().await;
+    /// Waits until stopping was asked for. Cancel safe; may be asked again when it is over, and is then over at once.
+    pub fn requested(&self) -> WaitForCancellationFuture<'_> {
+        self.0.cancelled()
     }
 
     /// Whether stopping was asked for.

@@ -622,6 +622,110 @@ async fn a_read_that_comes_again_is_answered_anew_whenever_anything_has_changed(
     tokio::time::timeout(PATIENCE, exchange).await.unwrap();
 }
 
+/// Connections on which a read waits, each with its own query and headers.
+async fn waiting(house: &House, path: &str, wishes: &[(&str, &str)]) -> Vec<BufReader<TcpStream>> {
+    let mut all = Vec::new();
+    for (query, header) in wishes {
+        let mut stream = BufReader::new(house.connect().await);
+        say(&mut stream, &format!("GET {path}{query} HTTP/1.1\r\nHost: x\r\n{header}\r\n")).await;
+        all.push(stream);
+    }
+    // They wait before anything changes: the agent answers others meanwhile.
+    house.get("/v1/catalog/nodes").await;
+    all
+}
+
+#[tokio::test]
+async fn whoever_waits_for_the_same_is_told_it_in_a_form_of_its_own() {
+    let house = House::new().await;
+    register(&house, "web", 80).await;
+    let index = house.get("/v1/health/service/web").await.index();
+    let asked = |more: &str| format!("?index={index}&wait=60s{more}");
+    let (plain, stale, cached) = (asked(""), asked("&stale"), asked("&cached"));
+    let gzip = "Accept-Encoding: gzip\r\n";
+    let wishes = [
+        (plain.as_str(), ""),
+        (&stale, ""),
+        (&plain, gzip),
+        (&plain, "Connection: close\r\n"),
+        (&cached, ""),
+        (&plain, ""),
+        (&stale, gzip),
+    ];
+    let streams = waiting(&house, "/v1/health/service/web", &wishes).await;
+    register(&house, "web", 81).await;
+    let exchange = async {
+        for ((query, header), mut stream) in wishes.into_iter().zip(streams) {
+            let (head, body) = next_whole(&mut stream).await;
+            let says = |line: &str| head.lines().any(|known| known == line);
+            assert!(head.starts_with("HTTP/1.1 200 OK"), "{head}");
+            let shown = head.lines().find_map(|line| line.strip_prefix("X-Consul-Index: ")).unwrap();
+            assert!(shown.parse::<u64>().unwrap() > index, "{head}");
+            let consistency = if query == plain { "leader" } else { "stale" };
+            let told = says(&format!("X-Consul-Effective-Consistency: {consistency}"));
+            assert!(told || query == cached, "{query}: {head}");
+            assert_eq!(head.contains("X-Cache: "), query == cached, "{query}: {head}");
+            assert_eq!(says("Content-Encoding: gzip"), header == gzip, "{header}: {head}");
+            assert_eq!(says("Connection: close"), header.starts_with("Connection"), "{header}: {head}");
+            assert_eq!(body.starts_with(b"["), header != gzip, "{header}");
+            let text = String::from_utf8_lossy(&body);
+            assert!(header == gzip || text.contains(r#""Port":81,"#), "{text}");
+            if header.starts_with("Connection") {
+                assert_eq!(stream.read(&mut [0]).await.unwrap(), 0, "it is not closed");
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, exchange).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_reloaded_while_reads_wait_holds_for_their_answers() {
+    let house = House::new().await;
+    register(&house, "web", 80).await;
+    let mut changed = house::config();
+    let exchange = async {
+        for port in [81, 82] {
+            let index = house.get("/v1/health/service/web").await.index();
+            let query = format!("?index={index}&wait=60s");
+            let streams = waiting(&house, "/v1/health/service/web", &[(&query, ""), (&query, "")]).await;
+            if port == 81 {
+                changed.response_headers.insert("X-Extra".into(), "here".into());
+            } else {
+                changed.block_endpoints.push("/v1/health".into());
+            }
+            house.reload.replace(house.reload.prepare(&changed).unwrap());
+            register(&house, "web", port).await;
+            for mut stream in streams {
+                let (head, _) = next_whole(&mut stream).await;
+                let is_answered = head.starts_with("HTTP/1.1 200 ") && head.contains("X-Extra: here");
+                let is_refused = head.starts_with("HTTP/1.1 403 ");
+                assert!(if port == 81 { is_answered } else { is_refused }, "{head}");
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, exchange).await.unwrap();
+}
+
+#[tokio::test]
+async fn reads_that_wait_come_to_an_end_when_the_agent_stops() {
+    let house = House::new().await;
+    register(&house, "web", 80).await;
+    let index = house.get("/v1/catalog/service/web").await.index();
+    let hash = house.get("/v1/agent/service/web").await.header("X-Consul-Contenthash").unwrap().to_owned();
+    let query = format!("?index={index}&wait=60s");
+    let mut streams = waiting(&house, "/v1/catalog/service/web", &[(&query, ""), (&query, "")]).await;
+    let consistent = format!("{query}&consistent");
+    streams.extend(waiting(&house, "/v1/catalog/service/web", &[(&consistent, "")]).await);
+    streams.extend(waiting(&house, "/v1/agent/service/web", &[(&format!("?hash={hash}&wait=60s"), "")]).await);
+    house.stop().await;
+    for mut stream in streams {
+        let (head, body) = tokio::time::timeout(PATIENCE, next_whole(&mut stream)).await.unwrap();
+        assert!(head.starts_with("HTTP/1.1 200 ") && head.contains("Connection: close"), "{head}");
+        assert!(String::from_utf8_lossy(&body).contains("80"));
+        assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
+    }
+}
+
 #[tokio::test]
 async fn rights_are_looked_at_each_time_a_read_comes_again() {
     let may = Caller::management("m");
