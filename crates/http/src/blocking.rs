@@ -316,7 +316,7 @@ impl Form {
         let head = answer.head(self, rules, || {
             let mut response = self.response(Arc::clone(answer));
             rules.complete(&mut response, self.is_compressed);
-            lean::write_fields(response.status(), response.headers(), body.len())
+            lean::write_fields(response.status(), response.headers(), body.len() as u64)
         });
         (head, body)
     }

@@ -86,7 +86,7 @@ impl Deref for Body {
 }
 
 /// What becomes of the body of one request, as the connection that it comes on must know.
-enum Fate {
+pub(crate) enum Fate {
     /// Nobody has asked for it.
     Untouched(Incoming),
     /// Somebody reads it, or has given up in the middle.
@@ -104,9 +104,8 @@ const DRAINED: u64 = 256 * 1024;
 const DRAINED_WITHIN: Duration = Duration::from_secs(1);
 
 impl Rest {
-    pub(crate) fn new(incoming: Option<Incoming>) -> Rest {
-        let incoming = incoming.filter(|incoming| !incoming.is_end_stream());
-        Rest(incoming.map(|incoming| Arc::new(Mutex::new(Fate::Untouched(incoming)))))
+    pub(crate) fn new(incoming: Incoming) -> Rest {
+        Rest((!incoming.is_end_stream()).then(|| Arc::new(Mutex::new(Fate::Untouched(incoming)))))
     }
 
     /// Takes off the connection what nobody has read, and tells whether it can take another request. It cannot when there
@@ -128,11 +127,20 @@ impl Rest {
 }
 
 /// The body of one request, not read yet.
-pub(crate) struct RequestBody(Option<(Arc<Mutex<Fate>>, Room)>);
+pub(crate) enum RequestBody {
+    /// It is there, and small.
+    Whole(Bytes),
+    /// It is on its way.
+    Coming(Arc<Mutex<Fate>>, Room),
+}
 
 impl RequestBody {
+    /// One that is on its way, if there is any.
     pub(crate) fn new(rest: &Rest, room: &Room) -> RequestBody {
-        RequestBody(rest.0.as_ref().map(|fate| (Arc::clone(fate), room.clone())))
+        match &rest.0 {
+            Some(fate) => RequestBody::Coming(Arc::clone(fate), room.clone()),
+            None => RequestBody::default(),
+        }
     }
 
     /// Reads all of it.
@@ -142,7 +150,11 @@ impl RequestBody {
 
     /// Reads all of it unless it is larger than `limit` bytes.
     pub(crate) async fn read_at_most(self, limit: u64) -> Result<Body, Failure> {
-        let Some((fate, room)) = self.0 else { return Ok(Body::default()) };
+        let (fate, room) = match self {
+            RequestBody::Whole(bytes) if bytes.len() as u64 > limit => return Err(Failure::TooLarge(limit)),
+            RequestBody::Whole(bytes) => return Ok(Body { bytes, _taken: None }),
+            RequestBody::Coming(fate, room) => (fate, room),
+        };
         let mut taken = Taken { room, size: 0 };
         let bytes = gather(&fate, limit, |length| taken.grow(length)).await?;
         Ok(Body { bytes, _taken: Some(taken) })
@@ -151,8 +163,18 @@ impl RequestBody {
     /// The same for what is larger than all others together may be; how many of those there are at once is the caller's to
     /// bound.
     pub(crate) async fn read_huge(self, limit: u64) -> Result<Bytes, Failure> {
-        let Some((fate, _)) = self.0 else { return Ok(Bytes::new()) };
-        gather(&fate, limit, |_| Ok(())).await
+        match self {
+            RequestBody::Whole(bytes) if bytes.len() as u64 > limit => Err(Failure::TooLarge(limit)),
+            RequestBody::Whole(bytes) => Ok(bytes),
+            RequestBody::Coming(fate, _) => gather(&fate, limit, |_| Ok(())).await,
+        }
+    }
+}
+
+impl Default for RequestBody {
+    /// None.
+    fn default() -> RequestBody {
+        RequestBody::Whole(Bytes::new())
     }
 }
 

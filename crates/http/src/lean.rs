@@ -1,9 +1,9 @@
-//! Reads without the weight of a whole HTTP connection.
+//! Small requests without the weight of a whole HTTP connection.
 //!
-//! Most connections to an agent carry one kind of request: a read without a body, whose answer may have to wait for
-//! minutes. The HTTP library holds three buffers of 8 KiB for each connection, and while a read waits they hold nothing. Here
-//! such requests are taken from the socket through a buffer on the stack, and while one waits only its bytes are held and
-//! what it waits for: to be looked at once more, it is read once more.
+//! Most connections to an agent carry two kinds of requests: reads without a body, whose answer may have to wait for
+//! minutes, and writes of some hundred bytes. The HTTP library holds three buffers of 8 KiB for each connection, and while a
+//! read waits they hold nothing. Here such requests are taken from the socket through a buffer on the stack, and while a read
+//! waits only its bytes are held and what it waits for: to be looked at once more, it is read once more.
 //!
 //! Whatever is not exactly one such request in one piece goes to the library with every byte that was read, and the
 //! connection stays there: there is one place that knows the rest of HTTP, its mistakes included.
@@ -23,6 +23,7 @@ use http::header::{
 };
 use http::request::Parts;
 use http::{Method, Request, StatusCode, Uri, Version};
+use hyper::body::Body as _;
 use lictor_model::name::ServiceId;
 use lictor_task::descriptors::BytesOnly;
 use smallvec::SmallVec;
@@ -31,6 +32,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use crate::blocking::{Round, Turn, Waits};
+use crate::body::RequestBody;
 use crate::call::Peer;
 use crate::gate::Admission;
 use crate::leaving;
@@ -74,7 +76,7 @@ pub(crate) enum Left {
 
 /// What was taken from the socket.
 enum Taken {
-    Read(Box<Parts>, Vec<u8>),
+    Request(Asked),
     /// The request that came before.
     Again,
     Left(Left),
@@ -111,8 +113,8 @@ pub(crate) async fn serve(server: &Server, line: &mut impl Line, peer: &Peer, pr
                     };
                     held.look(server, peer, proxy, turn)
                 }
-                // Rare, so that a connection need not have room for it.
-                Step::Asks(asked) => match Box::pin(ask(server, line, asked, peer, proxy)).await {
+                // On the heap, for a connection that waits need not have room for it.
+                Step::Takes(asked) => match Box::pin(carry_out(server, line, asked, peer, proxy)).await {
                     Some(step) => step,
                     None => return Left::Over,
                 },
@@ -128,19 +130,35 @@ pub(crate) async fn serve(server: &Server, line: &mut impl Line, peer: &Peer, pr
     }
 }
 
-/// A request as it came.
+/// A request as it came, and where its body begins.
 struct Asked {
     head: Box<Parts>,
     bytes: Vec<u8>,
+    body_at: usize,
     at: Instant,
+}
+
+impl Asked {
+    /// Understands bytes that are exactly one request, and gives them back if they are not.
+    fn read(bytes: Vec<u8>, at: Instant) -> Result<Asked, Left> {
+        match read(&bytes) {
+            Some((head, body_at)) => Ok(Asked { head: Box::new(head), bytes, body_at, at }),
+            None => Err(Left::Bytes(bytes)),
+        }
+    }
+
+    /// Whether the client wants no further answer on this connection.
+    fn is_last(&self) -> bool {
+        self.head.headers.get(CONNECTION).is_some_and(is_close)
+    }
 }
 
 /// How it goes on with a request.
 enum Step {
     Answer(Written),
     Waits(Held),
-    /// Somebody else has to be asked.
-    Asks(Asked),
+    /// It takes a time that is not ours to say.
+    Takes(Asked),
     Left(Left),
 }
 
@@ -175,12 +193,9 @@ impl Held {
             timers.took(self.at.elapsed());
             return Step::Answer(Written { head, body, stays: self.stays, repeated: None });
         }
-        match read(&self.bytes) {
-            Some(head) => {
-                let asked = Asked { head: Box::new(head), bytes: self.bytes, at: self.at };
-                look(server, asked, peer, proxy, turn)
-            }
-            None => Step::Left(Left::Bytes(self.bytes)),
+        match Asked::read(self.bytes, self.at) {
+            Ok(asked) => look(server, asked, peer, proxy, turn),
+            Err(left) => Step::Left(left),
         }
     }
 }
@@ -190,12 +205,16 @@ fn look(server: &Server, asked: Asked, peer: &Peer, proxy: Option<&ServiceId>, t
     let rules = server.rules();
     let admission = rules.gate.admit(&asked.head.method, &asked.head.uri, *peer);
     let Admission::Handler(admitted) = &admission else { return Step::Left(Left::Bytes(asked.bytes)) };
-    let Some(reads) = server.read_here(admitted) else { return Step::Left(Left::Bytes(asked.bytes)) };
-    if server.asks_first(admitted) {
-        drop(admission);
-        return Step::Asks(asked);
-    }
-    let stays = !asked.head.headers.get(CONNECTION).is_some_and(is_close);
+    let has_body = asked.body_at < asked.bytes.len();
+    let reads = match server.read_here(admitted) {
+        Some(reads) if !has_body && !server.asks_first(admitted) => reads,
+        reads => {
+            let is_ours = if reads.is_some() { !has_body } else { server.acts_here(admitted, &asked.head.method) };
+            drop(admission);
+            return if is_ours { Step::Takes(asked) } else { Step::Left(Left::Bytes(asked.bytes)) };
+        }
+    };
+    let stays = !asked.is_last();
     let answered = match server.look(reads, admitted, &asked.head, peer, proxy, turn) {
         Ok(Round::Waits(waits)) => {
             let timers = server.measure.of_read(admitted.route.pattern);
@@ -215,34 +234,46 @@ fn look(server: &Server, asked: Asked, peer: &Peer, proxy: Option<&ServiceId>, t
     };
     let response = server.complete(answered, admitted, &asked.head, asked.at);
     server::log(&asked.head, peer, proxy, asked.at);
-    whole(&response, stays)
+    whole(response, stays)
 }
 
-/// Answers a request for which somebody else has to be asked; `None` when the agent stops and that takes too long.
-async fn ask(server: &Server, line: &impl Line, asked: Asked, peer: &Peer, proxy: Option<&ServiceId>) -> Option<Step> {
-    let mut head = asked.head;
-    let stays = !head.headers.get(CONNECTION).is_some_and(is_close);
+/// Carries out a request; `None` when the agent stops and that takes too long.
+async fn carry_out(
+    server: &Server,
+    line: &impl Line,
+    asked: Asked,
+    peer: &Peer,
+    proxy: Option<&ServiceId>,
+) -> Option<Step> {
+    let stays = !asked.is_last();
+    let Asked { mut head, bytes, body_at, .. } = asked;
+    let body = RequestBody::Whole(Bytes::from(bytes).slice(body_at..));
     let answer = async {
+        // What does something is done, whether its client stays or not.
+        if head.method != Method::GET {
+            return server.answer(&head, body, peer, proxy).await;
+        }
         tokio::select! {
             biased;
-            response = server.answer_head(&head, peer, proxy) => return response,
+            response = server.answer(&head, body, peer, proxy) => return response,
             () = gone(line) => {}
         }
         head.uri = leaving::without_waiting(&head.uri);
-        server.answer_head(&head, peer, proxy).await
+        server.answer(&head, RequestBody::default(), peer, proxy).await
     };
-    server.within_grace(answer).await.map(|response| whole(&response, stays))
+    server.within_grace(answer).await.map(|response| whole(response, stays))
 }
 
 /// An answer that is nobody else's.
-fn whole(response: &Response, stays: bool) -> Step {
-    let ResponseBody::Whole(body, _) = response.body() else {
-        // Reads are answered as a whole; what is not would have to be sent in chunks.
-        tracing::error!("http: the answer to a read is a stream");
+fn whole(mut response: Response, stays: bool) -> Step {
+    let stays = stays && response.headers_mut().remove(CONNECTION).is_none();
+    let head = write_fields(response.status(), response.headers(), response.body().size_hint().lower());
+    let ResponseBody::Whole(body, _) = response.into_body() else {
+        // What is answered here is answered as a whole; what is not would have to be sent in chunks.
+        tracing::error!("http: an answer that has to be whole is a stream");
         return Step::Left(Left::Over);
     };
-    let head = write_fields(response.status(), response.headers(), body.len()).into();
-    Step::Answer(Written { head, body: body.clone(), stays, repeated: None })
+    Step::Answer(Written { head: head.into(), body, stays, repeated: None })
 }
 
 /// Waits for the next request that is not answered like the last one.
@@ -265,16 +296,12 @@ async fn next(
         };
         match taken {
             Taken::Again => {}
-            Taken::Read(head, bytes) => return Ok(Asked { head, bytes, at: Instant::now() }),
+            Taken::Request(asked) => return Ok(asked),
             Taken::Left(left) => return Err(left),
         }
         let Some(known) = &last else { return Err(Left::Over) };
         let Some((head, body)) = known.answer(server) else {
-            let bytes = known.request().to_vec();
-            return match read(&bytes) {
-                Some(head) => Ok(Asked { head: Box::new(head), bytes, at: Instant::now() }),
-                None => Err(Left::Bytes(bytes)),
-            };
+            return Asked::read(known.request().to_vec(), Instant::now());
         };
         let stays = !server.stop.is_requested();
         if !send(server, line, &head, body, stays).await || !stays {
@@ -290,10 +317,9 @@ async fn take(line: &mut impl Line, known: &[u8]) -> Taken {
         let mut buffer = ReadBuf::uninit(&mut room);
         let taken = match ready!(Pin::new(&mut *line).poll_read(context, &mut buffer)) {
             Ok(()) if !known.is_empty() && buffer.filled() == known => Taken::Again,
-            Ok(()) if !buffer.filled().is_empty() => match read(buffer.filled()) {
-                Some(head) => Taken::Read(Box::new(head), buffer.filled().to_vec()),
-                None => Taken::Left(Left::Bytes(buffer.filled().to_vec())),
-            },
+            Ok(()) if !buffer.filled().is_empty() => {
+                Asked::read(buffer.filled().to_vec(), Instant::now()).map_or_else(Taken::Left, Taken::Request)
+            }
             Ok(()) | Err(_) => Taken::Left(Left::Over),
         };
         Poll::Ready(taken)
@@ -306,36 +332,59 @@ fn is_close(connection: &HeaderValue) -> bool {
     connection.as_bytes().eq_ignore_ascii_case(b"close")
 }
 
-/// Understands bytes that are exactly one request without a body.
-fn read(bytes: &[u8]) -> Option<Parts> {
+/// Understands bytes that are exactly one request, and says where its body begins.
+fn read(bytes: &[u8]) -> Option<(Parts, usize)> {
     // One that fills the room may go on.
     if bytes.len() == ROOM {
         return None;
     }
     let mut headers = [httparse::EMPTY_HEADER; HEADERS];
     let mut parsed = httparse::Request::new(&mut headers);
-    let httparse::Status::Complete(length) = parsed.parse(bytes).ok()? else { return None };
+    let httparse::Status::Complete(body_at) = parsed.parse(bytes).ok()? else { return None };
     let target = parsed.path.filter(|target| target.starts_with('/'))?;
-    if length != bytes.len() || parsed.method != Some("GET") || parsed.version != Some(1) {
+    let method = match parsed.method {
+        Some("GET") => Method::GET,
+        Some("PUT") => Method::PUT,
+        Some("POST") => Method::POST,
+        Some("DELETE") => Method::DELETE,
+        _ => return None,
+    };
+    if parsed.version != Some(1) {
         return None;
     }
     let mut all = HeaderMap::with_capacity(parsed.headers.len());
     for header in parsed.headers.iter() {
         let name = HeaderName::from_bytes(header.name.as_bytes()).ok()?;
         let value = HeaderValue::from_bytes(header.value).ok()?;
-        let is_special = [CONTENT_LENGTH, TRANSFER_ENCODING, EXPECT, UPGRADE].contains(&name);
+        let is_special = [TRANSFER_ENCODING, EXPECT, UPGRADE].contains(&name);
         let is_plain = name != CONNECTION || is_close(&value) || value.as_bytes().eq_ignore_ascii_case(b"keep-alive");
-        if is_special || !is_plain || all.contains_key(CONNECTION) && name == CONNECTION {
+        let is_twice = [CONNECTION, CONTENT_LENGTH].contains(&name) && all.contains_key(&name);
+        if is_special || !is_plain || is_twice {
             return None;
         }
         all.append(name, value);
     }
+    let length = match all.get(CONTENT_LENGTH) {
+        Some(length) => decimal(length.as_bytes())?,
+        None => 0,
+    };
+    if length != bytes.len() - body_at {
+        return None;
+    }
     let mut request = Request::new(());
-    *request.method_mut() = Method::GET;
+    *request.method_mut() = method;
     *request.version_mut() = Version::HTTP_11;
     *request.uri_mut() = Uri::try_from(target).ok()?;
     *request.headers_mut() = all;
-    Some(request.into_parts().0)
+    Some((request.into_parts().0, body_at))
+}
+
+/// A number in digits alone: there are others who read the same header, and nobody may read another number.
+fn decimal(digits: &[u8]) -> Option<usize> {
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
 /// Waits until the peer has ended its side. Once it has sent more, that is not looked at any further.
@@ -380,7 +429,7 @@ async fn begin(line: &mut impl Line, head: &[u8], body: Bytes, stays: bool) -> i
 }
 
 /// The head of an answer without the time, its headers in the spelling of the original.
-pub(crate) fn write_fields(status: StatusCode, headers: &HeaderMap, length: usize) -> Vec<u8> {
+pub(crate) fn write_fields(status: StatusCode, headers: &HeaderMap, length: u64) -> Vec<u8> {
     let mut text = Vec::with_capacity(512);
     text.extend_from_slice(b"HTTP/1.1 ");
     text.extend_from_slice(status.as_str().as_bytes());
@@ -522,14 +571,20 @@ mod tests {
     }
 
     #[test]
-    fn exactly_one_request_without_a_body_is_understood() {
-        let head = read(b"GET /v1/kv/a?index=3 HTTP/1.1\r\nHost: x\r\nX-Consul-Token: t\r\n\r\n").unwrap();
+    fn exactly_one_request_is_understood() {
+        let (head, body_at) = read(b"GET /v1/kv/a?index=3 HTTP/1.1\r\nHost: x\r\nX-Consul-Token: t\r\n\r\n").unwrap();
+        assert_eq!(body_at, 61);
         assert_eq!((head.uri.path(), head.uri.query()), ("/v1/kv/a", Some("index=3")));
         assert_eq!(
             (head.headers["host"].as_bytes(), head.headers["x-consul-token"].as_bytes()),
             (&b"x"[..], &b"t"[..])
         );
+        let text = b"PUT /v1/kv/a HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc";
+        let (head, body_at) = read(text).unwrap();
+        assert_eq!((head.method, &text[body_at..]), (Method::PUT, &b"abc"[..]));
         assert!(is_read("GET / HTTP/1.1\r\nConnection: Keep-Alive\r\n\r\n"));
+        assert!(is_read("DELETE / HTTP/1.1\r\n\r\n"));
+        assert!(is_read("POST / HTTP/1.1\r\nContent-Length: 0\r\n\r\n"));
         assert!(is_read("GET /v1/kv/ HTTP/1.1\r\nConnection: close\r\n\r\n"));
     }
 
@@ -538,11 +593,20 @@ mod tests {
         for text in [
             "GET / HTTP/1.1\r\nHost: x\r\n",
             "GET / HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\n\r\n",
-            "PUT / HTTP/1.1\r\n\r\n",
+            "PATCH / HTTP/1.1\r\n\r\n",
+            "PUT / HTTP/1.1\r\nContent-Length: 3\r\n\r\nab",
+            "PUT / HTTP/1.1\r\nContent-Length: 3\r\n\r\nabcd",
+            "PUT / HTTP/1.1\r\nContent-Length: +3\r\n\r\nabc",
+            "PUT / HTTP/1.1\r\nContent-Length: \r\n\r\n",
+            "PUT / HTTP/1.1\r\nContent-Length: 0x3\r\n\r\nabc",
+            "PUT / HTTP/1.1\r\nContent-Length: 3, 3\r\n\r\nabc",
+            "PUT / HTTP/1.1\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\nabc",
+            "PUT / HTTP/1.1\r\nContent-Length: 99999999999999999999\r\n\r\nabc",
+            "PUT / HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\nabc",
             "HEAD / HTTP/1.1\r\n\r\n",
             "GET / HTTP/1.0\r\n\r\n",
             "GET http://x/ HTTP/1.1\r\n\r\n",
-            "GET / HTTP/1.1\r\nContent-Length: 0\r\n\r\n",
+            "GET / HTTP/1.1\r\nContent-Length: 1\r\n\r\n",
             "GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n",
             "GET / HTTP/1.1\r\nExpect: 100-continue\r\n\r\n",
             "GET / HTTP/1.1\r\nConnection: close\r\nConnection: keep-alive\r\n\r\n",
@@ -557,6 +621,85 @@ mod tests {
         assert_eq!(long.len(), ROOM + 1);
         assert!(!is_read(&long[..ROOM]));
         assert!(!is_read(&format!("GET / HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(HEADERS + 1))));
+    }
+
+    /// What the library takes from the same bytes.
+    async fn by_library(bytes: &[u8]) -> Vec<(Parts, Bytes)> {
+        let seen = Arc::new(parking_lot::Mutex::new(Vec::new()));
+        let (mut client, line) = tokio::io::duplex(2 * ROOM);
+        let noting = Arc::clone(&seen);
+        let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
+            let noting = Arc::clone(&noting);
+            async move {
+                let (head, body) = request.into_parts();
+                let body = http_body_util::BodyExt::collect(body).await?.to_bytes();
+                noting.lock().push((head, body));
+                Ok::<_, hyper::Error>(http::Response::new(http_body_util::Empty::<Bytes>::new()))
+            }
+        });
+        client.write_all(bytes).await.unwrap();
+        client.shutdown().await.unwrap();
+        let connection = hyper::server::conn::http1::Builder::new()
+            .half_close(true)
+            .serve_connection(hyper_util::rt::TokioIo::new(line), service);
+        let mut answers = Vec::new();
+        // What it cannot read it refuses.
+        let (_, read) = tokio::join!(connection, client.read_to_end(&mut answers));
+        read.unwrap();
+        std::mem::take(&mut *seen.lock())
+    }
+
+    /// Two readers of one connection must never see two requests where the other sees one.
+    #[tokio::test]
+    async fn what_is_understood_here_the_library_understands_alike() {
+        let lines = [
+            "GET /v1/kv/a?index=3&wait=5s HTTP/1.1\r\n",
+            "PUT /v1/catalog/register HTTP/1.1\r\n",
+            "POST /v1/connect/intentions HTTP/1.1\r\n",
+            "Host: x\r\n",
+            "Content-Length: 4\r\n",
+            "content-length: 04\r\n",
+            "Content-Length : 4\r\n",
+            "Transfer-Encoding: chunked\r\n",
+            "Connection: keep-alive\r\n",
+            "X-Consul-Token: t\r\n",
+            "X: a\r\n b\r\n",
+            "\r\n",
+            "\n",
+            "0\r\n\r\n",
+            "{\"a\"",
+            "GET / HTTP/1.1\r\n\r\n",
+        ];
+        let mut random = fastrand::Rng::with_seed(7);
+        let (mut alike, mut bodies) = (0, 0);
+        for _ in 0..20_000 {
+            let first = lines[random.usize(..3)];
+            let count = random.usize(..4);
+            let mut text = first.to_owned();
+            (0..count).for_each(|_| text.push_str(lines[random.usize(3..11)]));
+            text.push_str("\r\n");
+            if random.bool() {
+                text.push_str(lines[random.usize(11..lines.len())]);
+            }
+            let mut bytes = text.into_bytes();
+            if random.u8(..4) == 0 {
+                let at = random.usize(..bytes.len());
+                bytes[at] = *random.choice(b" \t\r\n:,;0149aZ\0\x7f\xff").unwrap();
+            }
+            let Some((head, body_at)) = read(&bytes) else { continue };
+            let seen = by_library(&bytes).await;
+            let shown = String::from_utf8_lossy(&bytes);
+            let [(known, body)] = seen.as_slice() else { panic!("{} requests in {shown:?}", seen.len()) };
+            assert_eq!(
+                (&head.method, &head.uri, &head.headers),
+                (&known.method, &known.uri, &known.headers),
+                "{shown:?}"
+            );
+            assert_eq!(bytes[body_at..], body[..], "{shown:?}");
+            alike += 1;
+            bodies += usize::from(!body.is_empty());
+        }
+        assert!(alike > 1000 && bodies > 100, "{alike} requests, {bodies} with a body");
     }
 
     #[test]

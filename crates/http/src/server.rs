@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{CONNECTION, HeaderName, HeaderValue};
-use http::{Request, Version};
+use http::{Method, Request, Version};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -601,7 +601,7 @@ async fn respond(
     Ok(tokio::select! {
         biased;
         response = server.respond(request, peer, proxy.clone()) => response,
-        () = line.ended() => Box::pin(server.answer_head(&now, &peer, proxy.as_ref())).await,
+        () = line.ended() => Box::pin(server.answer(&now, RequestBody::default(), &peer, proxy.as_ref())).await,
     })
 }
 
@@ -638,6 +638,13 @@ impl Server {
         }
     }
 
+    /// Whether what was admitted does something here. What only looks may be answered by a stream, what does something never is.
+    pub(crate) fn acts_here(&self, admitted: &Admitted<'_>, method: &Method) -> bool {
+        matches!(admitted.handler, Handler::Act(_))
+            && *method != Method::GET
+            && (self.config.elsewhere.is_none() || forward::is_own(admitted.route))
+    }
+
     /// Whether somebody else has to be asked before a read can be answered.
     pub(crate) fn asks_first(&self, admitted: &Admitted<'_>) -> bool {
         admitted.query.has("consistent") || self.config.elsewhere.is_some() && admitted.route.access.needs_caller()
@@ -651,35 +658,29 @@ impl Server {
             && self.rules().gate.admit(request.method(), request.uri(), peer).is_wait()
     }
 
-    /// Answers a request without a body.
-    pub(crate) async fn answer_head(
-        &self,
-        head: &http::request::Parts,
-        peer: &Peer,
-        proxy: Option<&ServiceId>,
-    ) -> Response {
-        let admission = self.rules().gate.admit(&head.method, &head.uri, *peer);
-        self.answer(admission, head, peer, None, proxy).await
-    }
-
     async fn respond(&self, request: Request<Incoming>, peer: Peer, proxy: Option<ServiceId>) -> Response {
         let (head, body) = request.into_parts();
-        let admission = self.rules().gate.admit(&head.method, &head.uri, peer);
-        self.answer(admission, &head, &peer, Some(body), proxy.as_ref()).await
+        let rest = Rest::new(body);
+        let body = RequestBody::new(&rest, &self.room);
+        let mut response = self.answer(&head, body, &peer, proxy.as_ref()).await;
+        // The library would close the connection under the next request of a client that sends head and body apart, and say
+        // nothing of it. Streams of HTTP/2 end by themselves.
+        if head.version <= Version::HTTP_11 && !rest.take_off(&head.headers).await {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
     }
 
-    /// Answers a request that came through the gate.
-    async fn answer(
+    /// Answers a request.
+    pub(crate) async fn answer(
         &self,
-        admission: Admission<'_>,
         head: &http::request::Parts,
+        body: RequestBody,
         peer: &Peer,
-        body: Option<Incoming>,
         proxy: Option<&ServiceId>,
     ) -> Response {
         let started = Instant::now();
-        let rest = Rest::new(body);
-        let mut response = match admission {
+        let response = match self.rules().gate.admit(&head.method, &head.uri, *peer) {
             Admission::Elsewhere(response) => response,
             Admission::Page(file) => match &self.config.page {
                 Some(folder) => pages::answer(folder, &head.method, &file).await,
@@ -690,16 +691,10 @@ impl Server {
                 response
             }
             Admission::Handler(admitted) => {
-                let body = RequestBody::new(&rest, &self.room);
                 let answered = self.handle(&admitted, head, peer, body, proxy).await;
                 self.complete(answered, &admitted, head, started)
             }
         };
-        // The library would close the connection under the next request of a client that sends head and body apart, and say
-        // nothing of it. Streams of HTTP/2 end by themselves.
-        if head.version <= Version::HTTP_11 && !rest.take_off(&head.headers).await {
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-        }
         log(head, peer, proxy, started);
         response
     }

@@ -622,6 +622,37 @@ async fn a_read_that_comes_again_is_answered_anew_whenever_anything_has_changed(
     tokio::time::timeout(PATIENCE, exchange).await.unwrap();
 }
 
+#[tokio::test]
+async fn a_small_write_is_carried_out_and_its_connection_goes_on_as_its_client_wants() {
+    let house = House::new().await;
+    let mut stream = BufReader::new(house.connect().await);
+    let exchange = async {
+        let write = |more: &str, body: &str| {
+            format!("PUT /v1/kv/a HTTP/1.1\r\nHost: x\r\n{more}Content-Length: {}\r\n\r\n{body}", body.len())
+        };
+        say(&mut stream, &write("", "1")).await;
+        assert_eq!(next_answer(&mut stream).await, (200, "true".into()));
+        say(&mut stream, "DELETE /v1/kv/a?cas=1 HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        assert_eq!(next_answer(&mut stream).await, (200, "false".into()));
+        say(&mut stream, "POST /v1/connect/intentions HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}").await;
+        assert_eq!(next_answer(&mut stream).await.0, 500, "an intention without a source");
+        say(&mut stream, &write("Connection: close\r\n", "2")).await;
+        let (head, _) = next_whole(&mut stream).await;
+        assert!(head.contains("Connection: close"), "{head}");
+        assert_eq!(stream.read(&mut [0]).await.unwrap(), 0, "it is not closed");
+        assert_eq!(house.get("/v1/kv/a?raw").await.text(), "2");
+
+        // Who has left has said what is to be done all the same.
+        let mut stream = house.connect().await;
+        stream.write_all(write("", "3").as_bytes()).await.unwrap();
+        drop(stream);
+        while house.get("/v1/kv/a?raw").await.text() != "3" {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, exchange).await.unwrap();
+}
+
 /// Connections on which a read waits, each with its own query and headers.
 async fn waiting(house: &House, path: &str, wishes: &[(&str, &str)]) -> Vec<BufReader<TcpStream>> {
     let mut all = Vec::new();
