@@ -202,18 +202,17 @@ impl Held {
 
 /// One turn of a request.
 fn look(server: &Server, asked: Asked, peer: &Peer, proxy: Option<&ServiceId>, turn: Turn) -> Step {
+    if asked.head.method != Method::GET {
+        return Step::Takes(asked);
+    }
     let rules = server.rules();
     let admission = rules.gate.admit(&asked.head.method, &asked.head.uri, *peer);
     let Admission::Handler(admitted) = &admission else { return Step::Left(Left::Bytes(asked.bytes)) };
-    let has_body = asked.body_at < asked.bytes.len();
-    let reads = match server.read_here(admitted) {
-        Some(reads) if !has_body && !server.asks_first(admitted) => reads,
-        reads => {
-            let is_ours = if reads.is_some() { !has_body } else { server.acts_here(admitted, &asked.head.method) };
-            drop(admission);
-            return if is_ours { Step::Takes(asked) } else { Step::Left(Left::Bytes(asked.bytes)) };
-        }
-    };
+    let Some(reads) = server.read_here(admitted) else { return Step::Left(Left::Bytes(asked.bytes)) };
+    if server.asks_first(admitted) {
+        drop(admission);
+        return Step::Takes(asked);
+    }
     let stays = !asked.is_last();
     let answered = match server.look(reads, admitted, &asked.head, peer, proxy, turn) {
         Ok(Round::Waits(waits)) => {
@@ -237,7 +236,7 @@ fn look(server: &Server, asked: Asked, peer: &Peer, proxy: Option<&ServiceId>, t
     whole(response, stays)
 }
 
-/// Carries out a request; `None` when the agent stops and that takes too long.
+/// Carries out a request that does something, or asks somebody else; `None` when the agent stops and that takes too long.
 async fn carry_out(
     server: &Server,
     line: &impl Line,
@@ -247,21 +246,27 @@ async fn carry_out(
 ) -> Option<Step> {
     let stays = !asked.is_last();
     let Asked { mut head, bytes, body_at, .. } = asked;
-    let body = RequestBody::Whole(Bytes::from(bytes).slice(body_at..));
+    let rules = server.rules();
     let answer = async {
-        // What does something is done, whether its client stays or not.
+        let admission = rules.gate.admit(&head.method, &head.uri, *peer);
         if head.method != Method::GET {
-            return server.answer(&head, body, peer, proxy).await;
+            if !server.acts_here(&admission) {
+                return Err(Left::Bytes(bytes));
+            }
+            // What does something is done, whether its client stays or not.
+            let body = RequestBody::Whole(Bytes::from(bytes).slice(body_at..));
+            return Ok(server.answer(admission, &head, body, peer, proxy).await);
         }
         tokio::select! {
             biased;
-            response = server.answer(&head, body, peer, proxy) => return response,
+            response = server.answer(admission, &head, RequestBody::default(), peer, proxy) => return Ok(response),
             () = gone(line) => {}
         }
         head.uri = leaving::without_waiting(&head.uri);
-        server.answer(&head, RequestBody::default(), peer, proxy).await
+        Ok(server.answer_at_once(&head, peer, proxy).await)
     };
-    server.within_grace(answer).await.map(|response| whole(response, stays))
+    let answered = server.within_grace(answer).await?;
+    Some(answered.map_or_else(Step::Left, |response| whole(response, stays)))
 }
 
 /// An answer that is nobody else's.
@@ -368,7 +373,7 @@ fn read(bytes: &[u8]) -> Option<(Parts, usize)> {
         Some(length) => decimal(length.as_bytes())?,
         None => 0,
     };
-    if length != bytes.len() - body_at {
+    if length != bytes.len() - body_at || method == Method::GET && length > 0 {
         return None;
     }
     let mut request = Request::new(());

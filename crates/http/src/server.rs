@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{CONNECTION, HeaderName, HeaderValue};
-use http::{Method, Request, Version};
+use http::{Request, Version};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -601,7 +601,7 @@ async fn respond(
     Ok(tokio::select! {
         biased;
         response = server.respond(request, peer, proxy.clone()) => response,
-        () = line.ended() => Box::pin(server.answer(&now, RequestBody::default(), &peer, proxy.as_ref())).await,
+        () = line.ended() => Box::pin(server.answer_at_once(&now, &peer, proxy.as_ref())).await,
     })
 }
 
@@ -638,10 +638,10 @@ impl Server {
         }
     }
 
-    /// Whether what was admitted does something here. What only looks may be answered by a stream, what does something never is.
-    pub(crate) fn acts_here(&self, admitted: &Admitted<'_>, method: &Method) -> bool {
+    /// Whether what was admitted does something here. What only looks may be answered by a stream, and is for the library.
+    pub(crate) fn acts_here(&self, admission: &Admission<'_>) -> bool {
+        let Admission::Handler(admitted) = admission else { return false };
         matches!(admitted.handler, Handler::Act(_))
-            && *method != Method::GET
             && (self.config.elsewhere.is_none() || forward::is_own(admitted.route))
     }
 
@@ -662,7 +662,8 @@ impl Server {
         let (head, body) = request.into_parts();
         let rest = Rest::new(body);
         let body = RequestBody::new(&rest, &self.room);
-        let mut response = self.answer(&head, body, &peer, proxy.as_ref()).await;
+        let admission = self.rules().gate.admit(&head.method, &head.uri, peer);
+        let mut response = self.answer(admission, &head, body, &peer, proxy.as_ref()).await;
         // The library would close the connection under the next request of a client that sends head and body apart, and say
         // nothing of it. Streams of HTTP/2 end by themselves.
         if head.version <= Version::HTTP_11 && !rest.take_off(&head.headers).await {
@@ -671,16 +672,28 @@ impl Server {
         response
     }
 
-    /// Answers a request.
+    /// Answers a read whose client has ended its side, with what there is.
+    pub(crate) async fn answer_at_once(
+        &self,
+        head: &http::request::Parts,
+        peer: &Peer,
+        proxy: Option<&ServiceId>,
+    ) -> Response {
+        let admission = self.rules().gate.admit(&head.method, &head.uri, *peer);
+        self.answer(admission, head, RequestBody::default(), peer, proxy).await
+    }
+
+    /// Answers a request that came through the gate.
     pub(crate) async fn answer(
         &self,
+        admission: Admission<'_>,
         head: &http::request::Parts,
         body: RequestBody,
         peer: &Peer,
         proxy: Option<&ServiceId>,
     ) -> Response {
         let started = Instant::now();
-        let response = match self.rules().gate.admit(&head.method, &head.uri, *peer) {
+        let response = match admission {
             Admission::Elsewhere(response) => response,
             Admission::Page(file) => match &self.config.page {
                 Some(folder) => pages::answer(folder, &head.method, &file).await,
