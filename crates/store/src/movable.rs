@@ -211,8 +211,9 @@ impl Movable {
 impl Backend for Movable {
     fn commit(&self, txn: Txn) -> Boxed<'_, Result<Outcome, Error>> {
         Box::pin(async move {
+            // It was checked against the limits on its way here.
             let place = self.0.place.read().await;
-            place.commit(txn).await
+            place.backend.commit(txn).await
         })
     }
 

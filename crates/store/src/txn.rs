@@ -176,15 +176,14 @@ impl Txn {
         if self.compares.iter().any(|compare| compare.key().is_empty()) {
             return Err(Error::EmptyKey);
         }
-        let mut written = BTreeSet::new();
-        for (position, op) in self.ops.iter().enumerate() {
-            let (Op::Put { key, .. } | Op::Delete(key)) = op else { continue };
-            if key.is_empty() {
-                return Err(Error::EmptyKey);
-            }
-            if !written.insert(key) {
-                return Err(Error::Overlap { position });
-            }
+        if self.ops.iter().any(|op| op.written().is_some_and(Bytes::is_empty)) {
+            return Err(Error::EmptyKey);
+        }
+        if let Some(position) = self.written_again() {
+            return Err(Error::Overlap { position });
+        }
+        if !self.ops.iter().any(|op| matches!(op, Op::DeletePrefix(_))) {
+            return Ok(());
         }
         let puts: BTreeSet<&[u8]> = self
             .ops
@@ -206,11 +205,31 @@ impl Txn {
         }
         Ok(())
     }
+
+    /// The first operation that writes a key which one before it writes.
+    fn written_again(&self) -> Option<usize> {
+        let written = || self.ops.iter().enumerate().filter_map(|(position, op)| Some((op.written()?, position)));
+        // Whoever keeps keys in order has none twice, as is seen at a glance.
+        if written().map(|(key, _)| key).is_sorted_by(|earlier, later| earlier < later) {
+            return None;
+        }
+        let mut sorted: Vec<(&Bytes, usize)> = written().collect();
+        sorted.sort_unstable();
+        sorted.windows(2).filter(|pair| pair[0].0 == pair[1].0).map(|pair| pair[1].1).min()
+    }
 }
 
 impl Op {
+    /// The one key that it writes, if it is one.
+    fn written(&self) -> Option<&Bytes> {
+        match self {
+            Op::Put { key, .. } | Op::Delete(key) => Some(key),
+            Op::DeletePrefix(_) => None,
+        }
+    }
+
     /// The key it writes, or what all that it deletes begin with.
-    pub(crate) fn key(&self) -> &Bytes {
+    pub fn key(&self) -> &Bytes {
         match self {
             Op::Put { key, .. } | Op::Delete(key) | Op::DeletePrefix(key) => key,
         }
@@ -218,7 +237,8 @@ impl Op {
 }
 
 impl Compare {
-    pub(crate) fn key(&self) -> &Bytes {
+    /// The key it speaks of.
+    pub fn key(&self) -> &Bytes {
         match self {
             Compare::Absent(key) | Compare::Exists(key) | Compare::Modified(key, _) => key,
         }
@@ -233,6 +253,9 @@ mod tests {
     fn a_key_written_twice_is_refused_with_its_position() {
         let twice = Txn::new().put("a", "1").delete("b").put("a", "2");
         assert!(matches!(twice.check(), Err(Error::Overlap { position: 2 })));
+        let thrice = Txn::new().put("b", "").put("c", "").put("b", "").delete("a").delete("a").delete("b");
+        assert!(matches!(thrice.check(), Err(Error::Overlap { position: 2 })));
+        assert!(Txn::new().put("b", "1").delete("a").put("c", "").check().is_ok());
         let covered = Txn::new().delete_prefix("a/").put("a/b", "1");
         assert!(matches!(covered.check(), Err(Error::Overlap { position: 0 })));
         let beside = Txn::new().delete_prefix("a/").put("a", "1").put("a0", "2").delete("a/b").delete_prefix("a/b");
