@@ -1,7 +1,5 @@
 //! The state of an embedded store: entries, leases, and the history that led to them.
 
-use std::collections::BTreeMap;
-use std::ops::Bound;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -9,12 +7,12 @@ use bytes::Bytes;
 use crate::batch::Staged;
 use crate::history::History;
 use crate::lease::Leases;
-use crate::{Entry, LeaseId, Revision};
+use crate::{Entry, LeaseId, Revision, Sorted};
 
 /// Everything an embedded store knows, as of one revision. Pure: no IO and no clock.
 pub(crate) struct Keyspace {
     pub(crate) revision: Revision,
-    pub(crate) entries: BTreeMap<Bytes, Entry>,
+    pub(crate) entries: Sorted<Bytes, Entry>,
     pub(crate) leases: Leases,
     pub(crate) history: History,
     /// The number of the lease granted last.
@@ -24,7 +22,7 @@ pub(crate) struct Keyspace {
 /// What of a state is worth keeping, apart from it.
 pub(crate) struct Image {
     pub(crate) revision: Revision,
-    pub(crate) entries: BTreeMap<Bytes, Entry>,
+    pub(crate) entries: Sorted<Bytes, Entry>,
     pub(crate) leases: Vec<(LeaseId, Duration)>,
     pub(crate) last_lease: u64,
 }
@@ -44,7 +42,7 @@ impl Keyspace {
     pub(crate) fn empty() -> Keyspace {
         Keyspace {
             revision: Revision::ZERO,
-            entries: BTreeMap::new(),
+            entries: Sorted::default(),
             leases: Leases::default(),
             history: History::new(Revision::ZERO),
             last_lease: 0,
@@ -53,10 +51,7 @@ impl Keyspace {
 
     /// The entries below a prefix, sorted by key.
     pub(crate) fn below<'a>(&'a self, prefix: &'a [u8]) -> impl Iterator<Item = &'a Entry> {
-        self.entries
-            .range::<[u8], _>((Bound::Included(prefix), Bound::Unbounded))
-            .take_while(move |(key, _)| key.starts_with(prefix))
-            .map(|(_, entry)| entry)
+        self.entries.starting_at(prefix).map(|(_, entry)| entry).take_while(move |entry| entry.key.starts_with(prefix))
     }
 
     /// Makes the outcome of a batch the state.

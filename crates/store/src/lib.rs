@@ -32,6 +32,7 @@ mod movable;
 mod reaper;
 mod redb;
 mod replica;
+mod sorted;
 
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
@@ -42,6 +43,7 @@ pub use crate::etcd::EtcdSettings;
 pub use crate::lease::LeaseId;
 pub use crate::movable::{Copied, Marks, Mover, movable};
 pub use crate::redb::verify::{Report, verify};
+pub use crate::sorted::Sorted;
 pub use crate::store::{Scan, Store};
 pub use crate::txn::{Compare, MAX_TXN_BYTES, MAX_TXN_OPS, Op, Outcome, Txn};
 pub use crate::watch::{Change, Event, Watch};

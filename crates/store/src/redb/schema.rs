@@ -11,7 +11,6 @@
 //! dirty a page for nearly every key of a batch, in all corners of the file; the journal takes a batch in one piece and
 //! is folded into `entries` now and then, which writes a key that changed often only once.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -26,7 +25,7 @@ use crate::history::History;
 use crate::keyspace::{Image, Keyspace};
 use crate::lease::Leases;
 use crate::redb::journal::{self, Touched};
-use crate::{Entry, LeaseId, Revision};
+use crate::{Entry, LeaseId, Revision, Sorted};
 
 type Row<'a> = (u64, u64, u64, &'a [u8]);
 
@@ -89,7 +88,7 @@ pub(crate) fn load(database: &Database) -> Result<Loaded, Unreadable> {
     let mut loaded = Loaded {
         keyspace: Keyspace {
             revision: meta.revision,
-            entries: BTreeMap::new(),
+            entries: Sorted::default(),
             leases: Leases::default(),
             history: History::new(meta.revision),
             last_lease: meta.last_lease,
@@ -271,7 +270,7 @@ pub(crate) fn write_all(database: &Database, image: &Image, commit: u64) -> Resu
     let transaction = database.begin_write()?;
     {
         let mut entries = transaction.open_table(ENTRIES)?;
-        for (key, entry) in &image.entries {
+        for (key, entry) in image.entries.iter() {
             entries.insert(key.as_ref(), row(entry))?;
         }
         let mut leases = transaction.open_table(LEASES)?;
