@@ -86,7 +86,7 @@ pub(crate) enum Key {
 impl Key {
     /// The bytes in the store; refused when a name is too long to be one.
     pub(crate) fn encode(&self) -> Result<Vec<u8>, Error> {
-        let mut bytes = Bytes::new(self.table());
+        let mut bytes = Bytes::with_room(self.table(), self.parts());
         match self {
             Key::Format
             | Key::CaConfig
@@ -126,6 +126,17 @@ impl Key {
             }
         }
         Ok(bytes.0)
+    }
+
+    /// About how long all is that is behind the table.
+    fn parts(&self) -> usize {
+        match self {
+            Key::Service { node, id: last }
+            | Key::Check { node, id: last }
+            | Key::Coordinate { node, segment: last } => node.len() + 1 + last.len(),
+            Key::Node(last) | Key::NodeOf(last) | Key::Kv(last) | Key::SessionAlive(last) => last.len(),
+            _ => 0,
+        }
     }
 
     fn table(&self) -> &'static str {
@@ -254,17 +265,29 @@ struct Bytes(Vec<u8>);
 
 impl Bytes {
     fn new(table: &str) -> Bytes {
-        Bytes([ROOT, table.as_bytes()].concat())
+        Bytes::with_room(table, 0)
+    }
+
+    /// With room for what comes behind the table. It matters only that most keys are put together in one piece.
+    fn with_room(table: &str, more: usize) -> Bytes {
+        let mut bytes = Vec::with_capacity(ROOT.len() + table.len() + more);
+        bytes.extend_from_slice(ROOT);
+        bytes.extend_from_slice(table.as_bytes());
+        Bytes(bytes)
     }
 
     /// A part with something behind it.
     fn part(&mut self, part: &str) -> Result<(), Error> {
         check_length(part, LONGEST_NAME)?;
-        for byte in part.bytes() {
-            match byte {
-                0 => self.0.extend_from_slice(&[1, 1]),
-                1 => self.0.extend_from_slice(&[1, 2]),
-                byte => self.0.push(byte),
+        if part.bytes().all(|byte| byte > 1) {
+            self.0.extend_from_slice(part.as_bytes());
+        } else {
+            for byte in part.bytes() {
+                match byte {
+                    0 => self.0.extend_from_slice(&[1, 1]),
+                    1 => self.0.extend_from_slice(&[1, 2]),
+                    byte => self.0.push(byte),
+                }
             }
         }
         self.0.push(0);
