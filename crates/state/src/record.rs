@@ -4,6 +4,8 @@
 //! written is held only once there was a second write ([`Created`]), since nobody knows the revision of a write
 //! before it is done.
 //!
+//! Records that are written often borrow: from what they are made of, and from the bytes they are read from.
+//!
 //! Conversions take structures apart without `..`, so a new field does not compile until the disk has decided about it.
 
 pub(crate) mod ca;
@@ -20,7 +22,6 @@ pub(crate) mod session;
 pub(crate) mod token;
 
 use lictor_model::revision::Revision;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -79,7 +80,7 @@ pub(crate) fn encode<T: Serialize>(key: &Key, record: &T) -> Result<Vec<u8>, Err
 }
 
 /// Bytes as a record.
-pub(crate) fn decode<T: DeserializeOwned>(key: &Key, bytes: &[u8]) -> Result<T, Error> {
+pub(crate) fn decode<'a, T: Deserialize<'a>>(key: &Key, bytes: &'a [u8]) -> Result<T, Error> {
     serde_json::from_slice(bytes).map_err(|source| unreadable(key, source))
 }
 

@@ -139,8 +139,8 @@ pub(crate) fn read(entry: &Entry) -> Result<Option<Step>, Error> {
     let modified = Revision(entry.modified.0);
     let value = &entry.value;
     let row = match &key {
-        Key::Node(_) => Row::Node(decode::<NodeRecord>(&key, value)?.into_row(modified)),
-        Key::Service { .. } => Row::Service(decode::<ServiceRecord>(&key, value)?.into_row(modified)),
+        Key::Node(_) => Row::Node(decode::<NodeRecord<'_>>(&key, value)?.into_row(modified)),
+        Key::Service { .. } => Row::Service(decode::<ServiceRecord<'_>>(&key, value)?.into_row(modified)),
         Key::Check { .. } => Row::Check(decode::<CheckRecord>(&key, value)?.into_row(modified)),
         Key::Intention(_) => Row::Intention(decode::<IntentionRecord>(&key, value)?.into_row(modified)),
         Key::CaConfig => Row::CaConfig(decode::<CaConfigRecord>(&key, value)?.into_row(modified)),

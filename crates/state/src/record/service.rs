@@ -1,5 +1,6 @@
 //! An instance of a service on disk.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use lictor_model::Opaque;
@@ -11,19 +12,21 @@ use super::{Created, is_default};
 use crate::reader::ServiceRow;
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct ServiceRecord {
-    #[serde(default, skip_serializing_if = "is_default")]
-    kind: String,
-    id: String,
-    name: String,
+pub(crate) struct ServiceRecord<'a> {
+    #[serde(borrow, default, skip_serializing_if = "is_default")]
+    kind: Cow<'a, str>,
+    #[serde(borrow)]
+    id: Cow<'a, str>,
+    #[serde(borrow)]
+    name: Cow<'a, str>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    tags: Option<Vec<String>>,
-    #[serde(default, skip_serializing_if = "is_default")]
-    address: String,
+    tags: Option<Cow<'a, [String]>>,
+    #[serde(borrow, default, skip_serializing_if = "is_default")]
+    address: Cow<'a, str>,
     #[serde(default, skip_serializing_if = "is_default")]
     port: i64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    meta: Option<BTreeMap<String, String>>,
+    meta: Option<Cow<'a, BTreeMap<String, String>>>,
     #[serde(default, skip_serializing_if = "is_default")]
     weights: WeightsRecord,
     #[serde(default, skip_serializing_if = "is_default")]
@@ -82,23 +85,23 @@ struct UpstreamRecord {
     config: Option<Opaque>,
 }
 
-impl ServiceRecord {
-    pub(crate) fn new(service: &Service, created: Created) -> ServiceRecord {
+impl<'a> ServiceRecord<'a> {
+    pub(crate) fn new(service: &'a Service, created: Created) -> ServiceRecord<'a> {
         let Service { kind, id, name, tags, address, port, meta, weights, enable_tag_override, proxy, native } =
-            service.clone();
-        let Weights { passing, warning } = weights;
+            service;
+        let Weights { passing, warning } = *weights;
         ServiceRecord {
-            kind: kind.as_str().to_owned(),
-            id: id.as_str().to_owned(),
-            name: name.as_str().to_owned(),
-            tags,
-            address,
-            port,
-            meta,
+            kind: kind.as_str().into(),
+            id: id.as_str().into(),
+            name: name.as_str().into(),
+            tags: tags.as_deref().map(Cow::Borrowed),
+            address: address.into(),
+            port: *port,
+            meta: meta.as_ref().map(Cow::Borrowed),
             weights: WeightsRecord { passing, warning },
-            enable_tag_override,
-            proxy: proxy.map(ProxyRecord::from),
-            native,
+            enable_tag_override: *enable_tag_override,
+            proxy: proxy.clone().map(ProxyRecord::from),
+            native: *native,
             created,
         }
     }
@@ -120,12 +123,12 @@ impl ServiceRecord {
         } = self;
         let service = Service {
             kind: Kind::parse(&kind),
-            id: id.into(),
-            name: name.into(),
-            tags,
-            address,
+            id: (&*id).into(),
+            name: (&*name).into(),
+            tags: tags.map(Cow::into_owned),
+            address: address.into_owned(),
             port,
-            meta,
+            meta: meta.map(Cow::into_owned),
             weights: Weights { passing, warning },
             enable_tag_override,
             proxy: proxy.map(ProxySpec::from),
@@ -252,7 +255,7 @@ mod tests {
             native: true,
         };
         let bytes = serde_json::to_vec(&ServiceRecord::new(&service, Created::at(Revision(3)))).unwrap();
-        let row = serde_json::from_slice::<ServiceRecord>(&bytes).unwrap().into_row(Revision(9));
+        let row = serde_json::from_slice::<ServiceRecord<'_>>(&bytes).unwrap().into_row(Revision(9));
         assert_eq!(row, ServiceRow { service, created: Revision(3), modified: Revision(9) });
     }
 }
