@@ -44,6 +44,11 @@ macro_rules! name_type {
                 }
             }
 
+            /// The text of that key, to keep. It is the text of this name, not a copy, where that is folded already.
+            pub fn key(&self) -> Arc<str> {
+                self.folded().0
+            }
+
             /// Whether both are the same name (ASCII case does not count).
             pub fn same(&self, other: &str) -> bool {
                 self.0.eq_ignore_ascii_case(other)

@@ -52,21 +52,35 @@ use crate::record::session::SessionRecord;
 use crate::record::token::{PolicyRecord, TokenRecord};
 use crate::schema::Key;
 use crate::session::Session;
-use crate::topics::{Topics, Waiter};
+use crate::topics::{Kinds, Topics, Waiter};
 use progress::Progress;
 use sessions::Sign;
 
-/// The topics that one change concerns.
+/// The topics that one change concerns, of the kinds that anybody waits for: mostly that is few of many.
 #[derive(Debug, Default)]
 pub(crate) struct Touched {
+    wanted: Kinds,
     topics: HashSet<Topic>,
     /// It may be anything.
     everything: bool,
 }
 
 impl Touched {
+    fn of_kinds(wanted: Kinds) -> Touched {
+        Touched { wanted, ..Touched::default() }
+    }
+
     pub(crate) fn add(&mut self, topic: Topic) {
-        self.topics.insert(topic);
+        if self.wanted.have(&topic) {
+            self.topics.insert(topic);
+        }
+    }
+
+    /// A topic with a name, which is copied only for somebody who waits.
+    pub(crate) fn add_named(&mut self, topic: fn(Box<str>) -> Topic, name: &str) {
+        if self.wanted.have(&topic(Box::default())) {
+            self.topics.insert(topic(name.into()));
+        }
     }
 }
 
@@ -425,8 +439,11 @@ impl Replica {
 
     /// Applies the steps of one revision and wakes those concerned. Called by the feed alone, in order.
     pub(crate) fn apply(&self, steps: Vec<Step>, at: Revision) {
-        let mut touched = Touched::default();
-        self.tables.write().apply(steps, at, &mut touched);
+        let mut tables = self.tables.write();
+        // Asked for with the tables locked: whoever begins to wait from now on looks at them afterwards.
+        let mut touched = Touched::of_kinds(self.topics.kinds());
+        tables.apply(steps, at, &mut touched);
+        drop(tables);
         self.progress.advance(at);
         if touched.everything {
             self.topics.wake_all();
@@ -459,7 +476,7 @@ impl Replica {
         self.tables.write().catalog.vouched = Some((said, known));
     }
 
-    /// Starts to wait for any of the topics.
+    /// Starts to wait for any of the topics. Only who looks at the tables after this sleeps through nothing.
     pub(crate) fn wait(&self, topics: &[Topic]) -> Waiter {
         self.topics.wait(topics)
     }

@@ -4,6 +4,7 @@
 //! leak: an entry exists only while somebody waits for its topic.
 
 use std::collections::{BTreeMap, HashMap};
+use std::mem::{Discriminant, discriminant};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -21,9 +22,30 @@ pub(crate) struct Topics {
 struct Waiting {
     next: u64,
     by_topic: HashMap<Topic, BTreeMap<u64, Arc<Notify>>>,
+    /// How many watched topics are of which kind; there are few kinds.
+    kinds: Vec<(Discriminant<Topic>, usize)>,
     /// How many watched key prefixes have which length. A changed key is looked up once per length, not once per
     /// watched prefix nor once per byte of the key.
     prefix_lengths: BTreeMap<usize, usize>,
+}
+
+/// Kinds of topics that somebody waits for.
+#[derive(Debug, Default)]
+pub(crate) struct Kinds(Vec<Discriminant<Topic>>);
+
+impl Kinds {
+    /// Whether a topic that changed may wake anybody.
+    pub(crate) fn have(&self, topic: &Topic) -> bool {
+        self.0.contains(&kind(topic))
+    }
+}
+
+/// The kind of topics by which this one is woken.
+fn kind(topic: &Topic) -> Discriminant<Topic> {
+    match topic {
+        Topic::KeyPrefix(_) => discriminant(&Topic::Key(Box::default())),
+        topic => discriminant(topic),
+    }
 }
 
 /// One that waits; dropping it stops that.
@@ -46,11 +68,20 @@ impl Topics {
             let waiters = waiting.by_topic.entry(topic.clone()).or_default();
             let first = waiters.is_empty();
             waiters.insert(id, Arc::clone(&woken));
-            if let (true, Topic::KeyPrefix(prefix)) = (first, topic) {
+            if !first {
+                continue;
+            }
+            waiting.begin(topic);
+            if let Topic::KeyPrefix(prefix) = topic {
                 *waiting.prefix_lengths.entry(prefix.len()).or_default() += 1;
             }
         }
         Waiter { topics: Arc::clone(self), watched: watched.to_vec(), id, woken }
+    }
+
+    /// The kinds of topics that are waited for now.
+    pub(crate) fn kinds(&self) -> Kinds {
+        Kinds(self.waiting.lock().kinds.iter().map(|(kind, _)| *kind).collect())
     }
 
     /// Wakes all that wait for one of the topics.
@@ -85,6 +116,24 @@ impl Topics {
 }
 
 impl Waiting {
+    /// Somebody waits for a topic that nobody waited for.
+    fn begin(&mut self, topic: &Topic) {
+        let wanted = kind(topic);
+        match self.kinds.iter_mut().find(|(kind, _)| *kind == wanted) {
+            Some((_, topics)) => *topics += 1,
+            None => self.kinds.push((wanted, 1)),
+        }
+    }
+
+    /// Nobody waits for the topic any more.
+    fn end(&mut self, topic: &Topic) {
+        let wanted = kind(topic);
+        self.kinds.retain_mut(|(kind, topics)| {
+            *topics -= usize::from(*kind == wanted);
+            *topics > 0
+        });
+    }
+
     fn notify(&self, topic: &Topic) {
         for waiter in self.by_topic.get(topic).into_iter().flat_map(BTreeMap::values) {
             waiter.notify_one();
@@ -109,6 +158,7 @@ impl Drop for Waiter {
                 continue;
             }
             waiting.by_topic.remove(topic);
+            waiting.end(topic);
             if let Topic::KeyPrefix(prefix) = topic {
                 let length = prefix.len();
                 match waiting.prefix_lengths.get_mut(&length) {
@@ -165,12 +215,15 @@ mod tests {
         let topics = Arc::new(Topics::default());
         let first = topics.wait(&[prefix("a"), prefix("b"), Topic::Roots]);
         let second = topics.wait(&[prefix("a")]);
+        let of_kind = |topic: Topic| topics.kinds().have(&topic);
+        assert!(of_kind(Topic::Roots) && of_kind(Topic::Key("ab".into())) && !of_kind(Topic::Nodes));
         drop(first);
         assert_eq!(topics.len(), 1);
+        assert!(!of_kind(Topic::Roots) && of_kind(Topic::Key("ab".into())));
         topics.wake([Topic::Key("ab".into())]);
         assert!(is_woken(&second));
         drop(second);
         assert_eq!(topics.len(), 0);
-        assert!(topics.waiting.lock().prefix_lengths.is_empty());
+        assert!(topics.waiting.lock().prefix_lengths.is_empty() && topics.waiting.lock().kinds.is_empty());
     }
 }

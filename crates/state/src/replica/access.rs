@@ -82,7 +82,7 @@ impl Access {
     fn touch_token(&mut self, accessor: &str, at: Revision, touched: &mut Touched) {
         self.tokens_index = at;
         touched.add(Topic::Tokens);
-        touched.add(Topic::Token(accessor.into()));
+        touched.add_named(Topic::Token, accessor);
     }
 
     pub(crate) fn put_policy(&mut self, row: Policy, at: Revision, touched: &mut Touched) {
@@ -113,7 +113,7 @@ impl Access {
     fn touch_policy(&mut self, id: &str, at: Revision, touched: &mut Touched) {
         self.policies_index = at;
         touched.add(Topic::Policies);
-        touched.add(Topic::Policy(id.into()));
+        touched.add_named(Topic::Policy, id);
     }
 
     pub(crate) fn put_bootstrap(&mut self, modified: Revision) {

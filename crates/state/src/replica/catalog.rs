@@ -14,6 +14,7 @@ use std::sync::Arc;
 use lictor_model::health::{Check, Status};
 use lictor_model::name::fold;
 use lictor_model::revision::Revision;
+use lictor_store::Sorted;
 
 use super::Touched;
 use crate::answer::Topic;
@@ -25,10 +26,10 @@ pub(crate) type Place = (Arc<str>, Arc<str>);
 
 #[derive(Debug, Default)]
 pub(crate) struct Catalog {
-    nodes: BTreeMap<Arc<str>, NodeEntry>,
+    nodes: Sorted<Arc<str>, NodeEntry>,
     nodes_by_id: BTreeMap<Arc<str>, Arc<str>>,
-    services: BTreeMap<Arc<str>, Group>,
-    mesh: BTreeMap<Arc<str>, Group>,
+    services: Sorted<Arc<str>, Group>,
+    mesh: Sorted<Arc<str>, Group>,
     /// Places of checks by status, ordered as [`Status`].
     by_status: [BTreeSet<Place>; 3],
     /// Instances that are gone while checks of theirs are left.
@@ -78,7 +79,7 @@ impl NodeEntry {
 impl Catalog {
     /// Adds or replaces a node's record.
     pub(crate) fn put_node(&mut self, row: NodeRow, at: Revision, touched: &mut Touched) {
-        let name = fold(row.node.name.as_str());
+        let name = row.node.name.key();
         let row = Arc::new(row);
         let former = match self.nodes.get_mut(&name) {
             Some(entry) => {
@@ -106,8 +107,8 @@ impl Catalog {
         }
         self.nodes_index = at;
         touched.add(Topic::Nodes);
-        touched.add(Topic::Node((&*name).into()));
-        touched.add(Topic::NodeServices((&*name).into()));
+        touched.add_named(Topic::Node, &name);
+        touched.add_named(Topic::NodeServices, &name);
         self.touch_services_of(&name, at, touched);
     }
 
@@ -129,16 +130,16 @@ impl Catalog {
         self.nodes_index = at;
         self.nodes_lost = at;
         touched.add(Topic::Nodes);
-        touched.add(Topic::Node(name.into()));
-        touched.add(Topic::NodeServices(name.into()));
-        touched.add(Topic::NodeChecks(name.into()));
+        touched.add_named(Topic::Node, name);
+        touched.add_named(Topic::NodeServices, name);
+        touched.add_named(Topic::NodeChecks, name);
     }
 
     /// Adds or replaces an instance. Without its node there is no such thing: `false`.
     pub(crate) fn put_service(&mut self, node: &str, row: ServiceRow, at: Revision, touched: &mut Touched) -> bool {
         let Some((node, _)) = self.nodes.get_key_value(node) else { return false };
         let node = Arc::clone(node);
-        let id = fold(row.service.id.as_str());
+        let id = row.service.id.key();
         let row = Arc::new(row);
         let (name, mesh) = names(&row);
         let place = (Arc::clone(&node), Arc::clone(&id));
@@ -147,19 +148,19 @@ impl Catalog {
             let (former_name, former_mesh) = names(&former);
             if former_name != name {
                 leave(&mut self.services, &mut self.services_lost, &former_name, &place, at);
-                touched.add(Topic::Service((&*former_name).into()));
+                touched.add_named(Topic::Service, &former_name);
             }
             if let Some(former_mesh) = former_mesh.filter(|former| Some(former) != mesh.as_ref()) {
                 leave(&mut self.mesh, &mut self.mesh_lost, &former_mesh, &place, at);
-                touched.add(Topic::Connect((&*former_mesh).into()));
+                touched.add_named(Topic::Connect, &former_mesh);
             }
         }
-        self.note_orphans(&place);
+        self.orphaned.remove(&place);
         join(&mut self.services, &name, place.clone(), at);
-        touched.add(Topic::Service((&*name).into()));
+        touched.add_named(Topic::Service, &name);
         if let Some(mesh) = mesh {
             join(&mut self.mesh, &mesh, place, at);
-            touched.add(Topic::Connect((&*mesh).into()));
+            touched.add_named(Topic::Connect, &mesh);
         }
         self.touch_service_set(&node, at, touched);
         true
@@ -176,10 +177,10 @@ impl Catalog {
         let place = (Arc::clone(&node), id);
         self.note_orphans(&place);
         leave(&mut self.services, &mut self.services_lost, &name, &place, at);
-        touched.add(Topic::Service((&*name).into()));
+        touched.add_named(Topic::Service, &name);
         if let Some(mesh) = mesh {
             leave(&mut self.mesh, &mut self.mesh_lost, &mesh, &place, at);
-            touched.add(Topic::Connect((&*mesh).into()));
+            touched.add_named(Topic::Connect, &mesh);
         }
         self.touch_service_set(&node, at, touched);
     }
@@ -188,8 +189,8 @@ impl Catalog {
     pub(crate) fn put_check(&mut self, node: &str, row: CheckRow, at: Revision, touched: &mut Touched) -> bool {
         let Some((node, _)) = self.nodes.get_key_value(node) else { return false };
         let node = Arc::clone(node);
-        let id = fold(row.check.id.as_str());
-        let service = fold(row.check.service_id.as_str());
+        let id = row.check.id.key();
+        let service = row.check.service_id.key();
         let row = Arc::new(row);
         let Some(entry) = self.nodes.get_mut(&node) else { return false };
         let former = entry.checks.insert(Arc::clone(&id), Arc::clone(&row));
@@ -197,12 +198,12 @@ impl Catalog {
             remove_from_list(&mut entry.checks_of, former);
         }
         let list = entry.checks_of.entry(Arc::clone(&service)).or_default();
-        let position = list.partition_point(|other| fold(other.check.id.as_str()) < id);
+        let position = list.partition_point(|other| other.check.id.key() < id);
         list.insert(position, Arc::clone(&row));
         let place = (Arc::clone(&node), id);
         if let Some(former) = former {
             self.by_status[former.check.status as usize].remove(&place);
-            let former_service = fold(former.check.service_id.as_str());
+            let former_service = former.check.service_id.key();
             if former_service != service {
                 self.touch_subject(&node, &former_service, at, touched);
                 self.note_orphans(&(Arc::clone(&node), former_service));
@@ -222,7 +223,7 @@ impl Catalog {
         let Some((id, row)) = entry.checks.remove_entry(id) else { return };
         remove_from_list(&mut entry.checks_of, &row);
         self.by_status[row.check.status as usize].remove(&(Arc::clone(&node), id));
-        let service = fold(row.check.service_id.as_str());
+        let service = row.check.service_id.key();
         self.touch_checks(&node, &service, at, touched);
         self.note_orphans(&(node, service));
     }
@@ -262,8 +263,8 @@ impl Catalog {
         }
         self.services_index = at;
         touched.add(Topic::Services);
-        touched.add(Topic::Node((&**node).into()));
-        touched.add(Topic::NodeServices((&**node).into()));
+        touched.add_named(Topic::Node, node);
+        touched.add_named(Topic::NodeServices, node);
     }
 
     fn touch_checks(&mut self, node: &Arc<str>, service: &str, at: Revision, touched: &mut Touched) {
@@ -272,8 +273,8 @@ impl Catalog {
         }
         self.checks_index = at;
         touched.add(Topic::Checks);
-        touched.add(Topic::Node((&**node).into()));
-        touched.add(Topic::NodeChecks((&**node).into()));
+        touched.add_named(Topic::Node, node);
+        touched.add_named(Topic::NodeChecks, node);
         self.touch_subject(node, service, at, touched);
     }
 
@@ -295,7 +296,7 @@ impl Catalog {
 
     /// All nodes by folded name.
     pub(crate) fn nodes(&self) -> impl Iterator<Item = &NodeEntry> {
-        self.nodes.values()
+        self.nodes.iter().map(|(_, entry)| entry)
     }
 
     /// A node by folded name.
@@ -361,7 +362,7 @@ impl Catalog {
         })
     }
 
-    fn group_index(&self, groups: &BTreeMap<Arc<str>, Group>, name: &str, lost: Revision) -> Revision {
+    fn group_index(&self, groups: &Sorted<Arc<str>, Group>, name: &str, lost: Revision) -> Revision {
         match groups.get(name) {
             Some(group) => group.index,
             // As the original has it: before anything was lost, a name nobody has reports the tables' own index.
@@ -418,7 +419,7 @@ impl Catalog {
 impl Catalog {
     /// An instance with the checks that decide about it.
     pub(crate) fn instance(&self, entry: &NodeEntry, service: &Arc<ServiceRow>) -> Instance {
-        let own = entry.checks_of(&fold(service.service.id.as_str()));
+        let own = entry.checks_of(&service.service.id.key());
         Instance {
             node: Arc::clone(&entry.row),
             service: Arc::clone(service),
@@ -440,22 +441,22 @@ impl Catalog {
 
 /// The checks that belong to one instance.
 pub(crate) fn own_checks<'a>(entry: &'a NodeEntry, service: &ServiceRow) -> &'a [Arc<CheckRow>] {
-    entry.checks_of(&fold(service.service.id.as_str()))
+    entry.checks_of(&service.service.id.key())
 }
 
 /// The folded names under which an instance is found: its own, and the one whose mesh traffic it takes.
 fn names(row: &ServiceRow) -> (Arc<str>, Option<Arc<str>>) {
-    let mesh = row.service.connect_destination().map(|name| fold(name.as_str()));
-    (fold(row.service.name.as_str()), mesh)
+    let mesh = row.service.connect_destination().map(|name| name.key());
+    (row.service.name.key(), mesh)
 }
 
-fn join(groups: &mut BTreeMap<Arc<str>, Group>, name: &Arc<str>, place: Place, at: Revision) {
-    let group = groups.entry(Arc::clone(name)).or_default();
+fn join(groups: &mut Sorted<Arc<str>, Group>, name: &Arc<str>, place: Place, at: Revision) {
+    let group = groups.get_or_insert_with(Arc::clone(name), Group::default);
     group.instances.insert(place);
     group.index = at;
 }
 
-fn leave(groups: &mut BTreeMap<Arc<str>, Group>, lost: &mut Revision, name: &str, place: &Place, at: Revision) {
+fn leave(groups: &mut Sorted<Arc<str>, Group>, lost: &mut Revision, name: &str, place: &Place, at: Revision) {
     let Some(group) = groups.get_mut(name) else { return };
     group.instances.remove(place);
     group.index = at;
@@ -466,8 +467,8 @@ fn leave(groups: &mut BTreeMap<Arc<str>, Group>, lost: &mut Revision, name: &str
 }
 
 fn touch_groups(
-    services: &mut BTreeMap<Arc<str>, Group>,
-    mesh: &mut BTreeMap<Arc<str>, Group>,
+    services: &mut Sorted<Arc<str>, Group>,
+    mesh: &mut Sorted<Arc<str>, Group>,
     row: &ServiceRow,
     at: Revision,
     touched: &mut Touched,
@@ -475,17 +476,17 @@ fn touch_groups(
     let (name, destination) = names(row);
     if let Some(group) = services.get_mut(&name) {
         group.index = at;
-        touched.add(Topic::Service((&*name).into()));
+        touched.add_named(Topic::Service, &name);
     }
     let Some(destination) = destination else { return };
     if let Some(group) = mesh.get_mut(&destination) {
         group.index = at;
-        touched.add(Topic::Connect((&*destination).into()));
+        touched.add_named(Topic::Connect, &destination);
     }
 }
 
 fn remove_from_list(lists: &mut BTreeMap<Arc<str>, Vec<Arc<CheckRow>>>, row: &CheckRow) {
-    let service = fold(row.check.service_id.as_str());
+    let service = row.check.service_id.key();
     let Some(list) = lists.get_mut(&service) else { return };
     list.retain(|other| other.check.id.folded() != row.check.id.folded());
     if list.is_empty() {

@@ -37,7 +37,7 @@ impl Coordinates {
     fn touch(&mut self, node: Arc<str>, at: Revision, touched: &mut Touched) {
         self.index = at;
         touched.add(Topic::Coordinates);
-        touched.add(Topic::CoordinatesOf((&*node).into()));
+        touched.add_named(Topic::CoordinatesOf, &node);
         let is_left = self.of_node(&node).next().is_some();
         self.nodes.note(node, at, is_left);
     }

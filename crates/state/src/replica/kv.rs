@@ -90,7 +90,7 @@ impl Kv {
     fn touch(&mut self, key: &str, at: Revision, touched: &mut Touched) {
         self.index = at;
         // Those who watch a prefix of it are found by whoever wakes.
-        touched.add(Topic::Key(key.into()));
+        touched.add_named(Topic::Key, key);
     }
 
     pub(crate) fn get(&self, key: &str) -> Option<&Arc<KvRow>> {

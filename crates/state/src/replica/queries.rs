@@ -87,7 +87,7 @@ impl Queries {
     fn touch(&mut self, id: &str, at: Revision, touched: &mut Touched) {
         self.index = at;
         touched.add(Topic::Queries);
-        touched.add(Topic::Query(id.into()));
+        touched.add_named(Topic::Query, id);
     }
 
     /// All of them, by id.

@@ -64,7 +64,7 @@ impl Sessions {
         for place in places(&row) {
             self.by_check.entry(place).or_default().insert(Arc::clone(&id));
         }
-        let node = fold(row.node.as_str());
+        let node = row.node.key();
         self.by_node.entry(Arc::clone(&node)).or_default().insert(Arc::clone(&id));
         self.rows.insert(Arc::clone(&id), Arc::new(row));
         self.touch(&id, node, at, touched);
@@ -82,7 +82,7 @@ impl Sessions {
         for place in places(&row) {
             drop_from(&mut self.by_check, &place, id);
         }
-        let node = fold(row.node.as_str());
+        let node = row.node.key();
         drop_from(&mut self.by_node, &node, id);
         Some(node)
     }
@@ -90,8 +90,8 @@ impl Sessions {
     fn touch(&mut self, id: &str, node: Arc<str>, at: Revision, touched: &mut Touched) {
         self.index = at;
         touched.add(Topic::Sessions);
-        touched.add(Topic::Session(id.into()));
-        touched.add(Topic::SessionsOf((&*node).into()));
+        touched.add_named(Topic::Session, id);
+        touched.add_named(Topic::SessionsOf, &node);
         let is_left = self.by_node.contains_key(&node);
         self.nodes.note(node, at, is_left);
     }
@@ -156,8 +156,8 @@ impl Sessions {
 }
 
 fn places(row: &Session) -> impl Iterator<Item = Place> {
-    let node = fold(row.node.as_str());
-    row.checks.iter().map(move |check| (Arc::clone(&node), fold(check.as_str())))
+    let node = row.node.key();
+    row.checks.iter().map(move |check| (Arc::clone(&node), check.key()))
 }
 
 fn drop_from<K: Ord>(map: &mut BTreeMap<K, BTreeSet<Arc<str>>>, key: &K, id: &str) {

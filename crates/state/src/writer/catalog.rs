@@ -69,7 +69,7 @@ impl Writer {
                     let asked = if position < first { &mut *scratch } else { &mut ahead };
                     asked.may_put_check(caller, check, service.as_ref())?;
                 }
-                if !*skip_node_update || scratch.node(&fold(node.name.as_str()))?.is_none() {
+                if !*skip_node_update || scratch.node(&node.name.key())?.is_none() {
                     scratch.put_node(node).map_err(|error| error.within("failed inserting node"))?;
                 }
                 if let Some(service) = service {
@@ -129,8 +129,8 @@ impl Writer {
                 scratch.may_remove(caller, node, removal)?;
                 match removal {
                     Removal::Node => scratch.remove_node(&name)?,
-                    Removal::Service(id) => scratch.remove_service(&(Arc::clone(&name), fold(id.as_str())))?,
-                    Removal::Check(id) => scratch.remove_check(&(Arc::clone(&name), fold(id.as_str())))?,
+                    Removal::Service(id) => scratch.remove_service(&(Arc::clone(&name), id.key()))?,
+                    Removal::Check(id) => scratch.remove_check(&(Arc::clone(&name), id.key()))?,
                 }
                 Ok(std::mem::take(&mut scratch.rest))
             })
@@ -269,14 +269,15 @@ pub(super) fn tidy_check(check: &mut Check) -> Result<(), Error> {
 impl Scratch<'_> {
     /// Adds or replaces a node's record.
     pub(super) fn put_node(&mut self, node: &Node) -> Result<Arc<NodeRow>, Error> {
-        let name = fold(node.name.as_str());
+        let name = node.name.key();
         let known = self.node(&name)?;
         if let Some(row) = known.as_ref().filter(|row| row.node == *node) {
             return Ok(Arc::clone(row));
         }
         let mut created = known.as_deref().map(|row| row.created);
-        let claim = Key::NodeOf(fold(&node.id));
-        let holder = if node.id.is_empty() { None } else { self.node_with_id(&fold(&node.id))? };
+        let id = fold(&node.id);
+        let holder = if id.is_empty() { None } else { self.node_with_id(&id)? };
+        let claim = Key::NodeOf(id);
         match (&holder, &known) {
             _ if node.id.is_empty() => {
                 // Without an id it is another machine as far as anyone can tell, so the old id is free again.
@@ -287,7 +288,7 @@ impl Scratch<'_> {
             (Some(holder), _) if holder.node.name.same(&name) => {}
             (Some(holder), None) => {
                 created = Some(holder.created);
-                self.remove_node(&fold(holder.node.name.as_str()))?;
+                self.remove_node(&holder.node.name.key())?;
                 self.draft.put(&claim, &Pointer { of: name.to_string() })?;
             }
             (Some(_), Some(row)) => return Err(reserved(node, row)),
@@ -324,7 +325,7 @@ impl Scratch<'_> {
 
     /// Adds or replaces an instance.
     pub(super) fn put_service(&mut self, node: &NodeName, service: &Service) -> Result<Arc<ServiceRow>, Error> {
-        let place: Place = (fold(node.as_str()), fold(service.id.as_str()));
+        let place: Place = (node.key(), service.id.key());
         if self.node(&place.0)?.is_none() {
             return Err(Error::refused("Missing node registration"));
         }
@@ -379,7 +380,7 @@ impl Scratch<'_> {
     fn resolved(&mut self, check: &Check) -> Result<Check, Error> {
         let mut check = check.clone();
         if !check.service_id.is_empty() {
-            let place = (fold(check.node.as_str()), fold(check.service_id.as_str()));
+            let place = (check.node.key(), check.service_id.key());
             let Some(row) = self.service(&place)? else {
                 return Err(Error::refused("Missing service registration"));
             };
@@ -391,7 +392,7 @@ impl Scratch<'_> {
 
     /// Adds or replaces a check, which may end sessions.
     pub(super) fn put_check(&mut self, check: &Check) -> Result<Arc<CheckRow>, Error> {
-        let place: Place = (fold(check.node.as_str()), fold(check.id.as_str()));
+        let place: Place = (check.node.key(), check.id.key());
         // An instance is never without its node, so only a check of the node itself must ask for it.
         if check.service_id.is_empty() && self.node(&place.0)?.is_none() {
             return Err(Error::refused("Missing node registration"));

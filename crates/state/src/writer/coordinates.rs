@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use lictor_model::name::fold;
-
 use super::Writer;
 use crate::Error;
 use crate::coordinate::NodeCoordinate;
@@ -22,7 +20,7 @@ impl Writer {
         for some in updates.chunks(AT_ONCE) {
             self.write("write coordinates", |scratch| {
                 for update in some {
-                    let node = fold(update.node.as_str());
+                    let node = update.node.key();
                     if scratch.node(&node)?.is_none() {
                         continue;
                     }

@@ -28,7 +28,7 @@ impl Scratch<'_> {
             return Ok(());
         }
         let Registration { node, skip_node_update, service, checks: _ } = registration;
-        let present = self.node(&fold(node.name.as_str()))?;
+        let present = self.node(&node.name.key())?;
         if present.is_none_or(|row| !skip_node_update && row.node != *node) {
             self.may_put_node(caller, node)?;
         }
@@ -50,7 +50,7 @@ impl Scratch<'_> {
 
     /// An instance: its name, that of the service in whose place a proxy is found, and the name that it has so far.
     fn may_put_service(&mut self, caller: &Caller, node: &NodeName, service: &Service) -> Result<(), Error> {
-        let present = self.service(&(fold(node.as_str()), fold(service.id.as_str())))?;
+        let present = self.service(&(node.key(), service.id.key()))?;
         let destination = service.connect_destination().filter(|name| !name.is_empty());
         let mut names = [Some(&service.name), destination, present.as_ref().map(|row| &row.service.name)].into_iter();
         granted(names.all(|name| name.is_none_or(|name| caller.writes_service(name.as_str()))))
@@ -73,14 +73,14 @@ impl Scratch<'_> {
         if let Some(service) = with.filter(|service| service.id.same(check.service_id.as_str())) {
             return granted(caller.writes_service(service.name.as_str()));
         }
-        let of = self.service(&(fold(check.node.as_str()), fold(check.service_id.as_str())))?;
+        let of = self.service(&(check.node.key(), check.service_id.key()))?;
         // Without its service it is refused anyway, and for that.
         granted(of.is_none_or(|row| caller.writes_service(row.service.name.as_str())))
     }
 
     /// The check that has this one's id, if any: who may not remove it may not put another in its place.
     fn may_replace_check(&mut self, caller: &Caller, check: &Check) -> Result<(), Error> {
-        let present = self.check(&(fold(check.node.as_str()), fold(check.id.as_str())))?;
+        let present = self.check(&(check.node.key(), check.id.key()))?;
         match present {
             Some(_) if self.may_change_node(caller, check.node.as_str()) => Ok(()),
             Some(present) => granted(self.writes_owner(caller, &present)?),
@@ -94,7 +94,7 @@ impl Scratch<'_> {
         if service_id.is_empty() {
             return Ok(false);
         }
-        let service = self.service(&(fold(node.as_str()), fold(service_id.as_str())))?;
+        let service = self.service(&(node.key(), service_id.key()))?;
         let name = service.as_ref().map_or(service_name, |row| &row.service.name);
         Ok(caller.writes_service(name.as_str()))
     }
@@ -108,10 +108,10 @@ impl Scratch<'_> {
         let owned = match removal {
             Removal::Node => return Err(Error::Denied),
             Removal::Service(id) => {
-                let row = self.service(&(fold(node), fold(id.as_str())))?;
+                let row = self.service(&(fold(node), id.key()))?;
                 row.map(|row| caller.writes_service(row.service.name.as_str()))
             }
-            Removal::Check(id) => match self.check(&(fold(node), fold(id.as_str())))? {
+            Removal::Check(id) => match self.check(&(fold(node), id.key()))? {
                 Some(row) => Some(self.writes_owner(caller, &row)?),
                 None => None,
             },
@@ -140,7 +140,7 @@ impl Scratch<'_> {
             }
             // It names only the id.
             TxnOp::Service { verb: Verb::Delete | Verb::DeleteCas, node, service, .. } => {
-                let present = self.service(&(fold(node.as_str()), fold(service.id.as_str())))?;
+                let present = self.service(&(node.key(), service.id.key()))?;
                 let name = present.as_ref().map_or(&service.name, |row| &row.service.name);
                 granted(caller.writes_service(name.as_str()))
             }
@@ -156,7 +156,7 @@ impl Scratch<'_> {
         if check.service_id.is_empty() {
             return granted(self.may_change_node(caller, check.node.as_str()));
         }
-        let service = self.service(&(fold(check.node.as_str()), fold(check.service_id.as_str())))?;
+        let service = self.service(&(check.node.key(), check.service_id.key()))?;
         let name = service.as_ref().map_or(&check.service_name, |row| &row.service.name);
         granted(caller.writes_service(name.as_str()))
     }

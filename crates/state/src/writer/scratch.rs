@@ -6,7 +6,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use lictor_model::name::fold;
 use lictor_model::revision::Revision;
 
 use super::Draft;
@@ -146,7 +145,7 @@ impl<'t> Scratch<'t> {
     /// Places of the checks that belong to an instance.
     pub(crate) fn checks_of(&self, service: &Place) -> BTreeSet<Place> {
         let (node, id) = service;
-        let at = |row: &CheckRow| (Arc::clone(node), fold(row.check.id.as_str()));
+        let at = |row: &CheckRow| (Arc::clone(node), row.check.id.key());
         let stored = self.tables.catalog.node(node).filter(|_| !self.emptied.contains(node));
         let stored = stored.into_iter().flat_map(|entry| entry.checks_of(id)).map(|row| at(row));
         let changed = self.checks.iter().filter_map(|(place, row)| {

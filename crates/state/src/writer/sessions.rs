@@ -51,13 +51,13 @@ impl Writer {
         }
         session.validate_ttl(shortest_ttl).map_err(Error::Refused)?;
         let id = fold(&session.id);
-        let node = fold(session.node.as_str());
+        let node = session.node.key();
         self.write("create session", |scratch| {
             if scratch.node(&node)?.is_none() {
                 return Err(Error::refused("Missing node registration"));
             }
             for check in &session.checks {
-                let place = (Arc::clone(&node), fold(check.as_str()));
+                let place = (Arc::clone(&node), check.key());
                 match scratch.check(&place)? {
                     None => return Err(Error::refused(format!("Missing check '{check}' registration"))),
                     Some(row) if row.check.status == Status::Critical => {
@@ -304,9 +304,9 @@ fn deadline(tables: &Tables, id: &str, row: &Session) -> Option<Instant> {
 }
 
 fn is_broken(tables: &Tables, row: &Session) -> bool {
-    let Some(entry) = tables.catalog.node(&fold(row.node.as_str())) else { return true };
+    let Some(entry) = tables.catalog.node(&row.node.key()) else { return true };
     row.checks.iter().any(|check| {
-        let check = entry.checks.get(&fold(check.as_str()));
+        let check = entry.checks.get(&check.key());
         check.is_none_or(|row| row.check.status == Status::Critical)
     })
 }

@@ -448,7 +448,7 @@ impl Scratch<'_> {
     }
 
     fn on_node(&mut self, verb: Verb, node: &Node, index: Revision) -> Result<Result<Vec<TxnItem>, String>, Error> {
-        let name = fold(node.name.as_str());
+        let name = node.name.key();
         // What is compared is what is then written or removed.
         let by_name = node.id.is_empty() || matches!(verb, Verb::Delete | Verb::DeleteCas);
         let by_id = if by_name { None } else { self.node_with_id(&fold(&node.id))? };
@@ -482,7 +482,7 @@ impl Scratch<'_> {
         service: &Service,
         index: Revision,
     ) -> Result<Result<Vec<TxnItem>, String>, Error> {
-        let place: Place = (fold(node.as_str()), fold(service.id.as_str()));
+        let place: Place = (node.key(), service.id.key());
         let known = self.service(&place)?;
         let present = known.as_ref().map_or(Revision::ZERO, |row| row.modified);
         let shown = format!("service {:?} on node {:?}", service.id.as_str(), node.as_str());
@@ -504,7 +504,7 @@ impl Scratch<'_> {
     }
 
     fn on_check(&mut self, verb: Verb, check: &Check, index: Revision) -> Result<Result<Vec<TxnItem>, String>, Error> {
-        let place: Place = (fold(check.node.as_str()), fold(check.id.as_str()));
+        let place: Place = (check.node.key(), check.id.key());
         let known = self.check(&place)?;
         let present = known.as_ref().map_or(Revision::ZERO, |row| row.modified);
         let shown = format!("check {:?} on node {:?}", check.id.as_str(), check.node.as_str());
