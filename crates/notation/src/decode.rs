@@ -65,8 +65,18 @@ pub fn object<T>(
     problems: &mut Problems,
     read: impl FnOnce(&mut Fields<'_, '_>) -> T,
 ) -> T {
+    object_at(object, (!path.is_empty()).then(|| path.into()), rules, problems, read)
+}
+
+/// The same, with the path as it is kept.
+fn object_at<T>(
+    object: &Object,
+    path: Option<Rc<str>>,
+    rules: Rules,
+    problems: &mut Problems,
+    read: impl FnOnce(&mut Fields<'_, '_>) -> T,
+) -> T {
     let slots = object.iter().map(|(key, member)| Slot { key, member, asked: false }).collect();
-    let path = (!path.is_empty()).then(|| path.into());
     let mut fields = Fields { slots, path, line: object.line(), rules, problems };
     let value = read(&mut fields);
     fields.report_unknown();
@@ -338,7 +348,12 @@ impl<'t> Fields<'t, '_> {
     pub fn object<T>(&mut self, name: &'static str, read: impl FnOnce(&mut Fields<'_, '_>) -> T) -> Option<T> {
         let found = self.find(name)?;
         let inner = self.only_object(&found)?;
-        Some(object(inner, &found.path.to_string(), self.rules, self.problems, read))
+        let path = match &found.path {
+            // A field of the whole, as is most often read: there is nothing to join.
+            Path::Field { object: None, name } => Rc::from(*name),
+            path => path.to_string().into(),
+        };
+        Some(object_at(inner, Some(path), self.rules, self.problems, read))
     }
 
     /// A list of objects with known fields.
@@ -418,10 +433,17 @@ impl<'t> Fields<'t, '_> {
     }
 
     fn slot(&self, key: &str) -> Option<usize> {
-        self.slots
-            .iter()
-            .position(|slot| slot.key == key)
-            .or_else(|| self.slots.iter().position(|slot| !slot.asked && slot.key.eq_ignore_ascii_case(key)))
+        let mut other_case = None;
+        // Most fields are not given, and mostly the length alone says that a key is another.
+        for (position, slot) in self.slots.iter().enumerate().filter(|(_, slot)| slot.key.len() == key.len()) {
+            if slot.key == key {
+                return Some(position);
+            }
+            if other_case.is_none() && !slot.asked && slot.key.eq_ignore_ascii_case(key) {
+                other_case = Some(position);
+            }
+        }
+        other_case
     }
 
     /// The member under this name, unless it is `null`. All accepted spellings count as asked for.

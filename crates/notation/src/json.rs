@@ -2,6 +2,8 @@
 //!
 //! The last of several equal keys wins. A byte order mark before the first value is skipped.
 
+use std::borrow::Cow;
+
 use serde_json::Number;
 
 use crate::position::{MAX_DEPTH, SyntaxError, without_mark};
@@ -248,13 +250,9 @@ impl<'a> Reader<'a> {
 
     fn text(&mut self) -> Result<String, Fault> {
         self.at += 1;
-        let mut text = String::new();
+        // Nearly every text is one piece, which is then copied once.
+        let mut text = self.plain().into_owned();
         loop {
-            let start = self.at;
-            while self.peek().is_some_and(|b| b != b'"' && b != b'\\' && b >= 0x20) {
-                self.at += 1;
-            }
-            text.push_str(&String::from_utf8_lossy(&self.source[start..self.at]));
             match self.peek().ok_or(Fault::Truncated)? {
                 b'"' => {
                     self.at += 1;
@@ -263,10 +261,19 @@ impl<'a> Reader<'a> {
                 b'\\' => {
                     self.at += 1;
                     text.push(self.escape()?);
+                    text.push_str(&self.plain());
                 }
                 _ => return Err(self.unexpected("in string literal")),
             }
         }
+    }
+
+    /// What stands here of a text, up to its end, an escape, or what cannot stand in a text.
+    fn plain(&mut self) -> Cow<'a, str> {
+        let rest = &self.source[self.at..];
+        let length = rest.iter().position(|b| matches!(b, b'"' | b'\\' | 0..0x20)).unwrap_or(rest.len());
+        self.at += length;
+        String::from_utf8_lossy(&rest[..length])
     }
 
     fn escape(&mut self) -> Result<char, Fault> {
