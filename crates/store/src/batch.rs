@@ -73,10 +73,12 @@ impl<'a> Batch<'a> {
         for op in txn.ops {
             match op {
                 Op::Put { key, value, lease } => {
-                    let created = self.get(&key).map_or(revision, |before| before.created);
-                    let entry = Entry { key: key.clone(), value, created, modified: revision, lease };
+                    let now = || self.base.entries.get(&key).cloned();
+                    let slot = self.staged.touched.entry(key.clone()).or_insert_with(now);
+                    let created = slot.as_ref().map_or(revision, |before| before.created);
+                    let entry = Entry { key, value, created, modified: revision, lease };
                     events.push(Event::Put(entry.clone()));
-                    self.staged.touched.insert(key, Some(entry));
+                    *slot = Some(entry);
                 }
                 Op::Delete(key) => self.delete(key, &mut events),
                 Op::DeletePrefix(prefix) => {
