@@ -397,6 +397,23 @@ pub(crate) enum Reads<'h> {
 }
 
 impl Reads<'_> {
+    /// All of its turns, one after the other. Who asks is looked at anew each time: rights may change meanwhile.
+    async fn answer(self, call: &Call<'_>) -> Answered {
+        let mut asking = Call { caller: call.caller.clone(), ..*call };
+        let mut turn = Turn::First;
+        loop {
+            match self.look(&asking, turn)? {
+                Round::Answered(response) => return Ok(response),
+                Round::Kept(answer, form) => return Ok(form.response(answer)),
+                Round::Waits(waits) => turn = waits.over(call.server).await,
+            }
+            match call.caller_now() {
+                Ok(caller) => asking.caller = caller,
+                Err(error) => return self.failed(call.server, error.into()),
+            }
+        }
+    }
+
     /// One turn of it. What is to be consistent must have caught up before.
     pub(crate) fn look(self, call: &Call<'_>, turn: Turn) -> Result<Round, Failure> {
         match self {
@@ -421,19 +438,7 @@ pub(crate) async fn read(reading: &Reading, call: &Call<'_>) -> Answered {
     {
         return failed(reading, call.server, failure);
     }
-    let mut asking = Call { caller: call.caller.clone(), ..*call };
-    let mut turn = Turn::First;
-    loop {
-        match look(reading, &asking, turn)? {
-            Round::Answered(response) => return Ok(response),
-            Round::Kept(answer, form) => return Ok(form.response(answer)),
-            Round::Waits(waits) => turn = waits.over(call.server).await,
-        }
-        match call.caller_now() {
-            Ok(caller) => asking.caller = caller,
-            Err(error) => return failed(reading, call.server, error.into()),
-        }
-    }
+    Reads::State(reading).answer(call).await
 }
 
 async fn catch_up(call: &Call<'_>) -> Result<(), Failure> {
@@ -584,16 +589,7 @@ pub(crate) struct Hashed {
 
 /// Answers a read of something local to the agent, waiting while its hash is the one that the client has.
 pub(crate) async fn read_hashed(find: fn(&Call<'_>) -> Result<Hashed, Failure>, call: &Call<'_>) -> Answered {
-    let mut asking = Call { caller: call.caller.clone(), ..*call };
-    let mut turn = Turn::First;
-    loop {
-        match look_local(find, &asking, turn)? {
-            Round::Answered(response) => return Ok(response),
-            Round::Kept(answer, form) => return Ok(form.response(answer)),
-            Round::Waits(waits) => turn = waits.over(call.server).await,
-        }
-        asking.caller = call.caller_now()?;
-    }
+    Reads::Local(find).answer(call).await
 }
 
 fn look_local(find: fn(&Call<'_>) -> Result<Hashed, Failure>, call: &Call<'_>, turn: Turn) -> Result<Round, Failure> {
