@@ -130,7 +130,7 @@ impl Docker {
     ) -> Result<T, String> {
         match &self.engine {
             Engine::Unix(path) => {
-                let stream = UnixStream::connect(path)
+                let stream = dial::with_room(|| UnixStream::connect(path))
                     .await
                     .map_err(|error| format!("dial unix {}: connect: {}", path.display(), dial::cause_text(&error)))?;
                 connection::exchange(stream, request, use_answer).await

@@ -11,7 +11,7 @@ use lictor_model::text;
 use rustix::process::{Pid, Signal};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 
 use crate::tail::Tail;
 use crate::{Outcome, dial, limit};
@@ -49,16 +49,7 @@ impl Script {
     }
 
     async fn run_into(&self, tail: &mut Tail) -> io::Result<ExitStatus> {
-        let (program, args) = self.args.split_first().ok_or(io::ErrorKind::InvalidInput)?;
-        // One pipe for both streams keeps what was printed in its order.
-        let (reader, writer) = io::pipe()?;
-        let mut reader = pipe::Receiver::from_owned_fd(OwnedFd::from(reader))?;
-        let mut command = Command::new(program);
-        command.args(args).stdin(Stdio::null()).process_group(0);
-        command.stdout(writer.try_clone()?).stderr(writer);
-        let mut child = command.spawn()?;
-        // It holds our copies of the writing end.
-        drop(command);
+        let (mut child, mut reader) = dial::with_room(|| std::future::ready(self.start())).await?;
         let mut group = Group(child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?)));
         let mut buffer = [0u8; 4096];
         let mut open = true;
@@ -81,6 +72,19 @@ impl Script {
             let _ = tokio::time::timeout(REST, rest).await;
         }
         Ok(status)
+    }
+
+    /// The program, and what it prints.
+    fn start(&self) -> io::Result<(Child, pipe::Receiver)> {
+        let (program, args) = self.args.split_first().ok_or(io::ErrorKind::InvalidInput)?;
+        // One pipe for both streams keeps what was printed in its order.
+        let (reader, writer) = io::pipe()?;
+        let reader = pipe::Receiver::from_owned_fd(OwnedFd::from(reader))?;
+        let mut command = Command::new(program);
+        command.args(args).stdin(Stdio::null()).process_group(0);
+        // It holds our copies of the writing end, and is dropped here.
+        command.stdout(writer.try_clone()?).stderr(writer);
+        Ok((command.spawn()?, reader))
     }
 
     fn start_error(&self, error: &io::Error) -> String {
