@@ -110,7 +110,7 @@ impl State {
         }
         let lease = self.presence(ttl).begin(member).await?;
         // Whoever asks next is to find it.
-        let reached = self.replica.wait(&[Topic::Members]);
+        let mut reached = self.replica.wait(&[Topic::Members]);
         let shown = async {
             while !self.replica.tables().presence.is_alive(&node) {
                 reached.woken().await;
@@ -201,7 +201,7 @@ impl Presence {
         let mut lead: Option<Revision> = None;
         let mut until = asked + self.ttl;
         let mut next = asked + interval;
-        let members = self.replica.wait(&[Topic::Members]);
+        let mut members = self.replica.wait(&[Topic::Members]);
         self.tell(until, false);
         let node = member.node.to_ascii_lowercase();
         let mut seen_alive = false;

@@ -172,7 +172,7 @@ impl Reader {
             return std::future::pending().await;
         }
         // First wait, then look: a change in between is not lost.
-        let waiter = self.replica.wait(topics);
+        let mut waiter = self.replica.wait(topics);
         while self.replica.tables().latest(topics) <= seen {
             waiter.woken().await;
         }
