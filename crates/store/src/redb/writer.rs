@@ -18,8 +18,11 @@ pub(crate) const QUEUE: usize = 1024;
 /// When a batch is large enough: beyond this, sharing the `fsync` gains little and the first waits for the last.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
 
-/// The longest wait for callers that are about to ask again.
-const LONGEST_LINGER: Duration = Duration::from_micros(250);
+/// A batch that takes this long is worth waiting for callers that are about to ask again.
+const SLOW: Duration = Duration::from_millis(2);
+
+/// How long to wait for them.
+const LINGER: Duration = Duration::from_micros(250);
 
 /// Where the answer goes. The asker may be gone, which is no concern of the writer's.
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, Error>>;
@@ -107,10 +110,10 @@ impl Writer {
         round.take(first, closers);
         self.drain(&mut round, closers);
         // Those who were answered a moment ago are about to ask again. Not waiting for them splits the callers into
-        // two halves that take turns, and each write then waits for two `fsync`s; so a little waiting is made up for.
-        // A single caller never waits.
-        if self.last.requests > 1 && !round.is_full() && closers.is_empty() {
-            thread::sleep((self.last.took / 8).min(LONGEST_LINGER));
+        // two halves that take turns, and each write then waits for two `fsync`s. Where those are slow a little waiting is
+        // made up for; where they are fast, callers are not back that soon, and the disk would only be idle.
+        if self.last.requests > 1 && self.last.took >= SLOW && !round.is_full() && closers.is_empty() {
+            thread::sleep(LINGER);
             self.drain(&mut round, closers);
         }
         round.requests
