@@ -34,8 +34,8 @@ struct Waiting {
     prefix_lengths: BTreeMap<usize, usize>,
 }
 
-/// A topic that somebody waits for. All who wait for it share this: to begin, to be woken and to end touches nothing that
-/// thousands of others touch, but the list in which they stand.
+/// A topic that somebody waits for. All who wait for it share this: none has a record of its own that would have to be found
+/// and taken out, under a lock over all that wait, by each of thousands that are woken at once.
 #[derive(Debug)]
 struct Watched {
     topic: Topic,
