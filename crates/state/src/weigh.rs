@@ -1,4 +1,5 @@
-//! A workload whose instructions can be counted (docs/performance.md): changes beside many who wait for something else.
+//! Workloads whose instructions can be counted (docs/performance.md): changes beside many who wait for something else, and
+//! many who wait for what changes.
 
 use std::future::Future;
 use std::task::{Context, Waker};
@@ -48,5 +49,32 @@ fn weigh_two_hundred_registrations_beside_ten_thousand_watchers() {
     runtime.block_on(writer.register(registration("watched", 2))).unwrap();
     runtime.block_on(reader.catch_up()).unwrap();
     assert_eq!(waiting(), 0);
+    runtime.block_on(scope.join(std::time::Duration::from_secs(1)));
+}
+
+#[test]
+#[ignore = "a workload for counting instructions, see docs/performance.md"]
+fn weigh_a_thousand_watchers_woken_ten_times() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let scope = Scope::new("weigh");
+    let (state, writer) = runtime.block_on(State::open(Store::memory(), Config::default(), &scope)).unwrap();
+    runtime.block_on(writer.register(registration("watched", 0))).unwrap();
+    let reader = state.reader(&Caller::acls_disabled());
+    runtime.block_on(reader.catch_up()).unwrap();
+    let topics = [Topic::Service("watched".into())];
+    let mut context = Context::from_waker(Waker::noop());
+    let mut woken = 0;
+    measured(|| {
+        for port in 1..=10 {
+            let seen = reader.current();
+            let mut watchers: Vec<_> = (0..1000).map(|_| Box::pin(reader.changed(&topics, seen))).collect();
+            assert!(watchers.iter_mut().all(|one| one.as_mut().poll(&mut context).is_pending()));
+            runtime.block_on(writer.register(registration("watched", port))).unwrap();
+            runtime.block_on(reader.catch_up()).unwrap();
+            woken +=
+                watchers.iter_mut().map(|one| usize::from(one.as_mut().poll(&mut context).is_ready())).sum::<usize>();
+        }
+    });
+    assert_eq!(woken, 10_000);
     runtime.block_on(scope.join(std::time::Duration::from_secs(1)));
 }
