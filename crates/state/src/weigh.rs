@@ -6,6 +6,7 @@ use std::task::{Context, Waker};
 
 use lictor_model::node::Node;
 use lictor_model::service::Service;
+use tokio::runtime::Runtime;
 
 use super::*;
 use crate::writer::Registration;
@@ -22,15 +23,21 @@ fn registration(service: &str, port: i64) -> Registration {
     Registration { node, service: Some(service), ..Registration::default() }
 }
 
-#[test]
-#[ignore = "a workload for counting instructions, see docs/performance.md"]
-fn weigh_two_hundred_registrations_beside_ten_thousand_watchers() {
+/// A state in which one service is registered.
+fn with_a_service() -> (Runtime, Scope, Writer, Reader) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let scope = Scope::new("weigh");
     let (state, writer) = runtime.block_on(State::open(Store::memory(), Config::default(), &scope)).unwrap();
-    runtime.block_on(writer.register(registration("watched", 1))).unwrap();
+    runtime.block_on(writer.register(registration("watched", 0))).unwrap();
     let reader = state.reader(&Caller::acls_disabled());
     runtime.block_on(reader.catch_up()).unwrap();
+    (runtime, scope, writer, reader)
+}
+
+#[test]
+#[ignore = "a workload for counting instructions, see docs/performance.md"]
+fn weigh_two_hundred_registrations_beside_ten_thousand_watchers() {
+    let (runtime, scope, writer, reader) = with_a_service();
     let (topics, seen) = ([Topic::Service("watched".into())], reader.current());
     let mut watchers: Vec<_> = (0..10_000).map(|_| Box::pin(reader.changed(&topics, seen))).collect();
     let mut context = Context::from_waker(Waker::noop());
@@ -55,12 +62,7 @@ fn weigh_two_hundred_registrations_beside_ten_thousand_watchers() {
 #[test]
 #[ignore = "a workload for counting instructions, see docs/performance.md"]
 fn weigh_a_thousand_watchers_woken_ten_times() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let scope = Scope::new("weigh");
-    let (state, writer) = runtime.block_on(State::open(Store::memory(), Config::default(), &scope)).unwrap();
-    runtime.block_on(writer.register(registration("watched", 0))).unwrap();
-    let reader = state.reader(&Caller::acls_disabled());
-    runtime.block_on(reader.catch_up()).unwrap();
+    let (runtime, scope, writer, reader) = with_a_service();
     let topics = [Topic::Service("watched".into())];
     let mut context = Context::from_waker(Waker::noop());
     let mut woken = 0;
