@@ -465,12 +465,18 @@ pub(crate) fn write_fields(status: StatusCode, headers: &HeaderMap, length: u64)
     text
 }
 
-/// A whole head.
+/// A whole head. Its lines have the order of the library: an answer is the same whoever gives it.
 fn write_head(text: &mut SmallVec<[u8; ROOM]>, fields: &[u8], stays: bool) {
-    text.extend_from_slice(fields);
+    let lines = fields.strip_suffix(b"\r\n").unwrap_or(fields);
+    let length = if stays { 0 } else { lines.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1) };
+    text.extend_from_slice(&fields[..length]);
+    if !stays {
+        text.extend_from_slice(b"Connection: close\r\n");
+    }
+    text.extend_from_slice(&fields[length..]);
     text.extend_from_slice(b"Date: ");
     with_date(SystemTime::now(), |date| text.extend_from_slice(date.as_bytes()));
-    text.extend_from_slice(if stays { b"\r\n\r\n" } else { b"\r\nConnection: close\r\n\r\n" });
+    text.extend_from_slice(b"\r\n\r\n");
 }
 
 /// The names that nearly every answer has, as the original spells them.
@@ -719,16 +725,14 @@ mod tests {
         let mut headers = HeaderMap::from_iter([(HeaderName::from_static("x-consul-index"), HeaderValue::from(7))]);
         headers.insert(HeaderName::from_static("some-other"), HeaderValue::from(8));
         let fields = write_fields(StatusCode::NOT_FOUND, &headers, 12);
-        let mut text = SmallVec::new();
-        write_head(&mut text, &fields, false);
-        let text = String::from_utf8(text.into_vec()).unwrap();
-        assert!(
-            text.starts_with(
-                "HTTP/1.1 404 Not Found\r\nX-Consul-Index: 7\r\nSome-Other: 8\r\nContent-Length: 12\r\nDate: "
-            ),
-            "{text}"
-        );
-        assert!(text.ends_with(" GMT\r\nConnection: close\r\n\r\n"), "{text}");
+        for (stays, ends) in [(true, ""), (false, "Connection: close\r\n")] {
+            let mut text = SmallVec::new();
+            write_head(&mut text, &fields, stays);
+            let text = String::from_utf8(text.into_vec()).unwrap();
+            let start = "HTTP/1.1 404 Not Found\r\nX-Consul-Index: 7\r\nSome-Other: 8\r\n";
+            assert!(text.starts_with(&format!("{start}{ends}Content-Length: 12\r\nDate: ")), "{text}");
+            assert!(text.ends_with(" GMT\r\n\r\n"), "{text}");
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod foreign;
 #[path = "../../../tls/tests/forge/mod.rs"]
 mod forge;
 
+use std::io::ErrorKind::WouldBlock;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -247,11 +248,13 @@ async fn who_says_nothing_in_a_crowd_has_less_time() {
     for _ in 0..300 {
         silent.push(TcpStream::connect(public).await.unwrap());
     }
-    let start = Instant::now();
-    assert!(read_all(silent.last_mut().unwrap()).await.unwrap_or_default().is_empty());
-    assert!(start.elapsed() < Duration::from_secs(30), "its time was that of one alone");
-    let first = tokio::time::timeout(Duration::from_millis(10), silent[0].read_u8()).await;
-    assert!(first.is_err(), "the first came before there was a crowd");
+    // Which of them come last is for the workers to say, each of which accepts at its own pace.
+    let over = |silent: &[TcpStream]| {
+        let is_over = |stream: &&TcpStream| !stream.try_read(&mut [0]).is_err_and(|error| error.kind() == WouldBlock);
+        silent.iter().filter(is_over).count()
+    };
+    eventually("one that has less than a minute", async || over(&silent) > 0).await;
+    assert!(over(&silent) <= 300 - 256, "some were there before it was a crowd");
     assert!(echoes(&mut pair.connect().await).await);
 }
 
