@@ -29,7 +29,7 @@ const fn row(
 }
 
 /// The figures, with the targets that were set for them.
-pub(super) const ROWS: [Row; 30] = [
+pub(super) const ROWS: [Row; 34] = [
     row("up1", "bulk up, 1 stream", "Gbit/s", More, OfBest(1.15), OURS),
     row("down1", "bulk down, 1 stream", "Gbit/s", More, OfBest(1.15), OURS),
     row("up4", "bulk up, 4 streams", "Gbit/s", More, OfBest(1.25), OURS),
@@ -47,6 +47,8 @@ pub(super) const ROWS: [Row; 30] = [
     row("ask64_rate", "answers, 64 connections", "1/s", More, OfBest(1.15), OURS),
     row("ask64_p99", "answer p99, 64 connections", "µs", Less, OfBest(0.25), OURS),
     row("ask64_cpu", "processor per answer, 64 connections", "µs", Less, OfBest(0.85), OURS),
+    row("ask1_p50", "direct path: answer p50, 1 connection", "µs", Less, NoTarget, DIRECT),
+    row("ask64_rate", "direct path: answers, 64 connections", "1/s", More, NoTarget, DIRECT),
     row("fresh_rate", "fresh connections, whole handshakes, 16 at once", "1/s", More, OfBest(1.6), WHOLE),
     row("fresh_rate", "fresh connections, 16 at once", "1/s", More, OfBest(4.3), OURS),
     row("fresh_p99", "fresh connection to its answer p99, 16 at once", "µs", Less, NoTarget, OURS),
@@ -60,13 +62,22 @@ pub(super) const ROWS: [Row; 30] = [
     row("beside_p99", "answer p99 beside a bulk stream", "µs", Less, NoTarget, OURS),
     row("beside_ratio", "answer p50 beside a bulk stream, to that without", "×", Less, Figure(1.2), OURS),
     row("beside_bulk", "bulk down beside an asker", "Gbit/s", More, NoTarget, OURS),
+    row(
+        "beside_ratio",
+        "direct path: answer p50 beside a bulk stream, to that without",
+        "×",
+        Less,
+        Figure(1.2),
+        DIRECT,
+    ),
+    row("beside_bulk", "direct path: bulk down beside an asker", "Gbit/s", More, NoTarget, DIRECT),
 ];
 
 /// Who is measured with what.
 fn takes_part(kind: Kind, group: &str) -> bool {
     match kind {
         Kind::LictorWhole => group == "connect",
-        Kind::LictorDirect => matches!(group, "bulk" | "connect"),
+        Kind::LictorDirect => !matches!(group, "memory" | "start"),
         _ => true,
     }
 }
