@@ -47,7 +47,6 @@ class Identity:
 
     def __init__(self, service):
         self.service = service
-        self.folder = tempfile.TemporaryDirectory(prefix="lictor-test-peer-")
         self.changed = threading.Condition()
         self.roots = self.leaf = self.contexts = None
         if "once" in OPTIONS:
@@ -77,19 +76,20 @@ class Identity:
                     self.changed.notify_all()
 
     def build(self):
-        pem = os.path.join(self.folder.name, "leaf.pem")
-        with open(pem, "w", encoding="ascii") as file:
-            file.write(self.shown() + self.leaf["PrivateKeyPEM"])
         roots = "\n".join(root["RootCert"] for root in self.roots["Roots"])
         made = []
-        for side in (ssl.PROTOCOL_TLS_SERVER, ssl.PROTOCOL_TLS_CLIENT):
-            context = ssl.SSLContext(side)
-            # Names in the mesh are URIs, which are compared below.
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_REQUIRED
-            context.load_verify_locations(cadata=roots)
-            context.load_cert_chain(pem)
-            made.append(context)
+        # The library takes keys from files alone. This one is there for that moment.
+        with tempfile.NamedTemporaryFile("w", encoding="ascii", prefix="lictor-test-peer-") as pem:
+            pem.write(self.shown() + self.leaf["PrivateKeyPEM"])
+            pem.flush()
+            for side in (ssl.PROTOCOL_TLS_SERVER, ssl.PROTOCOL_TLS_CLIENT):
+                context = ssl.SSLContext(side)
+                # Names in the mesh are URIs, which are compared below.
+                context.check_hostname = False
+                context.verify_mode = ssl.CERT_REQUIRED
+                context.load_verify_locations(cadata=roots)
+                context.load_cert_chain(pem.name)
+                made.append(context)
         return made
 
     def shown(self):

@@ -5,10 +5,11 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use lictor_tls::pump::{Broken, Side};
+use parking_lot::Mutex;
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 use rustix::pipe::{PipeFlags, SpliceFlags};
@@ -25,57 +26,130 @@ const COPY: usize = 64 * 1024;
 /// Empty pipes that a worker keeps.
 const MOST_PIPES: usize = 32;
 
-/// Moves bytes both ways until both directions have ended; `moved` is told what each step moved and from where. Dropping
-/// it forgets bytes that were on their way, so whoever does must reset both connections.
-pub(crate) async fn join(peer: &TcpStream, app: &TcpStream, moved: impl Fn(Side, u64)) -> Result<(), Broken> {
-    let moved = &moved;
-    tokio::try_join!(
-        one_way((peer, Side::Peer), (app, Side::App), moved),
-        one_way((app, Side::App), (peer, Side::Peer), moved),
-    )?;
-    Ok(())
+/// Two connections of which each gets what the other brings. Dropping it forgets bytes that were on their way, so whoever
+/// does must reset both first.
+pub(crate) struct Joined {
+    peer: TcpStream,
+    app: TcpStream,
+    from_peer: Way,
+    from_app: Way,
 }
 
-async fn one_way(
-    (from, source): (&TcpStream, Side),
-    (to, target): (&TcpStream, Side),
-    moved: &impl Fn(Side, u64),
-) -> Result<(), Broken> {
-    let of = |side| move |error| Broken::Io { side, error };
-    let mut turn = 0;
-    loop {
-        from.readable().await.map_err(of(source))?;
-        let mut carrier = Carrier::borrow();
-        loop {
-            match from.try_io(Interest::READABLE, || carrier.fill(from)) {
-                Ok(0) => {
-                    // Who is gone altogether needs not be told.
-                    return match SockRef::from(to).shutdown(std::net::Shutdown::Write) {
-                        Err(error) if error.kind() != io::ErrorKind::NotConnected => Err(of(target)(error)),
-                        _ => Ok(()),
-                    };
-                }
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => return Err(of(source)(error)),
-            }
-            while !carrier.is_empty() {
-                match to.try_io(Interest::WRITABLE, || carrier.drain(to)) {
-                    Ok(bytes) => {
-                        turn += bytes;
-                        moved(source, bytes as u64);
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        to.writable().await.map_err(of(target))?;
-                    }
-                    Err(error) => return Err(of(target)(error)),
-                }
-            }
-            if turn >= TURN {
-                turn = 0;
-                tokio::task::yield_now().await;
-            }
+/// How far one direction is.
+#[derive(Default)]
+struct Way {
+    /// While bytes move.
+    carrier: Option<Carrier>,
+    over: bool,
+}
+
+/// Why one direction does not go on.
+enum Stop {
+    Broken(Broken),
+    /// Not here: elsewhere it can.
+    Here,
+}
+
+/// Who is told what moves, and says whether it may go on moving here.
+struct Watch<M, S> {
+    moved: M,
+    /// Of both directions, which are one task: nobody ever waits for it.
+    stays: Mutex<S>,
+}
+
+impl Joined {
+    pub(crate) fn new(peer: TcpStream, app: TcpStream) -> Joined {
+        Joined { peer, app, from_peer: Way::default(), from_app: Way::default() }
+    }
+
+    /// The connection to the peer and that to our application.
+    pub(crate) fn streams(&self) -> [&TcpStream; 2] {
+        [&self.peer, &self.app]
+    }
+
+    /// Lets the event loop of the runtime that is entered watch both sockets from now on. After an error everything is as
+    /// it was.
+    pub(crate) fn settle_here(&mut self) -> io::Result<()> {
+        let again = |stream: &TcpStream| TcpStream::from_std(stream.as_fd().try_clone_to_owned()?.into());
+        (self.peer, self.app) = (again(&self.peer)?, again(&self.app)?);
+        Ok(())
+    }
+
+    /// Moves bytes both ways until both directions have ended; `moved` is told what each step moved and from where. `stays`
+    /// is asked after every turn and whenever a direction has nothing more; `None` when it said no. Can be called again.
+    pub(crate) async fn run_while(
+        &mut self,
+        moved: impl Fn(Side, u64),
+        stays: impl FnMut() -> bool,
+    ) -> Option<Result<(), Broken>> {
+        let watch = Watch { moved, stays: Mutex::new(stays) };
+        let (peer, app) = ((&self.peer, Side::Peer), (&self.app, Side::App));
+        let both = tokio::try_join!(self.from_peer.go(peer, app, &watch), self.from_app.go(app, peer, &watch));
+        match both {
+            Ok(((), ())) => Some(Ok(())),
+            Err(Stop::Broken(broken)) => Some(Err(broken)),
+            Err(Stop::Here) => None,
         }
+    }
+}
+
+impl<M: Fn(Side, u64), S: FnMut() -> bool> Watch<M, S> {
+    fn ask(&self) -> Result<(), Stop> {
+        if (self.stays.lock())() { Ok(()) } else { Err(Stop::Here) }
+    }
+}
+
+impl Way {
+    /// Cancel safe: what it holds of bytes is in here.
+    async fn go<M: Fn(Side, u64), S: FnMut() -> bool>(
+        &mut self,
+        (from, source): (&TcpStream, Side),
+        (to, target): (&TcpStream, Side),
+        watch: &Watch<M, S>,
+    ) -> Result<(), Stop> {
+        let of = |side| move |error| Stop::Broken(Broken::Io { side, error });
+        let mut turn = 0;
+        while !self.over {
+            if self.carrier.is_none() {
+                from.readable().await.map_err(of(source))?;
+            }
+            let carrier = self.carrier.get_or_insert_with(Carrier::borrow);
+            loop {
+                while !carrier.is_empty() {
+                    match to.try_io(Interest::WRITABLE, || carrier.drain(to)) {
+                        Ok(bytes) => {
+                            turn += bytes;
+                            (watch.moved)(source, bytes as u64);
+                        }
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                            to.writable().await.map_err(of(target))?;
+                        }
+                        Err(error) => return Err(of(target)(error)),
+                    }
+                }
+                if turn >= TURN {
+                    turn = 0;
+                    watch.ask()?;
+                    tokio::task::yield_now().await;
+                }
+                match from.try_io(Interest::READABLE, || carrier.fill(from)) {
+                    Ok(0) => {
+                        self.over = true;
+                        // Who is gone altogether needs not be told.
+                        match SockRef::from(to).shutdown(std::net::Shutdown::Write) {
+                            Err(error) if error.kind() != io::ErrorKind::NotConnected => return Err(of(target)(error)),
+                            _ => break,
+                        }
+                    }
+                    Ok(_) => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(error) => return Err(of(source)(error)),
+                }
+            }
+            self.carrier = None;
+            watch.ask()?;
+        }
+        Ok(())
     }
 }
 
@@ -218,13 +292,31 @@ mod tests {
         (far, listener.accept().await.unwrap().0)
     }
 
+    async fn to_the_end(peer: TcpStream, app: TcpStream) -> Result<(), Broken> {
+        Joined::new(peer, app).run_while(|_, _| {}, || true).await.unwrap()
+    }
+
     async fn round_trip() {
         let ((mut client, peer), (mut server, app)) = (pair().await, pair().await);
         let (from_peer, from_app) = (AtomicU64::new(0), AtomicU64::new(0));
-        let joined = join(&peer, &app, |side, bytes| {
+        let count = |side, bytes| {
             let counter = if side == Side::Peer { &from_peer } else { &from_app };
             counter.fetch_add(bytes, Ordering::Relaxed);
-        });
+        };
+        // It is stopped again and again, in the middle of whatever the other direction does.
+        let joined = async {
+            let (mut joined, mut asked) = (Joined::new(peer, app), 0);
+            loop {
+                let stays = || {
+                    asked += 1;
+                    asked % 3 > 0
+                };
+                if let Some(outcome) = joined.run_while(count, stays).await {
+                    break outcome;
+                }
+                joined.settle_here().unwrap();
+            }
+        };
         let sent: Vec<u8> = (0..3_000_000u32).map(|n| (n % 251) as u8).collect();
         let talk = async {
             let (request, answer) = tokio::join!(
@@ -263,7 +355,7 @@ mod tests {
     #[tokio::test]
     async fn urgent_data_is_in_the_way_of_nothing() {
         let ((client, peer), (mut server, app)) = (pair().await, pair().await);
-        let joined = tokio::spawn(async move { join(&peer, &app, |_, _| {}).await });
+        let joined = tokio::spawn(to_the_end(peer, app));
         let client = client.into_std().unwrap();
         let say = |before: &[u8], behind: &[u8]| {
             std::io::Write::write_all(&mut &client, before).unwrap();
@@ -290,7 +382,7 @@ mod tests {
     #[tokio::test]
     async fn a_reader_that_reads_nothing_stops_its_sender() {
         let ((client, peer), (_server, app)) = (pair().await, pair().await);
-        let joined = tokio::spawn(async move { join(&peer, &app, |_, _| {}).await });
+        let joined = tokio::spawn(to_the_end(peer, app));
         let mut taken = 0;
         let stuck = async {
             loop {
@@ -310,7 +402,7 @@ mod tests {
         let ((client, peer), (_server, app)) = (pair().await, pair().await);
         SockRef::from(&client).set_linger(Some(std::time::Duration::ZERO)).unwrap();
         drop(client);
-        let broken = join(&peer, &app, |_, _| {}).await.unwrap_err();
+        let broken = to_the_end(peer, app).await.unwrap_err();
         assert!(matches!(broken, Broken::Io { side: Side::Peer, .. }), "{broken}");
     }
 }

@@ -18,13 +18,15 @@ use lictor_tls::pump::{Broken, Side};
 use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixListener, UnixStream};
+use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
 
-use super::join::join;
+use super::join::Joined;
 use super::kernel::{self, Process};
 use super::wire::{ACCEPTED, DENIED, ELSEWHERE, LONGEST, READY, Request, Standing, Told};
 use crate::app;
 use crate::authorize::{Policy, Verdict};
+use crate::bulk::{Pace, Seat};
 use crate::metrics::count;
 use crate::outcome::{Carried, Inbound as Outcome, Traffic};
 use crate::shared::Shared;
@@ -237,20 +239,24 @@ fn carry(
     shared.opened(&shared.metrics.inbound);
     let place = shared.tracker.enter(Some((Arc::clone(&client), policy)));
     let id = place.id();
-    let passage = Passage {
+    let started = Instant::now();
+    let passage = Box::new(Passage {
         lane: Some(lane),
-        peer,
-        app,
+        joined: Joined::new(peer, app),
         outward: AtomicU64::new(0),
         inward: AtomicU64::new(0),
+        told: (0, 0),
         place,
+        steps: 0,
         client,
         shared: Arc::clone(shared),
-        started: Instant::now(),
+        started,
         end: None,
-    };
-    let task = desk.scope.spawn("connection", passage.run(Arc::clone(desk)));
-    shared.tracker.carried_by(id, 1, task.abort_handle());
+        desk: Arc::clone(desk),
+        pace: Pace::new(started),
+        seat: None,
+    });
+    passage.go_on(&desk.home);
     // Intentions may have changed between the decision and the entry in the table.
     shared.tracker.cut_if_denied(id);
 }
@@ -259,83 +265,152 @@ fn carry(
 /// about.
 struct Passage {
     lane: Option<Lane>,
-    peer: TcpStream,
-    app: TcpStream,
+    joined: Joined,
     /// From our application to the peer.
     outward: AtomicU64,
     /// From the peer to our application.
     inward: AtomicU64,
+    /// What the other end knows of both.
+    told: (u64, u64),
     place: Place,
+    /// Tasks that have carried it, with the present one.
+    steps: u64,
     client: Arc<Peer>,
     shared: Arc<Shared>,
     started: Instant,
     end: Option<Carried>,
+    desk: Arc<Desk>,
+    pace: Pace,
+    /// Of one that is carried beside its worker.
+    seat: Option<Seat>,
 }
 
 impl Passage {
-    async fn run(mut self, desk: Arc<Desk>) {
-        let outcome = self.carried().await;
+    /// Lets a task carry the connection on an event loop that watches its sockets.
+    fn go_on(mut self: Box<Self>, runtime: &Handle) {
+        self.steps += 1;
+        let (step, id, shared, desk) = (self.steps, self.place.id(), Arc::clone(&self.shared), Arc::clone(&self.desk));
+        // A cut that comes before the task is known reaches it then.
+        let task = desk.scope.spawn_on(runtime, "connection", self.run());
+        shared.tracker.carried_by(id, step, task.abort_handle());
+    }
+
+    /// Lets the bulk thread carry the connection, or its worker again, if they can.
+    fn change(mut self: Box<Self>) -> Option<Box<Self>> {
+        let seat = match &self.seat {
+            Some(_) => None,
+            None => match self.desk.bulk.seat(&self.shared.metrics) {
+                Ok(seat) => Some(seat),
+                Err(error) => {
+                    tracing::debug!("no thread for what moves much: {error}");
+                    return Some(self);
+                }
+            },
+        };
+        let runtime = seat.as_ref().map_or(&self.desk.home, |seat| &seat.runtime).clone();
+        let settled = {
+            let _entered = runtime.enter();
+            self.joined.settle_here()
+        };
+        if let Err(error) = settled {
+            tracing::debug!("a connection of {} stays where it is: {error}", self.client.uri);
+            return Some(self);
+        }
+        self.seat = seat;
+        self.go_on(&runtime);
+        None
+    }
+
+    async fn run(mut self: Box<Self>) {
+        let outcome = loop {
+            if let Some(outcome) = self.carried().await {
+                break outcome;
+            }
+            self = match self.change() {
+                Some(passage) => passage,
+                None => return,
+            };
+        };
         let (standing, end) = match outcome {
             Ok(()) => (Standing::Finished, Carried::Finished),
             Err(broken) => (Standing::Broken, Carried::Broken(broken)),
         };
         self.end = Some(end);
         let lane = self.lane.take().filter(|lane| self.tell(lane, standing));
-        let shared = Arc::clone(&self.shared);
+        let (shared, desk, away) = (Arc::clone(&self.shared), Arc::clone(&self.desk), self.seat.is_some());
         // The connection is over, whatever becomes of its lane.
         drop(self);
-        if let Some(lane) = lane {
-            wait(shared, desk, lane).await;
+        match lane {
+            // The thread for what moves much ends when nothing does.
+            Some(lane) if away => {
+                let waiting = wait(shared, Arc::clone(&desk), lane);
+                drop(desk.scope.spawn_on(&desk.home, "connection", waiting));
+            }
+            Some(lane) => wait(shared, desk, lane).await,
+            None => {}
         }
     }
 
-    async fn carried(&self) -> Result<(), Broken> {
-        let Some(lane) = &self.lane else { return Ok(()) };
-        let meter = &self.shared.metrics.inbound.meter;
-        let mut joined = pin!(join(&self.peer, &self.app, |side, bytes| {
+    /// Carries until the end, or until it should be carried elsewhere (`None`).
+    async fn carried(&mut self) -> Option<Result<(), Broken>> {
+        let Passage { lane, joined, outward, inward, told, shared, pace, seat, .. } = self;
+        let (outward, inward) = (&*outward, &*inward);
+        let Some(lane) = lane else { return Some(Ok(())) };
+        let (meter, away) = (&shared.metrics.inbound.meter, seat.is_some());
+        let all = || moved(outward, inward);
+        let note = |side, bytes| {
             let (own, all) = match side {
-                Side::App => (&self.outward, &meter.outward),
-                Side::Peer => (&self.inward, &meter.inward),
+                Side::App => (outward, &meter.outward),
+                Side::Peer => (inward, &meter.inward),
             };
             own.fetch_add(bytes, Ordering::Relaxed);
             all.fetch_add(bytes, Ordering::Relaxed);
-        }));
+        };
+        let stays = || {
+            let (outward, inward) = all();
+            let moved = outward.saturating_add(inward);
+            if away { pace.is_bulk(moved) } else { pace.is_ordinary(moved) }
+        };
+        let mut joined = pin!(joined.run_while(note, stays));
         let mut gone = pin!(ended(&lane.stream));
-        let (mut told, mut due) = (self.moved(), None);
+        let mut due = None;
         poll_fn(|context| {
             if let Poll::Ready(outcome) = joined.as_mut().poll(context) {
                 return Poll::Ready(outcome);
             }
             if gone.as_mut().poll(context).is_ready() {
                 let error = io::Error::new(io::ErrorKind::ConnectionAborted, "its proxy has ended it");
-                return Poll::Ready(Err(Broken::Io { side: Side::Peer, error }));
+                return Poll::Ready(Some(Err(Broken::Io { side: Side::Peer, error })));
             }
             // Nothing is told, and no clock runs, while nothing moves.
-            while told != self.moved() {
+            while *told != all() {
                 let timer = due.get_or_insert_with(|| Box::pin(sleep(REPORT)));
                 if timer.as_mut().poll(context).is_pending() {
                     break;
                 }
                 due = None;
-                told = self.moved();
-                self.tell(lane, Standing::Open);
+                *told = all();
+                tell(lane, *told, Standing::Open);
             }
             Poll::Pending
         })
         .await
     }
 
-    fn moved(&self) -> (u64, u64) {
-        (self.outward.load(Ordering::Relaxed), self.inward.load(Ordering::Relaxed))
-    }
-
-    /// Tells the other end how the connection stands; what is outward for it is inward for us. Whether it was told: an
-    /// other end that does not listen must not be told half of something, so its lane is not used again.
     fn tell(&self, lane: &Lane, standing: Standing) -> bool {
-        let (outward, inward) = self.moved();
-        let told = Told { standing, outward: inward, inward: outward }.encode();
-        matches!(lane.stream.try_write(&told), Ok(bytes) if bytes == told.len())
+        tell(lane, moved(&self.outward, &self.inward), standing)
     }
+}
+
+fn moved(outward: &AtomicU64, inward: &AtomicU64) -> (u64, u64) {
+    (outward.load(Ordering::Relaxed), inward.load(Ordering::Relaxed))
+}
+
+/// Tells the other end how the connection stands; what is outward for it is inward for us. Whether it was told: an other
+/// end that does not listen must not be told half of something, so its lane is not used again.
+fn tell(lane: &Lane, (outward, inward): (u64, u64), standing: Standing) -> bool {
+    let told = Told { standing, outward: inward, inward: outward }.encode();
+    matches!(lane.stream.try_write(&told), Ok(bytes) if bytes == told.len())
 }
 
 /// Waits until the other end closes the lane; all it may do while a connection is carried.
@@ -354,10 +429,11 @@ impl Drop for Passage {
         self.shared.closed(&metrics.inbound);
         let end = self.end.take().unwrap_or_else(|| self.place.end());
         if matches!(end, Carried::Finished) {
-            kernel::close_at_once(&self.peer);
+            let [peer, _] = self.joined.streams();
+            kernel::close_at_once(peer);
         } else {
             // What ends in the middle must not look like a regular end.
-            for stream in [&self.peer, &self.app] {
+            for stream in self.joined.streams() {
                 // One that is dead already cannot be set, and needs not be.
                 let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
             }
@@ -365,7 +441,7 @@ impl Drop for Passage {
         if let Some(lane) = &self.lane {
             self.tell(lane, Standing::Cut);
         }
-        let (outward, inward) = self.moved();
+        let (outward, inward) = moved(&self.outward, &self.inward);
         let traffic = Traffic { outward, inward, duration: self.started.elapsed() };
         let name = || format!("connection of {} without TLS", self.client.uri);
         self.shared.journal.carried(metrics, name, &end, traffic);

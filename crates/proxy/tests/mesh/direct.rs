@@ -5,6 +5,7 @@ use std::net::Shutdown;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddress, UnixListener, UnixStream};
 use std::process::{Command, Stdio};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -12,9 +13,11 @@ use lictor_proxy::SameNode;
 use lictor_proxy::control::{Neighbor, Whose};
 use lictor_task::descriptors;
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::fake::{Agent, Echo, LIMIT, Pair, Running, db_entry, eventually, instance, web_entry};
+use crate::fake::{Agent, Echo, LIMIT, Pair, Running, db_entry, echoes, eventually, instance, web_entry};
 use crate::forge::Authority;
+use crate::{Flood, mirror};
 
 fn neighbor(service: &str, pid: u32, socket: &str) -> Neighbor {
     Neighbor { node: "n".into(), service: service.into(), pid: Some(pid), socket: socket.into() }
@@ -129,4 +132,86 @@ async fn a_lane_ends_with_the_process_that_opened_it_whoever_has_it_then() {
     let heard = tokio::time::timeout(LIMIT * 2, heard).await.unwrap().unwrap();
     assert!(heard.contains("b''") || heard.contains("Errno"), "it was taken: {heard}");
     assert_eq!(app.connections(), 0);
+}
+
+/// Two proxies whose agents vouch for them, and whose next connection is handed over.
+async fn neighbors(app: Echo) -> Pair {
+    let authority = Authority::new("Consul CA 7");
+    let us = std::process::id();
+    let behind = Agent::new(&authority, &authority.leaf("db"), db_entry(app.address, json!({})));
+    behind.vouch(&Whose::Id("p".into()), neighbor("db", us, ""));
+    behind.vouch(&Whose::Process(us), neighbor("web", us, ""));
+    let db = Running::with(&behind, SameNode::Direct);
+    let before = Agent::new(&authority, &authority.leaf("web"), web_entry(json!({})));
+    before.set_instances(vec![instance("n/db1", db.public().await)]);
+    let socket = db.proxy().reporter().report().direct_socket.unwrap();
+    before.vouch(&Whose::Id("p".into()), neighbor("web", us, ""));
+    before.vouch(&Whose::Id("db1".into()), neighbor("db", us, &socket));
+    let pair = Pair { authority, app, web: Running::with(&before, SameNode::Direct), db };
+    eventually("a connection that is handed over", async || {
+        assert!(pair.works().await);
+        pair.web.proxy().metrics().direct.load(Ordering::Relaxed) > 0
+    })
+    .await;
+    pair
+}
+
+/// Waits until the receiving proxy carries so many beside its workers.
+async fn aside(pair: &Pair, count: u64) {
+    let metrics = pair.db.proxy().metrics();
+    eventually("the move of what moves much", async || metrics.aside.load(Ordering::Relaxed) == count).await;
+}
+
+#[tokio::test]
+async fn what_moves_much_is_joined_beside_its_worker_and_its_lane_comes_back() {
+    let pair = neighbors(mirror().await).await;
+    let metrics = [pair.web.proxy().metrics(), pair.db.proxy().metrics()];
+    let meters = [&metrics[0].upstreams().remove(0).1.meter, &metrics[1].inbound.meter].map(|meter| {
+        let count = meter.clone();
+        move || (count.outward.load(Ordering::Relaxed), count.inward.load(Ordering::Relaxed))
+    });
+    let at_rest = async || eventually("the end of all", async || metrics.iter().all(|one| one.active() == 0)).await;
+    at_rest().await;
+    let before = [meters[0](), meters[1]()];
+    let mut total = 0;
+    for _ in 0..3 {
+        let direct = metrics[1].direct.load(Ordering::Relaxed);
+        let (one, other) = (Flood::of(pair.connect().await), Flood::of(pair.connect().await));
+        aside(&pair, 2).await;
+        assert!(pair.works().await);
+        total += one.end().await.unwrap() + other.end().await.unwrap() + 1;
+        aside(&pair, 0).await;
+        at_rest().await;
+        assert_eq!(metrics[1].direct.load(Ordering::Relaxed), direct + 3, "all were handed over");
+    }
+    for (meter, (outward, inward)) in meters.iter().zip(before) {
+        assert_eq!(meter(), (outward + total, inward + total));
+    }
+}
+
+#[tokio::test]
+async fn what_is_slow_again_goes_back_to_its_worker_and_what_is_denied_ends_where_it_is() {
+    let pair = neighbors(mirror().await).await;
+    let mut stream = pair.connect().await;
+    let (mut reader, mut writer) = stream.split();
+    let mut answer = vec![0; 300_000];
+    eventually("the move of what moves much", async || {
+        let (wrote, read) = tokio::join!(writer.write_all(&[5; 300_000]), reader.read_exact(&mut answer));
+        assert!(wrote.is_ok() && read.is_ok());
+        pair.db.proxy().metrics().aside.load(Ordering::Relaxed) == 1
+    })
+    .await;
+    eventually("the way back", async || {
+        assert!(echoes(&mut stream).await);
+        pair.db.proxy().metrics().aside.load(Ordering::Relaxed) == 0
+    })
+    .await;
+    assert!(echoes(&mut stream).await);
+    let flood = Flood::of(pair.connect().await);
+    aside(&pair, 1).await;
+    pair.db.agent.deny(Some("web"));
+    tokio::time::timeout(LIMIT, flood.task).await.unwrap().unwrap().unwrap_err();
+    aside(&pair, 0).await;
+    let metrics = pair.db.proxy().metrics();
+    eventually("the cut of both", async || (metrics.cut.load(Ordering::Relaxed), metrics.active()) == (2, 0)).await;
 }
