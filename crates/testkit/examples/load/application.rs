@@ -3,6 +3,8 @@
 //! * [`QUESTION`]: each 100 bytes are answered with 250.
 //! * [`TAKE`]: everything is taken until the client ends its side; then this side ends too.
 //! * [`GIVE`]: bytes are given until the client goes.
+//!
+//! What takes or gives has a thread of its own, so that no question waits here for bulk: what makes it wait is measured.
 
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
@@ -25,8 +27,6 @@ pub(crate) const ANSWER_SIZE: usize = 250;
 
 /// Bytes of one read or write of bulk.
 pub(crate) const CHUNK: usize = 256 * 1024;
-/// Chunks in a row of one connection before others get a turn.
-const TURN: usize = 4;
 /// What the event of the listener is called.
 pub(crate) const LISTENER: u64 = u64::MAX;
 const BACKLOG: i32 = 4096;
@@ -58,27 +58,18 @@ pub(crate) fn accept(listener: &TcpListener, poll: impl AsFd, number: u64) -> Re
     Ok(Some(stream))
 }
 
-/// What a connection is for, as far as it is known.
-enum Wish {
-    Unknown,
-    Answers {
-        /// Bytes of a question that is not whole yet.
-        pending: usize,
-    },
-    Take,
-    Give,
-}
-
+/// Who asks questions, or has not said anything yet.
 struct Connection {
     stream: TcpStream,
-    wish: Wish,
+    /// Bytes of a question that is not whole yet.
+    pending: Option<usize>,
 }
 
 /// What is to become of a connection.
-#[derive(PartialEq)]
 enum Then {
     Stays,
     Ends,
+    Bulk { gives: bool },
 }
 
 fn run(listener: &TcpListener) -> Result<(), Problem> {
@@ -87,7 +78,7 @@ fn run(listener: &TcpListener) -> Result<(), Problem> {
     let mut connections: HashMap<u64, Connection> = HashMap::new();
     let mut next = 0;
     let mut events = Vec::with_capacity(256);
-    let mut room = vec![b'x'; CHUNK];
+    let mut room = vec![0; CHUNK];
     loop {
         if let Err(error) = epoll::wait(&poll, spare_capacity(&mut events), None)
             && error != rustix::io::Errno::INTR
@@ -98,19 +89,22 @@ fn run(listener: &TcpListener) -> Result<(), Problem> {
             let number = event.data.u64();
             if number == LISTENER {
                 while let Some(stream) = accept(listener, &poll, next)? {
-                    connections.insert(next, Connection { stream, wish: Wish::Unknown });
+                    connections.insert(next, Connection { stream, pending: None });
                     next += 1;
                 }
                 continue;
             }
             let Some(connection) = connections.get_mut(&number) else { continue };
             // A client that resets its connection is a client that is gone, as every other end.
-            let then = connection.turn(&mut room).unwrap_or(Then::Ends);
-            if matches!(connection.wish, Wish::Give) {
-                epoll::modify(&poll, &connection.stream, EventData::new_u64(number), EventFlags::OUT)?;
-            }
-            if then == Then::Ends {
-                connections.remove(&number);
+            match connection.turn(&mut room).unwrap_or(Then::Ends) {
+                Then::Stays => {}
+                Then::Ends => drop(connections.remove(&number)),
+                Then::Bulk { gives } => {
+                    let Some(Connection { stream, .. }) = connections.remove(&number) else { continue };
+                    epoll::delete(&poll, &stream)?;
+                    stream.set_nonblocking(false)?;
+                    std::thread::spawn(move || move_all(stream, gives));
+                }
             }
         }
     }
@@ -118,36 +112,42 @@ fn run(listener: &TcpListener) -> Result<(), Problem> {
 
 impl Connection {
     fn turn(&mut self, room: &mut [u8]) -> std::io::Result<Then> {
-        for _ in 0..TURN {
-            let moved = match self.wish {
-                Wish::Give => self.stream.write(room),
-                _ => self.stream.read(room),
-            };
-            let count = match moved {
-                Ok(0) => return Ok(Then::Ends),
-                Ok(count) => count,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Then::Stays),
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
-            };
-            if matches!(self.wish, Wish::Unknown) {
-                self.wish = match room[0] {
-                    TAKE => Wish::Take,
-                    GIVE => Wish::Give,
-                    QUESTION => Wish::Answers { pending: 0 },
-                    _ => return Ok(Then::Ends),
-                };
-            }
-            if let Wish::Answers { pending } = &mut self.wish {
-                *pending += count;
-                while *pending >= QUESTION_SIZE {
-                    *pending -= QUESTION_SIZE;
-                    // A client asks again only when it has its answer, so there is room for it.
-                    self.stream.write_all(&[b'a'; ANSWER_SIZE])?;
-                }
+        let count = match self.stream.read(room) {
+            Ok(0) => return Ok(Then::Ends),
+            Ok(count) => count,
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
                 return Ok(Then::Stays);
             }
+            Err(error) => return Err(error),
+        };
+        if self.pending.is_none() {
+            match room[0] {
+                QUESTION => {}
+                TAKE => return Ok(Then::Bulk { gives: false }),
+                GIVE => return Ok(Then::Bulk { gives: true }),
+                _ => return Ok(Then::Ends),
+            }
+        }
+        let pending = self.pending.get_or_insert(0);
+        *pending += count;
+        while *pending >= QUESTION_SIZE {
+            *pending -= QUESTION_SIZE;
+            // A client asks again only when it has its answer, so there is room for it.
+            self.stream.write_all(&[b'a'; ANSWER_SIZE])?;
         }
         Ok(Then::Stays)
+    }
+}
+
+/// Takes or gives until the client ends.
+fn move_all(mut stream: TcpStream, gives: bool) {
+    let mut room = vec![b'x'; CHUNK];
+    loop {
+        let moved = if gives { stream.write(&room) } else { stream.read(&mut room) };
+        match moved {
+            Ok(0) => return,
+            Err(error) if error.kind() != ErrorKind::Interrupted => return,
+            Ok(_) | Err(_) => {}
+        }
     }
 }
