@@ -467,13 +467,15 @@ pub(crate) fn write_fields(status: StatusCode, headers: &HeaderMap, length: u64)
 
 /// A whole head. Its lines have the order of the library: an answer is the same whoever gives it.
 fn write_head(text: &mut SmallVec<[u8; ROOM]>, fields: &[u8], stays: bool) {
-    let lines = fields.strip_suffix(b"\r\n").unwrap_or(fields);
-    let length = if stays { 0 } else { lines.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1) };
-    text.extend_from_slice(&fields[..length]);
-    if !stays {
-        text.extend_from_slice(b"Connection: close\r\n");
+    if stays {
+        text.extend_from_slice(fields);
+    } else {
+        let lines = fields.strip_suffix(b"\r\n").unwrap_or(fields);
+        let (most, length) = fields.split_at(lines.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1));
+        for part in [most, b"Connection: close\r\n", length] {
+            text.extend_from_slice(part);
+        }
     }
-    text.extend_from_slice(&fields[length..]);
     text.extend_from_slice(b"Date: ");
     with_date(SystemTime::now(), |date| text.extend_from_slice(date.as_bytes()));
     text.extend_from_slice(b"\r\n\r\n");

@@ -289,6 +289,16 @@ fn changes(house: &House, between: Duration, over: &AtomicBool) -> (u32, u32) {
 
 #[test]
 fn what_goes_in_comes_out_whatever_the_ends_do_and_whatever_changes() {
+    pass("mtls");
+}
+
+/// The same where the application's own connection is handed over.
+#[test]
+fn what_goes_in_comes_out_of_the_direct_path_too() {
+    pass("direct");
+}
+
+fn pass(same_node: &str) {
     let soak: Option<u64> = std::env::var("LICTOR_SOAK_GB").ok().map(|text| text.parse().unwrap());
     let goal = soak.map_or(512 << 20, |gigabytes| gigabytes * 1_000_000_000);
     let mut crowd_size = if soak.is_some() { 5000 } else { 500 };
@@ -311,11 +321,13 @@ fn what_goes_in_comes_out_whatever_the_ends_do_and_whatever_changes() {
             eprintln!("the application: {result:?}");
         }
     });
-    let (config, entry) = two_services(app.port());
+    let (mut config, entry) = two_services(app.port());
+    config["connect"]["same_node"] = same_node.into();
     let house = House::start(LICTOR, config);
     house.wait_healthy("db");
     until("the path is there", || {
         exchange(entry, Kind::InTurn, Content { from: 1, length: 10 }, &mut Random::from_seed(1), &tally).is_ok()
+            && (same_node == "mtls" || handed_over(&house) > 0)
     });
 
     let over = AtomicBool::new(false);
@@ -364,12 +376,22 @@ fn what_goes_in_comes_out_whatever_the_ends_do_and_whatever_changes() {
     assert!(streams.iter().all(Result::is_ok) && asked.is_ok(), "{streams:?}\n{asked:?}\n{}", said().join("\n"));
     assert!(!tally.broken.load(Ordering::Relaxed), "the application has seen something wrong");
     assert!(moved >= goal && rotations >= 1);
+    // Where a crowd comes at once some may take the other path.
+    let most = if same_node == "direct" { tally.connections.load(Ordering::Relaxed) / 2 } else { 0 };
+    until("most were handed over", || handed_over(&house) >= most);
+    assert!(same_node == "direct" || handed_over(&house) == 0);
     // Nothing is left of any of them, resets included.
     within(PATIENCE, "no connection is left in the proxies", || {
         let processes = house.get("/v1/agent/connect/processes").json();
         let idle = |process: &serde_json::Value| process["Report"]["Connections"] == 0;
         processes.as_array().unwrap().iter().all(idle).then_some(())
     });
+}
+
+/// Connections whose descriptor went from one proxy to the other.
+fn handed_over(house: &House) -> u64 {
+    let process = house.get("/v1/agent/connect/process/web-proxy").json();
+    process["Report"]["DirectConnections"].as_u64().unwrap_or_default()
 }
 
 fn rotations_of(house: &House) -> usize {
