@@ -366,6 +366,6 @@ impl Pump<TcpStream> {
 }
 
 /// The same socket by another descriptor, watched by the event loop of the runtime that is entered.
-fn settled_here(socket: &TcpStream) -> io::Result<TcpStream> {
+pub fn settled_here(socket: &TcpStream) -> io::Result<TcpStream> {
     TcpStream::from_std(socket.as_fd().try_clone_to_owned()?.into())
 }

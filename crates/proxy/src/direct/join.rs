@@ -5,10 +5,10 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use lictor_tls::pump::{Broken, Side};
+use lictor_tls::pump::{Broken, Side, settled_here};
 use parking_lot::Mutex;
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
@@ -70,8 +70,7 @@ impl Joined {
     /// Lets the event loop of the runtime that is entered watch both sockets from now on. After an error everything is as
     /// it was.
     pub(crate) fn settle_here(&mut self) -> io::Result<()> {
-        let again = |stream: &TcpStream| TcpStream::from_std(stream.as_fd().try_clone_to_owned()?.into());
-        (self.peer, self.app) = (again(&self.peer)?, again(&self.app)?);
+        (self.peer, self.app) = (settled_here(&self.peer)?, settled_here(&self.app)?);
         Ok(())
     }
 

@@ -1,4 +1,4 @@
-//! Hand-overs without TLS, with other processes than proxies at one end.
+//! Hand-overs without TLS: with other processes than proxies at one end, and of what moves much.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -13,11 +13,10 @@ use lictor_proxy::SameNode;
 use lictor_proxy::control::{Neighbor, Whose};
 use lictor_task::descriptors;
 use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::fake::{Agent, Echo, LIMIT, Pair, Running, db_entry, echoes, eventually, instance, web_entry};
 use crate::forge::Authority;
-use crate::{Flood, mirror};
+use crate::{Flood, mirror, mirrored_until};
 
 fn neighbor(service: &str, pid: u32, socket: &str) -> Neighbor {
     Neighbor { node: "n".into(), service: service.into(), pid: Some(pid), socket: socket.into() }
@@ -193,14 +192,7 @@ async fn what_moves_much_is_joined_beside_its_worker_and_its_lane_comes_back() {
 async fn what_is_slow_again_goes_back_to_its_worker_and_what_is_denied_ends_where_it_is() {
     let pair = neighbors(mirror().await).await;
     let mut stream = pair.connect().await;
-    let (mut reader, mut writer) = stream.split();
-    let mut answer = vec![0; 300_000];
-    eventually("the move of what moves much", async || {
-        let (wrote, read) = tokio::join!(writer.write_all(&[5; 300_000]), reader.read_exact(&mut answer));
-        assert!(wrote.is_ok() && read.is_ok());
-        pair.db.proxy().metrics().aside.load(Ordering::Relaxed) == 1
-    })
-    .await;
+    mirrored_until(&mut stream, || pair.db.proxy().metrics().aside.load(Ordering::Relaxed) == 1).await;
     eventually("the way back", async || {
         assert!(echoes(&mut stream).await);
         pair.db.proxy().metrics().aside.load(Ordering::Relaxed) == 0

@@ -959,6 +959,18 @@ impl Flood {
     }
 }
 
+/// Sends much through a mirror, again and again, until it is carried elsewhere.
+async fn mirrored_until(stream: &mut TcpStream, moved: impl Fn() -> bool) {
+    let (mut reader, mut writer) = stream.split();
+    let mut answer = vec![0; 300_000];
+    eventually("the move of what moves much", async || {
+        let (wrote, read) = tokio::join!(writer.write_all(&[5; 300_000]), reader.read_exact(&mut answer));
+        assert!(wrote.is_ok() && read.is_ok());
+        moved()
+    })
+    .await;
+}
+
 /// Waits until both proxies carry what moves much beside their workers.
 async fn aside(pair: &Pair, count: u64) {
     eventually("the move of what moves much", async || {
@@ -1003,11 +1015,7 @@ async fn what_moves_much_is_carried_beside_its_worker_and_its_session_comes_back
 async fn what_is_slow_again_goes_back_to_its_worker() {
     let pair = Pair::with(mirror().await, json!({}), json!({})).await;
     let mut stream = pair.connect().await;
-    let (mut reader, mut writer) = stream.split();
-    let mut answer = vec![0; 300_000];
-    eventually("the move of what moves much", async || {
-        let (wrote, read) = tokio::join!(writer.write_all(&[5; 300_000]), reader.read_exact(&mut answer));
-        assert!(wrote.is_ok() && read.is_ok());
+    mirrored_until(&mut stream, || {
         [&pair.web, &pair.db].iter().all(|one| one.proxy().metrics().aside.load(Ordering::Relaxed) == 1)
     })
     .await;
