@@ -1,21 +1,12 @@
 //! Connect to `host:port`, with the error texts people know from the original.
 
 use std::fmt;
-use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
 
-use rustix::io::Errno;
 use tokio::net::TcpStream;
-use tokio::time::Instant;
 
-/// How long a run waits for a descriptor or a process when this process, or the machine, has none left. That says nothing
-/// of what is checked; but what has not been checked for so long is not called healthy either.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// Between two looks whether there is one again.
-const PAUSE: Duration = Duration::from_millis(50);
+use crate::room;
 
 /// Why there is no connection.
 #[derive(Debug)]
@@ -41,34 +32,18 @@ impl fmt::Display for Refused {
     }
 }
 
-/// Does what needs descriptors or processes, as soon as there are some.
-pub(crate) async fn with_room<T, F>(work: impl Fn() -> F) -> io::Result<T>
-where
-    F: Future<Output = io::Result<T>>,
-{
-    let end = Instant::now() + PATIENCE;
-    loop {
-        match work().await {
-            Err(error) if lacks_room(&error) && Instant::now() < end => tokio::time::sleep(PAUSE).await,
-            done => return done,
-        }
-    }
-}
-
-fn lacks_room(error: &io::Error) -> bool {
-    [Errno::MFILE, Errno::NFILE, Errno::AGAIN].iter().any(|lack| error.raw_os_error() == Some(lack.raw_os_error()))
-}
-
 /// Connects to the first address of `host:port` that answers; the error is that of the first one.
 pub(crate) async fn tcp(address: &str) -> Result<TcpStream, Refused> {
     let (host, port) = split(address).ok_or_else(|| Refused::NoPort(address.to_owned()))?;
     let lookup = |cause: &str| Refused::Lookup(host.to_owned(), cause.to_owned());
     // A bare port means this machine, as the original has it.
     let name = if host.is_empty() { "127.0.0.1" } else { host };
-    let found = with_room(|| tokio::net::lookup_host((name, port))).await.map_err(|_| lookup("no such host"))?;
+    let found = room::wait(|| tokio::net::lookup_host((name, port)))
+        .await
+        .map_err(|cause| if room::is_short(&cause) { lookup(&cause_text(&cause)) } else { lookup("no such host") })?;
     let mut refused = None;
     for address in found {
-        match with_room(|| TcpStream::connect(address)).await {
+        match room::wait(|| TcpStream::connect(address)).await {
             Ok(stream) => return Ok(stream),
             Err(cause) => {
                 refused.get_or_insert(Refused::Connect(address, cause));
@@ -115,26 +90,6 @@ mod tests {
         for broken in ["host", "::1", "::1:80", "host:http", "host:99999", ""] {
             assert_eq!(split(broken), None, "{broken}");
         }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn who_has_no_descriptor_waits_for_one_and_not_for_ever() {
-        let asked = std::cell::Cell::new(0);
-        let lacking = async |until: u32, lack: Errno| {
-            asked.set(0);
-            let ask = || {
-                asked.set(asked.get() + 1);
-                std::future::ready(if asked.get() < until { Err(io::Error::from(lack)) } else { Ok(()) })
-            };
-            (with_room(ask).await.map_err(|error| error.raw_os_error()), asked.get())
-        };
-        assert_eq!(lacking(4, Errno::MFILE).await, (Ok(()), 4));
-        let start = Instant::now();
-        let (given_up, asked) = lacking(u32::MAX, Errno::NFILE).await;
-        assert_eq!(given_up, Err(Some(Errno::NFILE.raw_os_error())));
-        assert!(asked > 10 && start.elapsed() >= PATIENCE && start.elapsed() < PATIENCE * 2);
-        // What was refused by the other side is refused.
-        assert_eq!(lacking(2, Errno::CONNREFUSED).await, (Err(Some(Errno::CONNREFUSED.raw_os_error())), 1));
     }
 
     #[tokio::test]

@@ -18,7 +18,7 @@ use tokio::net::UnixStream;
 
 use crate::connection::Packing;
 use crate::tail::Tail;
-use crate::{Outcome, connection, dial, limit};
+use crate::{Outcome, connection, dial, limit, room};
 
 /// Answers of the engine are small; what the program prints is not one of them.
 const LARGEST_ANSWER: usize = 256 * 1024;
@@ -130,7 +130,7 @@ impl Docker {
     ) -> Result<T, String> {
         match &self.engine {
             Engine::Unix(path) => {
-                let stream = dial::with_room(|| UnixStream::connect(path))
+                let stream = room::wait(|| UnixStream::connect(path))
                     .await
                     .map_err(|error| format!("dial unix {}: connect: {}", path.display(), dial::cause_text(&error)))?;
                 connection::exchange(stream, request, use_answer).await

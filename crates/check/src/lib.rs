@@ -14,6 +14,7 @@ mod http;
 mod limit;
 mod percent;
 mod probe;
+mod room;
 pub mod runner;
 mod script;
 mod tail;

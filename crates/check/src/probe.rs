@@ -10,7 +10,7 @@ use crate::grpc::Grpc;
 use crate::http::Http;
 use crate::runner::Config;
 use crate::script::Script;
-use crate::{Outcome, dial, limit};
+use crate::{Outcome, dial, limit, room};
 
 /// What is run again and again.
 pub(crate) enum Probe {
@@ -37,6 +37,14 @@ impl Probe {
 
     /// Runs once. Cancel safe: nothing of a dropped run is left.
     pub(crate) async fn run(&self) -> Outcome {
+        let (mut outcome, lack) = room::watch(self.run_once()).await;
+        if let Some(lack) = lack {
+            outcome.output.push_str(&format!(" (the agent could not try: {})", dial::cause_text(&lack)));
+        }
+        outcome
+    }
+
+    async fn run_once(&self) -> Outcome {
         match self {
             Probe::Http(http) => http.run().await,
             Probe::Tcp(tcp) => tcp.run().await,

@@ -14,7 +14,7 @@ use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
 
 use crate::tail::Tail;
-use crate::{Outcome, dial, limit};
+use crate::{Outcome, dial, limit, room};
 
 /// How long output of a program that has ended may still arrive. Something it left running may hold the pipe for ever.
 const REST: Duration = Duration::from_millis(250);
@@ -49,7 +49,7 @@ impl Script {
     }
 
     async fn run_into(&self, tail: &mut Tail) -> io::Result<ExitStatus> {
-        let (mut child, mut reader) = dial::with_room(|| std::future::ready(self.start())).await?;
+        let (mut child, mut reader) = room::wait(|| std::future::ready(self.start())).await?;
         let mut group = Group(child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?)));
         let mut buffer = [0u8; 4096];
         let mut open = true;
