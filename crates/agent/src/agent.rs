@@ -32,7 +32,7 @@ use crate::events::Events;
 use crate::leaves::Leaves;
 use crate::local::{AggregatedStatus, LocalService, ManagedProxyView, ProxyConfig, ServiceHealth};
 use crate::operate::held::Holds;
-use crate::persist::Files;
+use crate::persist::{Files, Whence};
 use crate::record::{CheckRecord, Ownership, ProxyRecord, ServiceRecord};
 use crate::registry::{CheckEntry, Effects, Origin, Registry};
 use crate::rights::{Askers, may_check};
@@ -970,7 +970,7 @@ impl Inner {
                 problem("service", id.as_str(), self.files.keep_service(id, || self.service_record(id)));
             }
             for id in &effects.check_files {
-                problem("check", id.as_str(), self.files.keep_check(id, || self.check_record(id)));
+                problem("check", id.as_str(), self.files.keep_check(id, || self.whence(id)));
             }
         });
     }
@@ -990,10 +990,15 @@ impl Inner {
         })
     }
 
-    fn check_record(&self, id: &CheckId) -> Option<CheckRecord> {
+    fn whence(&self, id: &CheckId) -> Whence {
         let registry = self.registry.lock();
-        let entry = registry.checks.get(id).filter(|entry| entry.origin == Origin::Api)?;
-        Some(CheckRecord::new(&entry.check, &entry.spec, &entry.token))
+        match registry.checks.get(id) {
+            None => Whence::Gone,
+            Some(entry) => match entry.origin {
+                Origin::Api => Whence::Api(Box::new(CheckRecord::new(&entry.check, &entry.spec, &entry.token))),
+                Origin::File => Whence::File,
+            },
+        }
     }
 
     pub(crate) fn proxy_record(&self, id: &ServiceId) -> Option<ProxyRecord> {

@@ -304,12 +304,11 @@ fn is_overdue(entry: &CheckEntry, minimum: Duration) -> bool {
         && entry.critical_since.is_some_and(|since| since.elapsed() > limit.max(minimum))
 }
 
-/// Removes the service of a check, or whatever that was generated for, if the check is overdue still: taking others out of
-/// the catalog takes a while, in which it may have recovered.
+/// Removes the service of a check, if the check is overdue still: taking others out of the catalog takes a while, in which
+/// it may have recovered. A managed proxy goes with what it was generated for, a sidecar by itself.
 fn reap(registry: &mut Registry, check: &CheckId, minimum: Duration) -> Option<(ServiceId, Effects)> {
     let service = registry.checks.get(check).filter(|entry| is_overdue(entry, minimum))?.check.service_id.clone();
-    let owner = registry.services.get(&service).and_then(|entry| entry.owner.clone());
-    let target = owner.unwrap_or(service);
+    let target = registry.proxies.get(&service).map_or(service, |proxy| proxy.target.clone());
     let effects = registry.deregister(&target);
     Some((target, effects))
 }

@@ -31,6 +31,16 @@ pub struct Files {
     turns: Arc<[Mutex<()>; TURNS]>,
 }
 
+/// Where a check comes from, and with it what is kept of it.
+pub enum Whence {
+    /// From the API: its definition and its last report.
+    Api(Box<CheckRecord>),
+    /// From a file, which is there at the next start: its last report alone.
+    File,
+    /// It is no more: nothing.
+    Gone,
+}
+
 /// What the checks of configuration files look at.
 const KNOWN: &str = "checks-of-files.json";
 
@@ -125,12 +135,13 @@ impl Files {
         self.keep(Kind::Services, id.as_str(), record)
     }
 
-    /// The same for a check; with it its last report is removed.
-    pub fn keep_check(&self, id: &CheckId, record: impl FnOnce() -> Option<CheckRecord>) -> io::Result<()> {
+    /// The same for a check; with one that is gone its last report is removed.
+    pub fn keep_check(&self, id: &CheckId, whence: impl FnOnce() -> Whence) -> io::Result<()> {
         let _turn = self.turn(id.as_str());
-        match record() {
-            Some(record) => self.write(Kind::Checks, id.as_str(), &record),
-            None => {
+        match whence() {
+            Whence::Api(record) => self.write(Kind::Checks, id.as_str(), &*record),
+            Whence::File => self.remove(Kind::Checks, id.as_str()),
+            Whence::Gone => {
                 self.remove(Kind::CheckStates, id.as_str())?;
                 self.remove(Kind::Checks, id.as_str())
             }

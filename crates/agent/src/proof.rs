@@ -27,17 +27,33 @@ pub struct Proof {
     pub series: String,
     /// Stands for the proxy where the kernel has vouched for it. Nobody is told, and it ends with this agent.
     pub unseen: String,
+    /// Of that.
+    unseen_digest: Digest,
     /// Of the token of the latest start; none before the first.
     present: Option<Digest>,
     /// Of the one before, and until when that is accepted.
     before: Option<(Digest, Instant)>,
 }
 
+/// A token that somebody shows, as it is compared with any number of proofs.
+pub struct Shown {
+    digest: Digest,
+    at: Instant,
+}
+
+impl Shown {
+    /// Now.
+    pub fn of(token: &str) -> Shown {
+        Shown { digest: digest_of(token), at: Instant::now() }
+    }
+}
+
 impl Proof {
     /// For a proxy that was never started.
     pub fn unproven() -> Proof {
         let [series, unseen] = [(); 2].map(|()| Uuid::new_v4().to_string());
-        Proof { series, unseen, present: None, before: None }
+        let unseen_digest = digest_of(&unseen);
+        Proof { series, unseen, unseen_digest, present: None, before: None }
     }
 
     /// As it was kept; `None` when the digest is none.
@@ -60,14 +76,11 @@ impl Proof {
         token
     }
 
-    /// Whether a token is accepted now, in a time that does not tell how much of it is right.
-    pub fn accepts(&self, token: &str) -> bool {
-        let shown = digest_of(token);
-        let now = Instant::now();
-        let before = self.before.as_ref().filter(|(_, until)| now < *until).map(|(before, _)| before);
-        let known = self.present.as_ref().into_iter().chain(before);
-        let unseen = digest_of(&self.unseen);
-        known.chain([&unseen]).fold(false, |found, digest| found | bool::from(digest.ct_eq(&shown)))
+    /// Whether what was shown is accepted now, in a time that does not tell how much of it is right.
+    pub fn accepts(&self, shown: &Shown) -> bool {
+        let before = self.before.as_ref().filter(|(_, until)| shown.at < *until).map(|(before, _)| before);
+        let known = self.present.as_ref().into_iter().chain(before).chain([&self.unseen_digest]);
+        known.fold(false, |found, digest| found | bool::from(digest.ct_eq(&shown.digest)))
     }
 
     /// The digest as it is kept; empty when there is none.
@@ -100,11 +113,16 @@ mod tests {
     #[test]
     fn the_latest_token_and_for_a_while_the_one_before_are_accepted() {
         let mut proof = Proof::unproven();
-        assert!(!proof.accepts("") && proof.token_digest().is_empty());
+        assert!(!proof.accepts(&Shown::of("")) && proof.token_digest().is_empty());
         let [first, second, third] = [(); 3].map(|()| proof.renew());
-        assert!(proof.accepts(&third) && proof.accepts(&second) && !proof.accepts(&first) && !proof.accepts(""));
+        assert!(
+            proof.accepts(&Shown::of(&third))
+                && proof.accepts(&Shown::of(&second))
+                && !proof.accepts(&Shown::of(&first))
+                && !proof.accepts(&Shown::of(""))
+        );
         proof.before = proof.before.map(|(digest, _)| (digest, Instant::now()));
-        assert!(proof.accepts(&third) && !proof.accepts(&second));
+        assert!(proof.accepts(&Shown::of(&third)) && !proof.accepts(&Shown::of(&second)));
     }
 
     #[test]
@@ -112,12 +130,15 @@ mod tests {
         let mut proof = Proof::unproven();
         let token = proof.renew();
         let kept = Proof::kept(&proof.series, &proof.token_digest()).unwrap();
-        assert!(kept.accepts(&token) && !kept.accepts(&proof.token_digest()));
+        assert!(kept.accepts(&Shown::of(&token)) && !kept.accepts(&Shown::of(&proof.token_digest())));
         assert_eq!(kept.series, proof.series);
         assert!(!format!("{kept:?}{}", kept.token_digest()).contains(&token));
-        assert!(Proof::of_token(&token).accepts(&token));
-        assert!(proof.accepts(&proof.unseen) && !kept.accepts(&proof.unseen), "that one ends with the agent");
-        assert!(Proof::kept("s", "").is_some_and(|proof| !proof.accepts("")));
+        assert!(Proof::of_token(&token).accepts(&Shown::of(&token)));
+        assert!(
+            proof.accepts(&Shown::of(&proof.unseen)) && !kept.accepts(&Shown::of(&proof.unseen)),
+            "that one ends with the agent"
+        );
+        assert!(Proof::kept("s", "").is_some_and(|proof| !proof.accepts(&Shown::of(""))));
         for damaged in ["0", "zz", &"é".repeat(32), &"g".repeat(64)] {
             assert!(Proof::kept("s", damaged).is_none(), "{damaged}");
         }

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use crate::checks::{Running, note_critical};
 use crate::local::{LocalService, ProxyConfig};
 use crate::managed::{self, OwnSettings};
-use crate::proof::Proof;
+use crate::proof::{Proof, Shown};
 use crate::rights::Askers;
 use crate::{Config, Error, doubts, validate};
 
@@ -208,7 +208,7 @@ impl Registry {
             planned.push(self.plan_sidecar(config, &parent, sidecar, &token, askers.sidecar)?);
         }
         let proxy = match &definition.managed_proxy {
-            Some(proxy) => Some(self.plan_proxy(config, &parent, proxy, &origin)?),
+            Some(proxy) => Some(self.plan_proxy(config, &planned, proxy, &origin)?),
             None => None,
         };
         for (position, Planned { service, checks, .. }) in planned.iter().enumerate() {
@@ -477,13 +477,15 @@ impl Registry {
         }
     }
 
+    /// Plans the proxy of the first of what is planned, beside all of it.
     fn plan_proxy(
         &self,
         config: &Config,
-        parent: &Service,
+        planned: &[Planned],
         definition: &ManagedProxy,
         origin: &Origin,
     ) -> Result<(ServiceId, ProxyEntry, Service, Option<CheckSpec>), Error> {
+        let parent = &planned[0].service;
         let id = parent.id.managed_proxy();
         if let Some(other) = self.services.get(&id)
             && other.owner.as_ref() != Some(&parent.id)
@@ -504,7 +506,7 @@ impl Registry {
         let own = OwnSettings::read(definition.config.as_ref()).map_err(Error::Refused)?;
         let port = match own.bind_port {
             Some(port) => port,
-            None => self.allocate_proxy_port(config, &id)?,
+            None => self.allocate_proxy_port(config, &id, planned, &definition)?,
         };
         let generated = managed::generated_service(parent, &own, port);
         let effective = managed::effective_config(
@@ -529,22 +531,32 @@ impl Registry {
     }
 
     /// The lowest port of the range that no service here has and nobody listens on; a proxy that has one keeps it.
-    fn allocate_proxy_port(&self, config: &Config, id: &ServiceId) -> Result<i64, Error> {
+    fn allocate_proxy_port(
+        &self,
+        config: &Config,
+        id: &ServiceId,
+        planned: &[Planned],
+        definition: &ManagedProxy,
+    ) -> Result<i64, Error> {
         if let Some(entry) = self.services.get(id) {
             return Ok(entry.view.service.port);
         }
         if let Some(port) = self.known_ports.get(id) {
             return Ok(*port);
         }
-        self.free_proxy_port(config)
+        let beside = planned.iter().map(|planned| planned.service.port);
+        self.free_proxy_port(config, beside.chain(local_ports(definition)))
     }
 
-    fn free_proxy_port(&self, config: &Config) -> Result<i64, Error> {
+    /// A port that nobody here has, nor those that come with the proxy: they may listen later than it does.
+    fn free_proxy_port(&self, config: &Config, beside: impl Iterator<Item = i64>) -> Result<i64, Error> {
         let taken: BTreeSet<i64> = self
             .services
             .values()
             .map(|entry| entry.view.service.port)
             .chain(self.known_ports.values().copied())
+            .chain(self.proxies.values().flat_map(|proxy| local_ports(&proxy.definition)))
+            .chain(beside)
             .collect();
         config
             .proxy_ports
@@ -573,7 +585,8 @@ impl Registry {
             return Ok(None);
         }
         let parent = target.view.service.clone();
-        let service = managed::generated_service(&parent, &entry.own, self.free_proxy_port(config)?);
+        let service =
+            managed::generated_service(&parent, &entry.own, self.free_proxy_port(config, std::iter::empty())?);
         let effective = managed::effective_config(
             &config.connect.default_config,
             entry.definition.config.as_ref(),
@@ -641,7 +654,7 @@ impl Registry {
             return Err(taken("sidecar", &id, parent));
         }
         if service.port < 1 {
-            service.port = self.allocate_sidecar_port(config, &id).map_err(refused)?;
+            service.port = self.allocate_sidecar_port(config, &id, parent.port).map_err(refused)?;
         }
         settle(&mut service);
         let problems = validate::structure(&service);
@@ -661,7 +674,7 @@ impl Registry {
         Ok(Planned { service, checks, token, owner: Some(parent.id.clone()) })
     }
 
-    fn allocate_sidecar_port(&self, config: &Config, id: &ServiceId) -> Result<i64, String> {
+    fn allocate_sidecar_port(&self, config: &Config, id: &ServiceId, of_parent: i64) -> Result<i64, String> {
         let Some(range) = config.sidecar_ports.clone() else {
             return Err("no port provided for sidecar_service and auto-assignment disabled in config".into());
         };
@@ -670,7 +683,8 @@ impl Registry {
         {
             return Ok(entry.view.service.port);
         }
-        let taken: BTreeSet<i64> = self.services.values().map(|entry| entry.view.service.port).collect();
+        let taken: BTreeSet<i64> =
+            self.services.values().map(|entry| entry.view.service.port).chain([of_parent]).collect();
         let (low, high) = bounds(&Some(range.clone()));
         range.map(i64::from).find(|port| !taken.contains(port)).ok_or_else(|| {
             format!("no port provided for sidecar_service and none left in the configured range [{low}, {high}]")
@@ -723,13 +737,14 @@ impl Registry {
 
     /// The managed proxy whose secret this is.
     pub fn proxy_of_token(&self, token: &str) -> Option<(&ServiceId, &ProxyEntry)> {
-        if token.is_empty() {
+        if token.is_empty() || self.proxies.is_empty() {
             return None;
         }
+        let shown = Shown::of(token);
         // Every entry is compared, so that the time does not tell which one matched.
         let mut found = None;
         for (id, entry) in &self.proxies {
-            if entry.proof.accepts(token) {
+            if entry.proof.accepts(&shown) {
                 found = Some((id, entry));
             }
         }
@@ -742,6 +757,11 @@ impl Registry {
             .values()
             .filter(move |entry| entry.check.service_id.is_empty() || entry.check.service_id == *service)
     }
+}
+
+/// Where a managed proxy listens for its application.
+fn local_ports(definition: &ManagedProxy) -> impl Iterator<Item = i64> {
+    definition.upstreams.iter().map(|upstream| upstream.local_bind_port)
 }
 
 fn taken(by: &str, id: &ServiceId, parent: &Service) -> Error {

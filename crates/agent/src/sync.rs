@@ -336,6 +336,7 @@ impl Inner {
         let mut effects = Effects::default();
         let is_remote = self.cluster.is_remote();
         let mut registry = self.registry.lock();
+        let mut taken_over = false;
         for (id, entry) in &mut registry.services {
             let remote = services.iter().find(|(remote, _)| remote.same(id.as_str())).map(|(_, service)| service);
             if let Some(remote) = remote
@@ -345,6 +346,7 @@ impl Inner {
                 let LocalService { service, proxy } = entry.view.as_ref().clone();
                 let service = Service { tags: remote.tags.clone(), ..service };
                 entry.view = Arc::new(LocalService { service, proxy });
+                taken_over = true;
             }
             entry.synced = match remote {
                 Some(remote) if is_remote => as_shown(remote) == as_shown(&entry.view.service),
@@ -388,6 +390,10 @@ impl Inner {
             }
         }
         effects.gone.extend(registry.gone.keys().cloned());
+        drop(registry);
+        if taken_over {
+            self.bump();
+        }
         effects
     }
 

@@ -1,5 +1,6 @@
 //! A check that requests a URL: 2xx passes, 429 warns, everything else is critical.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -11,9 +12,11 @@ use http::header::{
 };
 use http::{Method, Request, StatusCode, Uri};
 use http_body_util::Full;
+use hyper::ext::ReasonPhrase;
 use lictor_model::health::CheckSpec;
 use lictor_model::secret;
 use lictor_tls::dialer::Verify;
+use url::Url;
 
 use crate::connection::Packing;
 use crate::trust::Trust;
@@ -57,6 +60,8 @@ enum Asked {
 /// What one exchange gave.
 struct Answered {
     status: StatusCode,
+    /// What the server calls its status, where it is not what everybody does.
+    reason: Option<String>,
     location: Option<String>,
     body: String,
 }
@@ -87,7 +92,7 @@ impl Http {
 
     fn judge(&self, answered: &Answered) -> Outcome {
         let Answered { status, body, .. } = answered;
-        let reason = status.canonical_reason().unwrap_or_default();
+        let reason = answered.reason.as_deref().or_else(|| status.canonical_reason()).unwrap_or_default();
         let output = format!("HTTP {} {}: {} {reason} Output: {body}", self.method, self.shown, status.as_u16());
         let status = match status.as_u16() {
             200..=299 => lictor_model::health::Status::Passing,
@@ -98,28 +103,29 @@ impl Http {
     }
 
     async fn follow(&self) -> Result<Answered, String> {
-        let mut url = self.url.clone();
+        let (mut url, mut method) = (self.url.clone(), Cow::from(&self.method));
         for _ in 0..=MAX_REDIRECTS {
-            let answered = self.request(&url).await?;
-            match &answered.location {
-                Some(location) if answered.status.is_redirection() => url = next_url(&url, location),
+            let answered = self.request(&url, &method).await?;
+            let Some(location) = &answered.location else { return Ok(answered) };
+            match answered.status.as_u16() {
+                301..=303 if method != "HEAD" => method = "GET".into(),
+                301..=303 | 307 | 308 => {}
                 _ => return Ok(answered),
             }
+            url = next_url(&url, location).map_err(|_| {
+                format!("{} {}: failed to parse Location header {location:?}", self.method, secret::url(&url))
+            })?;
         }
         Err(format!("{} {}: stopped after {MAX_REDIRECTS} redirects", self.method, self.shown))
     }
 
-    async fn request(&self, url: &str) -> Result<Answered, String> {
-        let failed = |why: String| format!("{} {}: {why}", self.method, secret::url(url));
+    async fn request(&self, url: &str, method: &str) -> Result<Answered, String> {
+        let failed = |why: String| format!("{method} {}: {why}", secret::url(url));
         let uri: Uri = url.parse().map_err(|_| failed("this is no URL".into()))?;
-        let encrypted = match uri.scheme_str() {
-            Some("http") => false,
-            Some("https") => true,
-            _ => return Err(failed("unsupported protocol scheme".into())),
-        };
+        let port = port(&uri).ok_or_else(|| failed("unsupported protocol scheme".into()))?;
+        let encrypted = uri.scheme_str() == Some("https");
         let host = uri.host().ok_or_else(|| failed("no host in request URL".into()))?;
-        let port = uri.port_u16().unwrap_or(if encrypted { 443 } else { 80 });
-        let request = self.message(&uri).map_err(&failed)?;
+        let request = self.message(&uri, method).map_err(&failed)?;
         let is_theirs = self.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case(ACCEPT_ENCODING.as_str()));
         let asked = if is_theirs { Asked::ByDefinition } else { Asked::ByUs };
         let stream = dial::tcp(&format!("{host}:{port}")).await.map_err(|refused| failed(refused.to_string()))?;
@@ -136,12 +142,12 @@ impl Http {
 
     /// Whether this is a place on the server that the definition names.
     fn is_first(&self, uri: &Uri) -> bool {
-        let place = |uri: &Uri| Some((uri.host()?.to_ascii_lowercase(), uri.port_u16(), uri.scheme()?.clone()));
+        let place = |uri: &Uri| Some((uri.host()?.to_ascii_lowercase(), port(uri)?, uri.scheme()?.clone()));
         self.url.parse().is_ok_and(|first| place(&first) == place(uri))
     }
 
-    fn message(&self, uri: &Uri) -> Result<Request<Full<Bytes>>, String> {
-        let method = Method::from_bytes(self.method.as_bytes()).map_err(|_| "invalid method".to_owned())?;
+    fn message(&self, uri: &Uri, method: &str) -> Result<Request<Full<Bytes>>, String> {
+        let method = Method::from_bytes(method.as_bytes()).map_err(|_| "invalid method".to_owned())?;
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
         let mut request = Request::new(Full::default());
         *request.method_mut() = method;
@@ -175,6 +181,16 @@ impl Http {
     }
 }
 
+/// The port of a URL; `None` where it is for another protocol.
+fn port(uri: &Uri) -> Option<u16> {
+    let usual = match uri.scheme_str()? {
+        "http" => 80,
+        "https" => 443,
+        _ => return None,
+    };
+    Some(uri.port_u16().unwrap_or(usual))
+}
+
 /// What the user and the password of a URL become in a request.
 fn basic(user: &str) -> Result<HeaderValue, String> {
     let (name, password) = user.split_once(':').unwrap_or((user, ""));
@@ -190,26 +206,18 @@ fn basic(user: &str) -> Result<HeaderValue, String> {
 /// Who asks for a packing in the definition of the check gets what comes, as in the original.
 async fn answered(response: http::Response<hyper::body::Incoming>, asked: Asked) -> Answered {
     let status = response.status();
+    let reason = response.extensions().get::<ReasonPhrase>();
+    let reason = reason.map(|reason| String::from_utf8_lossy(reason.as_bytes()).into_owned());
     let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let is_packed = response.headers().get(CONTENT_ENCODING).is_some_and(|value| value.as_bytes() == b"gzip");
     let packing = if is_packed && asked == Asked::ByUs { Packing::Gzip } else { Packing::Plain };
     let body = connection::read_tail(response.into_body(), packing).await.text();
-    Answered { status, location, body }
+    Answered { status, reason, location, body }
 }
 
-/// Where a redirect leads: an absolute URL, another server by the same scheme, or a path of the same server.
-fn next_url(from: &str, location: &str) -> String {
-    // A query may have a URL in it.
-    let is_absolute = location.find("://").is_some_and(|at| !location[..at].contains(['/', '?', '#']));
-    if is_absolute {
-        return location.to_owned();
-    }
-    let origin_end = from.find("://").map_or(0, |at| at + 3);
-    if location.starts_with("//") {
-        return format!("{}{location}", &from[..origin_end.saturating_sub(2)]);
-    }
-    let origin = from[origin_end..].find('/').map_or(from, |at| &from[..origin_end + at]);
-    if location.starts_with('/') { format!("{origin}{location}") } else { format!("{origin}/{location}") }
+/// Where a redirect leads (RFC 3986, 5.2).
+fn next_url(from: &str, location: &str) -> Result<String, url::ParseError> {
+    Ok(Url::parse(from)?.join(location)?.into())
 }
 
 #[cfg(test)]
@@ -224,10 +232,14 @@ mod tests {
             ("//b:2/x", "http://b:2/x"),
             ("/x", "http://user@a:1/x"),
             ("/login?next=http://b/", "http://user@a:1/login?next=http://b/"),
-            ("x", "http://user@a:1/x"),
+            ("x", "http://user@a:1/in/x"),
+            ("./x/", "http://user@a:1/in/x/"),
+            ("../x", "http://user@a:1/x"),
+            ("?x=1", "http://user@a:1/in/from?x=1"),
         ] {
-            assert_eq!(next_url("http://user@a:1/from?a=b", location), leads_to);
+            assert_eq!(next_url("http://user@a:1/in/from?a=b", location).as_deref(), Ok(leads_to));
         }
+        assert!(next_url("http://a/", "http://[/").is_err());
     }
 
     #[test]
@@ -238,6 +250,7 @@ mod tests {
             ("https://host:1/y", true),
             ("http://host:1/x", false),
             ("https://host:2/x", false),
+            ("https://host/x", false),
             ("https://host.other:1/x", false),
         ] {
             assert_eq!(http.is_first(&place.parse().unwrap()), is_first, "{place}");

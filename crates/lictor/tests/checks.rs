@@ -48,6 +48,9 @@ fn a_service_goes_when_its_check_was_critical_for_too_long_even_if_it_never_repo
         register(&house, name, ttl("10s"));
     }
     register(&house, "patient", ttl("1h"));
+    // What stands beside a service by itself goes by itself.
+    let beside = json!({"SidecarService": {"Check": ttl("10s")}});
+    house.put("/v1/agent/service/register", json!({"Name": "attended", "Port": 1, "Connect": beside}));
     register(&house, "without-limit", json!({"TTL": "1h"}));
     let report = |path: &str| drop(house.put(&format!("/v1/agent/check/{path}"), Value::Null));
     report("pass/service:failing");
@@ -70,7 +73,7 @@ fn a_service_goes_when_its_check_was_critical_for_too_long_even_if_it_never_repo
     register(&house, "late", ttl("10s"));
 
     let mut gone = BTreeMap::new();
-    let expected = ["failing", "filed", "late", "silent"];
+    let expected = ["attended-sidecar-proxy", "failing", "filed", "late", "silent"];
     wait::within(Duration::from_secs(180), "the services go", || {
         for name in expected.into_iter().filter(|name| !has_service(&house, name)) {
             gone.entry(name).or_insert_with(Instant::now);
@@ -88,7 +91,7 @@ fn a_service_goes_when_its_check_was_critical_for_too_long_even_if_it_never_repo
         assert!(house.log().contains(&line), "{line}\n{}", house.log());
         until("the catalog forgets it", || house.get(&format!("/v1/catalog/service/{name}")).json() == json!([]));
     }
-    for name in ["recovered", "patient", "without-limit"] {
+    for name in ["attended", "recovered", "patient", "without-limit"] {
         assert!(has_service(&house, name), "{name}\n{}", house.log());
     }
 }
@@ -101,7 +104,10 @@ fn checks_come_back_after_a_restart_with_what_was_last_reported_and_run_soon() {
     let command = json!(["/bin/sh", "-c", script]);
     let mut house = House::start(
         LICTOR,
-        json!({"enable_script_checks": true, "checks": [{"id": "silent", "name": "silent", "ttl": "1h"}]}),
+        json!({"enable_script_checks": true, "checks": [
+            {"id": "silent", "name": "silent", "ttl": "1h"},
+            {"id": "filed", "name": "filed", "ttl": "1h"},
+        ]}),
     );
     let check = json!({"TTL": "1h"});
     house.put("/v1/agent/service/register", json!({"Name": "web", "Port": 80, "Check": check}));
@@ -109,6 +115,7 @@ fn checks_come_back_after_a_restart_with_what_was_last_reported_and_run_soon() {
     house.put("/v1/agent/check/register", json!({"Name": "script", "Args": command, "Interval": "1s"}));
     house.put("/v1/agent/check/pass/service:web?note=fine", Value::Null);
     house.put("/v1/agent/check/warn/short?note=tight", Value::Null);
+    house.put("/v1/agent/check/pass/filed?note=whole", Value::Null);
     fs::write(&gate, "").unwrap();
     until("the script passes", || state(&house, "script") == ("passing".into(), "there\n".into()));
     until("the short one expires", || state(&house, "short").0 == "critical");
@@ -131,6 +138,12 @@ fn checks_come_back_after_a_restart_with_what_was_last_reported_and_run_soon() {
     until("the agent has reloaded", || house.log().contains("eload"));
     assert_eq!(state(&house, "script").0, "passing");
     assert_eq!(state(&house, "service:web"), ("passing".into(), "fine".into()));
+
+    // Neither it nor a restart forgets a report: the next restart has it too.
+    restart(&mut house);
+    for (id, output) in [("service:web", "fine"), ("filed", "whole")] {
+        assert_eq!(state(&house, id), ("passing".into(), output.into()), "{id}");
+    }
 }
 
 /// When each check was run, seen from what it looks at.

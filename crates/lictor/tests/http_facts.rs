@@ -631,10 +631,19 @@ fn a_comparison_with_the_catalog_takes_tags_over_and_removes_strangers() {
     assert_eq!(found("ghost").as_array().map(Vec::len), Some(1));
     let tags = |name: &str| house.get(&format!("/v1/agent/service/{name}")).json()["Tags"].clone();
     assert_eq!((tags("free"), tags("bound")), (json!(["local"]), json!(["local"])));
+    // Who waits for the service of this agent is told.
+    let hash = house.get("/v1/agent/service/free").headers["x-consul-contenthash"].clone();
+    let port = house.http_port;
+    let waiting = thread::spawn(move || {
+        let path = format!("/v1/agent/service/free?hash={hash}&wait=10m");
+        http::request(port, "GET", &path, &[], b"", Duration::from_secs(180)).unwrap().json()
+    });
     within(Duration::from_secs(150), "everything is compared", || {
         thread::sleep(Duration::from_millis(100));
         (tags("free") == json!(["remote"]) && found("ghost") == json!([])).then_some(())
     });
+    until("who waited is answered", || waiting.is_finished());
+    assert_eq!(waiting.join().unwrap()["Tags"], json!(["remote"]));
     until("its own tags are back", || found("bound")[0]["ServiceTags"] == json!(["local"]));
     assert_eq!((tags("bound"), &found("free")[0]["ServiceTags"]), (json!(["local"]), &json!(["remote"])));
 }

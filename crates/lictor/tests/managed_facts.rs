@@ -181,6 +181,28 @@ fn a_managed_proxy_and_a_sidecar_stand_side_by_side_and_a_full_range_of_ports_re
     assert!(services(&house)["late"].is_null() && services(&house)["late-sidecar-proxy"].is_null());
 }
 
+/// W11: nobody is given a port that its own application, or an upstream of its own, is going to have.
+#[test]
+fn a_proxy_and_a_sidecar_leave_the_ports_that_come_with_them_alone() {
+    let (managed, sidecar) = (ports::block(3), ports::block(2));
+    let house = House::start(
+        LICTOR,
+        json!({
+            "ports": {
+                "proxy_min_port": managed, "proxy_max_port": managed + 2,
+                "sidecar_min_port": sidecar, "sidecar_max_port": sidecar + 1,
+            },
+            "connect": {"enabled": true, "proxy": {"allow_managed_root": true, "allow_managed_api_registration": true}},
+        }),
+    );
+    let proxy = json!({"Upstreams": [{"DestinationName": "db", "LocalBindPort": managed + 1}]});
+    house.put("/v1/agent/service/register", json!({"Name": "web", "Port": managed, "Connect": {"Proxy": proxy}}));
+    assert_eq!(services(&house)["web-proxy"]["Port"], managed + 2);
+    let beside = json!({"SidecarService": {}});
+    house.put("/v1/agent/service/register", json!({"Name": "api", "Port": sidecar, "Connect": beside}));
+    assert_eq!(services(&house)["api-sidecar-proxy"]["Port"], sidecar + 1);
+}
+
 /// 8.1, 8.2, 8.4 and W49: what a proxy's exit code says.
 #[test]
 fn a_proxy_tells_by_its_exit_code_how_it_came_to_its_end() {

@@ -104,6 +104,19 @@ struct Followed {
     scope: Scope,
 }
 
+impl Followed {
+    /// Takes what somebody else has read meanwhile, unless it is older: reads overtake each other, and whoever follows a
+    /// destination is not told again what is here no more. What holds then.
+    fn offer(&mut self, read: Matched) -> Matched {
+        if read.index > self.matched.index {
+            self.matched = read;
+        } else {
+            self.matched.asked = read.asked;
+        }
+        self.matched.clone()
+    }
+}
+
 impl Drop for Followed {
     fn drop(&mut self) {
         self.scope.stop();
@@ -135,6 +148,8 @@ struct Matched {
     intentions: Arc<[Intention]>,
     otherwise: Action,
     asked: Instant,
+    /// As of when they are.
+    index: u64,
 }
 
 impl Remote {
@@ -461,8 +476,7 @@ impl Inner {
             scope.spawn("follow intentions", Arc::clone(self).follow_destination(destination, query, stop));
             Followed { matched: matched.clone(), scope }
         });
-        known.matched = matched.clone();
-        Ok(matched)
+        Ok(known.offer(matched))
     }
 
     async fn follow_destination(self: Arc<Self>, destination: Destination, query: String, stop: Stop) {
@@ -479,7 +493,9 @@ impl Inner {
             match matched {
                 Ok(matched) => known.matched = Matched { asked, ..matched },
                 // As they were, for as long as nobody can say otherwise.
-                Err(Error::NoServers(_) | Error::Broken(_) | Error::Limited) => {}
+                Err(
+                    Error::NoServers(_) | Error::Broken(_) | Error::Limited | Error::Refused { code: 429 | 500.., .. },
+                ) => {}
                 // Who may not ask any more is asked for no longer.
                 Err(Error::Refused { .. } | Error::Answer(_)) => {
                     all.remove(&destination);
@@ -543,6 +559,7 @@ fn read_matched(answer: &Answer, target: &str) -> Result<Matched, Error> {
         // Whoever does not say has not decided.
         otherwise: said.and_then(Action::parse).unwrap_or(Action::Deny),
         asked: Instant::now(),
+        index: answer.index(),
     })
 }
 
@@ -702,5 +719,21 @@ impl Cluster for Remote {
                 scope
             });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn intentions_that_were_read_earlier_do_not_replace_later_ones() {
+        let read = |index, otherwise| Matched { intentions: [].into(), otherwise, asked: Instant::now(), index };
+        let mut known = Followed { matched: read(11, Action::Deny), scope: Scope::new("destination") };
+        let before = known.matched.asked;
+        assert_eq!(known.offer(read(10, Action::Allow)).otherwise, Action::Deny);
+        assert_eq!(known.offer(read(11, Action::Allow)).otherwise, Action::Deny);
+        assert!(known.matched.asked > before, "somebody asked");
+        assert_eq!(known.offer(read(12, Action::Allow)).otherwise, Action::Allow);
     }
 }

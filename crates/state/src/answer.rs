@@ -79,6 +79,13 @@ pub struct Answer<T> {
 }
 
 impl<T> Answer<T> {
+    /// The same of an answer that several looks went into, the first of them not before this revision was reached. What a
+    /// later look saw says nothing of what an earlier one would have seen by then.
+    #[must_use]
+    pub fn not_past(self, reached: Revision) -> Answer<T> {
+        Answer { index: self.index.min(reached), ..self }
+    }
+
     /// The same answer about something derived from the value.
     pub fn map<U>(self, derive: impl FnOnce(T) -> U) -> Answer<U> {
         Answer { index: self.index, topics: self.topics, value: derive(self.value) }

@@ -27,19 +27,29 @@ async fn exchange_at(user: &str, answer: Vec<u8>, spec: CheckSpec) -> (String, l
 
 /// A server that answers one request with these bytes and gives the request.
 async fn serve_one(answer: Vec<u8>) -> (SocketAddr, JoinHandle<String>) {
+    let (address, server) = serve_each(vec![answer]).await;
+    (address, tokio::spawn(async move { server.await.unwrap().remove(0) }))
+}
+
+/// The same for some requests, one after the other, each on a connection of its own.
+async fn serve_each(answers: Vec<Vec<u8>>) -> (SocketAddr, JoinHandle<Vec<String>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let server = tokio::spawn(async move {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        let mut request = Vec::new();
-        while !request.ends_with(b"\r\n\r\n") {
-            let mut piece = [0; 1024];
-            let read = stream.read(&mut piece).await.unwrap();
-            assert_ne!(read, 0, "the check went away");
-            request.extend(&piece[..read]);
+        let mut requests = Vec::new();
+        for answer in answers {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                let mut piece = [0; 1024];
+                let read = stream.read(&mut piece).await.unwrap();
+                assert_ne!(read, 0, "the check went away");
+                request.extend(&piece[..read]);
+            }
+            stream.write_all(&answer).await.unwrap();
+            requests.push(String::from_utf8(request).unwrap());
         }
-        stream.write_all(&answer).await.unwrap();
-        String::from_utf8(request).unwrap()
+        requests
     });
     (address, server)
 }
@@ -134,4 +144,49 @@ async fn what_a_definition_says_to_its_server_is_not_said_to_one_that_a_redirect
     }
     assert!(second.starts_with("GET /there ") && second.contains(&format!("\r\nHost: {other}\r\n")), "{second}");
     assert!(second.contains("\r\nX-Team: sesame\r\n") && second.matches("sesame").count() == 1, "{second}");
+}
+
+#[tokio::test]
+async fn a_redirect_is_followed_from_where_it_is_met_and_as_what_it_asks_for() {
+    let fine = || b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec();
+    for (status, method, location, asked) in [
+        ("302 Found", "GET", "login?next=x", "GET /app/login?next=x "),
+        ("301 Moved Permanently", "POST", "../in", "GET /in "),
+        ("303 See Other", "PUT", "?a=b", "GET /app/health?a=b "),
+        ("303 See Other", "HEAD", "/x", "HEAD /x "),
+        ("307 Temporary Redirect", "POST", "/x", "POST /x "),
+        ("308 Permanent Redirect", "PUT", "/x", "PUT /x "),
+    ] {
+        let redirect = format!("HTTP/1.1 {status}\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n").into_bytes();
+        let (address, server) = serve_each(vec![redirect, fine()]).await;
+        let spec =
+            CheckSpec { http: format!("http://{address}/app/health"), method: method.into(), ..CheckSpec::default() };
+        let outcome = run(spec, Config::default()).await;
+        let requests = server.await.unwrap();
+        assert_eq!(outcome.status, Status::Passing, "{status} {location}: {}", outcome.output);
+        assert!(requests[0].starts_with(&format!("{method} /app/health ")), "{}", requests[0]);
+        assert!(requests[1].starts_with(asked), "{status} {location}: {}", requests[1]);
+    }
+    // What is no redirect to another place is judged as it is, and so is one that leads nowhere.
+    for status in ["300 Multiple Choices", "304 Not Modified", "305 Use Proxy"] {
+        let answer = format!("HTTP/1.1 {status}\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n");
+        let (_, outcome) = exchange(answer.into_bytes(), CheckSpec::default()).await;
+        assert!(outcome.output.contains(&format!(": {status} Output: ")), "{}", outcome.output);
+    }
+    let answer = "HTTP/1.1 302 Found\r\nLocation: http://[\r\nContent-Length: 0\r\n\r\n";
+    let (_, outcome) = exchange(answer.into(), CheckSpec::default()).await;
+    assert!(outcome.output.ends_with("failed to parse Location header \"http://[\""), "{}", outcome.output);
+}
+
+#[tokio::test]
+async fn the_status_is_shown_in_the_words_of_the_server() {
+    for (said, shown) in [
+        ("503 Draining", "503 Draining Output: "),
+        ("503 Service Unavailable", "503 Service Unavailable Output: "),
+        ("599 Own", "599 Own Output: "),
+    ] {
+        let answer = format!("HTTP/1.1 {said}\r\nContent-Length: 0\r\n\r\n");
+        let (_, outcome) = exchange(answer.into_bytes(), CheckSpec::default()).await;
+        assert!(outcome.output.ends_with(&format!("/health: {shown}")), "{}", outcome.output);
+    }
 }

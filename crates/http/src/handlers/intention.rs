@@ -53,6 +53,7 @@ fn matching(read: &Read<'_>) -> Result<Found, Failure> {
     if !call.query.has("name") {
         return Err(Failure::refused("required query parameter 'name' not set"));
     }
+    let before = read.reader.current();
     let mut all = Answer { index: lictor_model::revision::Revision::ZERO, topics: Vec::new(), value: Vec::new() };
     for entry in call.query.all("name") {
         let (namespace, name) = split_name("name", entry)?;
@@ -66,7 +67,7 @@ fn matching(read: &Read<'_>) -> Result<Found, Failure> {
         all.topics.extend(topics.into_iter().filter(|topic| !all.topics.contains(topic)).collect::<Vec<_>>());
         all.value.push((entry, value));
     }
-    read.found(all, |found| {
+    read.found(all.not_past(before), |found| {
         let shapes = found.iter().map(|(entry, intentions)| {
             let list: Vec<_> = intentions.iter().map(|row| shape::Intention::from(row.as_ref())).collect();
             ((*entry).into(), Some(list).filter(|list| !list.is_empty()))

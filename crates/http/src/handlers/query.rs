@@ -77,8 +77,9 @@ fn one(read: &Read<'_>) -> Result<Found, Failure> {
 /// Reads the index of all queries, since any of them may be the next that the name leads to.
 fn explain(read: &Read<'_>) -> Result<Found, Failure> {
     let (Asked::Explanation(name) | Asked::Execution(name) | Asked::Query(name)) = Asked::of(read.call.argument);
+    let before = read.reader.current();
     let found = read.call.agent().explain_query(&read.call.caller, name)?.ok_or_else(not_found)?;
-    read.found(read.reader.queries().map(|_| found), |query| {
+    read.found(read.reader.queries().map(|_| found).not_past(before), |query| {
         read.call.json(&Explained { query: shape::Query::from(query.as_ref()), ..Explained::default() })
     })
 }

@@ -7,7 +7,6 @@ use lictor_api::catalog::NodeService;
 use lictor_api::health::Check;
 use lictor_model::health::Status;
 use lictor_model::meta::Meta as Metadata;
-use lictor_model::revision::Revision;
 use lictor_state::answer::Answer;
 use lictor_state::reader::{Instance, NodeContents, Side};
 use serde::Serialize;
@@ -52,6 +51,7 @@ impl<'a> From<&'a NodeContents> for NodeSummary<'a> {
 }
 
 fn nodes(read: &Read<'_>) -> Result<Found, Failure> {
+    let before = read.reader.current();
     let Answer { mut index, mut topics, value } = read.reader.nodes(&read.filter());
     let mut all = Vec::with_capacity(value.len());
     for row in value {
@@ -60,7 +60,7 @@ fn nodes(read: &Read<'_>) -> Result<Found, Failure> {
         topics.extend(contents.topics);
         all.extend(contents.value);
     }
-    read.found(Answer { index, topics, value: all }, |all| {
+    read.found(Answer { index, topics, value: all }.not_past(before), |all| {
         read.call.json(&all.iter().map(NodeSummary::from).collect::<Vec<_>>())
     })
 }
@@ -110,8 +110,8 @@ impl<'a> ServiceSummary<'a> {
 }
 
 fn services(read: &Read<'_>) -> Result<Found, Failure> {
-    let Answer { index, mut topics, value } = read.reader.services(&read.filter());
-    let mut index: Revision = index;
+    let before = read.reader.current();
+    let Answer { mut index, mut topics, value } = read.reader.services(&read.filter());
     let mut all = Vec::with_capacity(value.len());
     for name in value.into_keys() {
         let instances = read.reader.instances(&name, Side::Ordinary, &read.filter());
@@ -119,7 +119,7 @@ fn services(read: &Read<'_>) -> Result<Found, Failure> {
         topics.extend(instances.topics);
         all.push((name, instances.value));
     }
-    read.found(Answer { index, topics, value: all }, |all| {
+    read.found(Answer { index, topics, value: all }.not_past(before), |all| {
         let summaries = all.iter().map(|(name, instances)| ServiceSummary::of(name, instances));
         read.call.json(&summaries.collect::<Vec<_>>())
     })
