@@ -112,6 +112,11 @@ fn a_snapshot_brings_everything_back_and_wakes_who_waits() {
     for number in 0..150 {
         house.request("PUT", &format!("/v1/kv/many/{number}"), b"x");
     }
+    // What stays as it is.
+    house.request("PUT", "/v1/kv/still", b"same");
+    let query = json!({"Name": "of-web", "Service": {"Service": "web"}}).to_string();
+    let query = house.request("POST", "/v1/query", query.as_bytes()).json()["ID"].as_str().unwrap().to_owned();
+    let paths = ["/v1/connect/intentions".to_owned(), "/v1/kv/still".to_owned(), format!("/v1/query/{query}")];
     let archive = house.get("/v1/snapshot");
     assert_eq!((archive.status, archive.headers["content-type"].as_str()), (200, "application/x-gzip"));
     assert!(archive.index() > 150);
@@ -120,13 +125,22 @@ fn a_snapshot_brings_everything_back_and_wakes_who_waits() {
     house.request("PUT", "/v1/kv/new", b"after");
     house.request("DELETE", "/v1/kv/many/?recurse", b"");
     house.put("/v1/catalog/register", json!({"Node": "later", "Address": "10.0.0.1"}));
-    let index = house.get("/v1/connect/intentions").index();
     std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| house.get(&format!("/v1/connect/intentions?index={index}&wait=25s")));
+        let waiting: Vec<_> = paths
+            .iter()
+            .map(|path| {
+                let index = house.get(path).index();
+                let wait = format!("{path}?index={index}&wait=25s");
+                let house = &house;
+                (path, index, scope.spawn(move || house.get(&wait)))
+            })
+            .collect();
         let restored = house.request("PUT", "/v1/snapshot", &archive.body);
         assert_eq!((restored.status, restored.text().as_str()), (200, ""), "{}", restored.text());
-        let woken = waiting.join().unwrap();
-        assert!(woken.index() > index, "nothing happened to intentions, and yet everything may have");
+        for (path, index, waiting) in waiting {
+            let woken = waiting.join().unwrap();
+            assert!(woken.index() > index, "{path}: {index}, then {} {} {}", woken.index(), woken.status, woken.text());
+        }
     });
     assert_eq!(house.get("/v1/kv/kept?raw").text(), "before");
     assert_eq!(house.get("/v1/kv/new").status, 404);

@@ -89,6 +89,8 @@ impl Touched {
 pub(crate) struct Tables {
     /// What has been applied.
     pub(crate) revision: Revision,
+    /// When everything was last replaced by a snapshot.
+    restored: Revision,
     pub(crate) catalog: catalog::Catalog,
     pub(crate) intentions: intentions::Intentions,
     pub(crate) ca: ca::Ca,
@@ -120,7 +122,7 @@ pub(crate) enum Row {
     Policy(Policy),
     Bootstrap(Revision),
     Supplied(Revision),
-    Restored,
+    Restored(Revision),
     Member(presence::MemberRow),
     Event(EventRow),
 }
@@ -172,7 +174,7 @@ pub(crate) fn read(entry: &Entry) -> Result<Option<Step>, Error> {
         Key::Policy(_) => Row::Policy(decode::<PolicyRecord>(&key, value)?.into_row(modified)),
         Key::AclBootstrap => Row::Bootstrap(modified),
         Key::AclSupplied => Row::Supplied(modified),
-        Key::Restored => Row::Restored,
+        Key::Restored => Row::Restored(modified),
         Key::Event(_) => Row::Event(decode::<EventRecord>(&key, value)?.into_row(modified)?),
         Key::Alive(_) | Key::Lead => Row::Member(decode::<MemberRecord>(&key, value)?.into_row(modified)),
         // Kept unique, or read from the store by the one who needs it.
@@ -263,8 +265,9 @@ impl Tables {
                 self.access.put_supplied(modified);
                 true
             }
-            (_, Row::Restored) => {
-                // Everything counts as changed, so that whoever waits looks again.
+            (_, Row::Restored(modified)) => {
+                // Everything counts as changed, so that whoever waits is answered: also what is as it was before.
+                self.restored = modified;
                 self.raise(at);
                 touched.everything = true;
                 true
@@ -328,6 +331,7 @@ impl Tables {
     pub(crate) fn index(&self, topic: &Topic) -> Revision {
         let Tables {
             revision: _,
+            restored,
             catalog,
             intentions,
             ca,
@@ -339,7 +343,7 @@ impl Tables {
             presence,
             events,
         } = self;
-        match topic {
+        let changed = match topic {
             Topic::Intentions => intentions.index(),
             Topic::Intention(id) => intentions.index_of(id),
             Topic::IntentionsFrom(party) => intentions.index_of_party(MatchSide::Source, party),
@@ -357,7 +361,8 @@ impl Tables {
                 let elsewhere = || ca.index(topic).or_else(|| kv.index(topic)).or_else(|| access.index(topic));
                 catalog.index(topic).or_else(elsewhere).unwrap_or_default()
             }
-        }
+        };
+        changed.max(*restored)
     }
 
     /// When any of the topics last changed.
@@ -366,8 +371,20 @@ impl Tables {
     }
 
     fn raise(&mut self, floor: Revision) {
-        let Tables { revision, catalog, intentions, ca, kv, sessions, queries, coordinates, access, presence, events } =
-            self;
+        let Tables {
+            revision,
+            restored: _,
+            catalog,
+            intentions,
+            ca,
+            kv,
+            sessions,
+            queries,
+            coordinates,
+            access,
+            presence,
+            events,
+        } = self;
         *revision = floor;
         catalog.raise(floor);
         intentions.raise(floor);
@@ -385,6 +402,7 @@ impl Tables {
     fn keys(&self) -> BTreeMap<Key, Revision> {
         let Tables {
             revision: _,
+            restored: _,
             catalog,
             intentions,
             ca,
