@@ -4,11 +4,10 @@ use std::net::IpAddr;
 
 use hickory_proto::rr::{Name, RecordType};
 use lictor_state::Reader;
-use lictor_state::reader::{Filter, Side};
 
 use crate::answer::{Outcome, Reply};
 use crate::config::Settings;
-use crate::record::{self, Data, Host, Record};
+use crate::record::{self, Data, Record};
 
 /// Answers a question about a name below `arpa.`; `None` when the catalog does not know the address.
 pub(crate) fn lookup(
@@ -37,22 +36,18 @@ pub(crate) fn unknown(ip: Option<IpAddr>) -> Reply {
 }
 
 fn node_at(settings: &Settings, reader: &Reader, ip: IpAddr) -> Option<Name> {
-    let nodes = reader.nodes(&Filter::default()).value;
-    nodes
-        .iter()
-        .filter(|row| Host::read(&row.node.address) == Host::Ip(ip))
-        .find_map(|row| record::below(row.node.name.as_str(), &settings.node_suffix))
+    let named = |name: &str| record::below(name, &settings.node_suffix);
+    reader.find_node(|node| if is(&node.address, ip) { named(node.name.as_str()) } else { None })
 }
 
 fn service_at(settings: &Settings, reader: &Reader, ip: IpAddr) -> Option<Name> {
-    let services = reader.services(&Filter::default()).value;
-    services
-        .keys()
-        .filter(|name| {
-            let instances = reader.instances(name, Side::Ordinary, &Filter::default()).value;
-            instances.iter().any(|instance| Host::read(&instance.service.service.address) == Host::Ip(ip))
-        })
-        .find_map(|name| record::below(name, &settings.service_suffix))
+    let named = |name: &str| record::below(name, &settings.service_suffix);
+    reader.find_service(|service| if is(&service.address, ip) { named(service.name.as_str()) } else { None })
+}
+
+/// Whether an address of the catalog is this one. An IPv4 address written as IPv6 counts as IPv4.
+fn is(address: &str, ip: IpAddr) -> bool {
+    address.parse::<IpAddr>().is_ok_and(|address| address.to_canonical() == ip)
 }
 
 fn is_private(ip: IpAddr) -> bool {

@@ -88,6 +88,24 @@ impl Reader {
         self.seen(&tables.catalog, &name, side, filter).next().map(|(_, row)| Arc::clone(row))
     }
 
+    /// What can be made of the first node, by name, of which something can be made: found in one look, whatever it looks
+    /// at. `take` is asked about nodes that the caller may not see as well; of those nothing is told.
+    pub fn find_node<T>(&self, take: impl Fn(&Node) -> Option<T>) -> Option<T> {
+        let tables = self.replica.tables();
+        tables.catalog.nodes().find_map(|entry| take(&entry.row.node).filter(|_| self.sees_node(entry)))
+    }
+
+    /// The same for the instances of services.
+    pub fn find_service<T>(&self, take: impl Fn(&Service) -> Option<T>) -> Option<T> {
+        let tables = self.replica.tables();
+        let catalog = &tables.catalog;
+        let mut all = catalog.service_names().flat_map(|name| catalog.instances(name, Side::Ordinary));
+        all.find_map(|(entry, row)| {
+            let may = || self.sees_node(entry) && self.caller.reads_service(row.service.name.as_str());
+            take(&row.service).filter(|_| may())
+        })
+    }
+
     /// Instances under a folded name that the caller may see and that the filter takes.
     fn seen<'a>(
         &'a self,
