@@ -82,6 +82,8 @@ pub enum Broken {
     Alert(u8),
     /// The peer broke the protocol: the alert that we sent.
     Protocol(u8),
+    /// Our key has protected as much as one may, and TLS 1.2 has no other.
+    Worn,
 }
 
 impl fmt::Display for Broken {
@@ -92,6 +94,7 @@ impl fmt::Display for Broken {
             Broken::Alert(alert::BAD_CERTIFICATE) => f.write_str("refused by the peer: bad certificate"),
             Broken::Alert(description) => write!(f, "peer sent alert {description}"),
             Broken::Protocol(description) => write!(f, "peer broke the protocol (alert {description} sent)"),
+            Broken::Worn => f.write_str("its key of TLS 1.2 has protected as much as one may"),
         }
     }
 }
@@ -332,16 +335,19 @@ impl<S: Socket> Pump<S> {
         }
     }
 
-    /// Ends both connections because of an error. A peer that broke the protocol is told so, which a reset would
-    /// prevent; everything else is a reset.
+    /// Ends both connections because of an error. A peer that waits for more is told why nothing comes, which a reset would
+    /// prevent; where that cannot be said, and for everything else, it is a reset.
     fn give_up(&mut self, context: &mut Context<'_>, broken: Broken) -> Broken {
         self.app.shatter();
-        match broken {
-            Broken::Protocol(description) => {
-                self.line.outward.last_words(context, &self.line.peer.socket, description);
-                self.line.peer.whole = true;
-            }
-            Broken::Io { .. } | Broken::Alert(_) => self.line.peer.shatter(),
+        let description = match broken {
+            Broken::Protocol(description) => Some(description),
+            Broken::Worn => Some(alert::INTERNAL_ERROR),
+            Broken::Io { .. } | Broken::Alert(_) => None,
+        };
+        let Line { outward, peer, .. } = &mut self.line;
+        match description.is_some_and(|description| outward.last_words(context, &peer.socket, description)) {
+            true => peer.whole = true,
+            false => peer.shatter(),
         }
         broken
     }

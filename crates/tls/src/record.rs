@@ -22,6 +22,10 @@ pub(crate) const MAX_RECORD: usize = HEADER + MAX_PAYLOAD + 2048;
 pub(crate) const MAX_OVERHEAD: usize = HEADER + EXPLICIT_NONCE + 1 + TAG;
 
 const EXPLICIT_NONCE: usize = 8;
+/// What AES makes at a time.
+const BLOCK: usize = 16;
+/// Records that must still fit when a key counts as worn: those of one read, and of what is said behind it.
+const MARGIN: u64 = 1024;
 const VERSION: [u8; 2] = [3, 3];
 
 /// Content types of RFC 8446, section 5.1.
@@ -93,6 +97,16 @@ impl Keys {
         nonce
     }
 
+    /// What a record wears out the key. Where the key can be replaced, records are counted, as the library's limit does. With
+    /// AES-GCM in TLS 1.2 it cannot, and a connection of small messages would end within hours; so there it is the
+    /// blocks that the cipher makes, on which that limit rests: those of the payload, and one for the tag.
+    fn charge(&self, payload: usize) -> u64 {
+        match self.form {
+            Form::Inner | Form::Outer => 1,
+            Form::Explicit => payload.div_ceil(BLOCK) as u64 + 1,
+        }
+    }
+
     /// What is authenticated beside the payload in TLS 1.2.
     fn outer_aad(&self, kind: u8, len: usize) -> [u8; 13] {
         let mut aad = [0; 13];
@@ -108,7 +122,9 @@ impl Keys {
 /// Turns payloads into records.
 pub(crate) struct Sealer {
     keys: Keys,
-    /// Records that one key may protect.
+    /// What the key has protected, as [`Keys::charge`] counts it.
+    used: u64,
+    /// The most of it that one key may protect.
     limit: u64,
 }
 
@@ -122,7 +138,14 @@ impl Sealer {
             SupportedCipherSuite::Tls12(suite) => suite.common.confidentiality_limit,
             SupportedCipherSuite::Tls13(suite) => suite.common.confidentiality_limit,
         };
-        Some(Sealer { keys: Keys::new(secrets, version)?, limit })
+        let keys = Keys::new(secrets, version)?;
+        let limit = match keys.form {
+            Form::Inner | Form::Outer => limit,
+            // The library's is in records of the full size.
+            Form::Explicit => limit.saturating_mul((MAX_PAYLOAD / BLOCK) as u64),
+        };
+        // The records of the handshake are few and small.
+        Some(Sealer { used: keys.sequence.saturating_mul(keys.charge(MAX_PAYLOAD)), keys, limit })
     }
 
     /// Bytes before the payload.
@@ -141,30 +164,42 @@ impl Sealer {
         }
     }
 
-    /// Whether the key has protected so many records that it must be replaced before long, which only TLS 1.3 can.
-    /// The margin leaves room for the records of the change itself.
+    /// Whether the key has protected so much that it must be replaced before long. The margin leaves room for the records of
+    /// the change itself, or of the end of a connection that knows no change.
     pub(crate) fn is_worn(&self) -> bool {
-        self.keys.form == Form::Inner && self.keys.sequence >= self.limit.saturating_sub(1024)
+        self.used >= self.limit.saturating_sub(self.margin())
     }
 
-    /// Makes the key wear out after this many more records.
+    /// Whether the key can be replaced, which only TLS 1.3 knows.
+    pub(crate) fn can_renew(&self) -> bool {
+        self.keys.form == Form::Inner
+    }
+
+    fn margin(&self) -> u64 {
+        MARGIN * self.keys.charge(MAX_PAYLOAD)
+    }
+
+    /// Makes the key wear out after this many more records of the full size.
     #[cfg(test)]
     pub(crate) fn wear_out_after(&mut self, records: u64) {
-        self.limit = self.keys.sequence + records + 1024;
+        self.limit = self.used + records * self.keys.charge(MAX_PAYLOAD) + self.margin();
     }
 
-    /// Whether the key may protect no record any more.
-    pub(crate) fn is_spent(&self) -> bool {
-        self.keys.sequence >= self.limit
+    /// Lets the key protect nothing any more.
+    #[cfg(test)]
+    pub(crate) fn exhaust(&mut self) {
+        self.limit = self.used;
     }
 
     /// Seals one record in place: `record` is prefix, payload and suffix, of which the payload is filled in.
     pub(crate) fn seal(&mut self, kind: u8, record: &mut [u8]) -> Result<(), Bad> {
-        if self.is_spent() {
-            return Err(Bad(alert::INTERNAL_ERROR));
-        }
         let (prefix, suffix) = (self.prefix(), self.suffix());
         let payload = record.len() - prefix - suffix;
+        let used = self.used.saturating_add(self.keys.charge(payload));
+        // Nor may the number of a record, which makes its nonce, come again.
+        if used > self.limit || self.keys.sequence == u64::MAX {
+            return Err(Bad(alert::INTERNAL_ERROR));
+        }
         let end = prefix + payload;
         let nonce = self.keys.nonce();
         let inner = self.keys.form == Form::Inner;
@@ -187,6 +222,7 @@ impl Sealer {
         let start = record.len() - TAG;
         record[start..].copy_from_slice(&tag);
         self.keys.sequence += 1;
+        self.used = used;
         Ok(())
     }
 
@@ -278,5 +314,57 @@ impl Opener {
         let opened = self.keys.key.with(|key| key.open(nonce, &aad, &mut record[start..]));
         opened.flatten().ok_or(Bad(alert::BAD_RECORD_MAC))?;
         Ok((kind, start..start + payload))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::crypto::cipher::{AeadKey, Iv};
+
+    use super::*;
+
+    fn sealer(version: ProtocolVersion, wanted: rustls::CipherSuite) -> Sealer {
+        let provider = crate::suite::provider(crate::suite::KeyExchange::Classical);
+        let suite = provider.cipher_suites.iter().find(|suite| suite.suite() == wanted).unwrap();
+        let secrets = ConnectionTrafficSecrets::Aes256Gcm { key: AeadKey::from([7; 32]), iv: Iv::from([1; NONCE]) };
+        Sealer::new((1, secrets), version, *suite).unwrap()
+    }
+
+    /// How many records of a size a key protects before it is worn.
+    fn lasts(sealer: &mut Sealer, payload: usize) -> u64 {
+        let before = sealer.used;
+        sealer.append(content::APPLICATION_DATA, &vec![0; payload], &mut Vec::new()).unwrap();
+        (sealer.limit - sealer.margin() - sealer.used) / (sealer.used - before)
+    }
+
+    #[test]
+    fn a_key_of_tls_12_wears_by_what_is_sealed_and_not_by_how_often() {
+        let mut sealer =
+            sealer(ProtocolVersion::TLSv1_2, rustls::CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384);
+        let full = lasts(&mut sealer, MAX_PAYLOAD);
+        assert!((1 << 23..=1 << 24).contains(&full), "{full}");
+        let small = lasts(&mut sealer, 100);
+        assert!((1 << 30..=1 << 31).contains(&small), "{small}");
+        // Not even one without a byte is for nothing.
+        assert!(lasts(&mut sealer, 0) <= 1 << 34);
+    }
+
+    #[test]
+    fn a_key_of_tls_13_is_replaced_after_as_many_records_as_the_library_says() {
+        let mut sealer = sealer(ProtocolVersion::TLSv1_3, rustls::CipherSuite::TLS13_AES_256_GCM_SHA384);
+        for payload in [100, MAX_PAYLOAD] {
+            let records = lasts(&mut sealer, payload);
+            assert!((1 << 23..=1 << 24).contains(&records), "{records}");
+        }
+    }
+
+    #[test]
+    fn no_number_of_a_record_comes_twice() {
+        let mut sealer =
+            sealer(ProtocolVersion::TLSv1_2, rustls::CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384);
+        sealer.keys.sequence = u64::MAX - 1;
+        assert!(sealer.append(content::APPLICATION_DATA, b"last", &mut Vec::new()).is_ok());
+        let mut none = Vec::new();
+        assert!(sealer.append(content::APPLICATION_DATA, b"again", &mut none).is_err() && none.is_empty());
     }
 }

@@ -246,8 +246,9 @@ impl Inward {
                 return Ok(Step::Spent);
             }
             match self.read(context, peer) {
-                // With frames an end is announced; without an announcement the peer has died.
-                Poll::Ready(Ok(0)) if self.framing == Framing::Frames => {
+                // With frames an end is announced; without an announcement the peer has died. So it has where it ends in the
+                // middle of what it says: no bytes that are missing may look like a regular end.
+                Poll::Ready(Ok(0)) if self.framing == Framing::Frames || self.is_amid() => {
                     let error = std::io::ErrorKind::UnexpectedEof.into();
                     return Err(Broken::Io { side: Side::Peer, error });
                 }
@@ -260,6 +261,11 @@ impl Inward {
                 }
             }
         }
+    }
+
+    /// Whether a record or a message has begun that is not complete.
+    fn is_amid(&self) -> bool {
+        !self.sealed.is_empty() || !self.message.is_empty()
     }
 
     /// Whether a buffer is held, and how many bytes beside it.

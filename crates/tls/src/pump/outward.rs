@@ -157,7 +157,11 @@ impl Outward {
             // Everything sealed has been sent, so small records can be appended in order.
             match self.phase {
                 _ if self.failure.is_some() => return self.fail(),
-                Phase::Flowing if self.renew_keys || self.sealer.is_worn() => self.update_keys(secrets)?,
+                Phase::Flowing if self.renew_keys || (self.sealer.is_worn() && self.sealer.can_renew()) => {
+                    self.update_keys(secrets)?;
+                }
+                // Before anything is read that could not be sealed.
+                Phase::Flowing if self.sealer.is_worn() => return Err(Broken::Worn),
                 Phase::Flowing if left == 0 => return Ok(Step::Spent),
                 Phase::Flowing => match self.read(context, app, inward) {
                     Poll::Ready(Ok(0)) => self.phase = Phase::Ending,
@@ -225,6 +229,11 @@ impl Outward {
         self.sealer.wear_out_after(records);
     }
 
+    #[cfg(test)]
+    pub(super) fn exhaust(&mut self) {
+        self.sealer.exhaust();
+    }
+
     /// Seals any content as data.
     #[cfg(test)]
     pub(super) fn raw(&mut self, content: &[u8]) -> Vec<u8> {
@@ -233,13 +242,15 @@ impl Outward {
         record
     }
 
-    /// Tries to tell the peer why we close; once, without waiting, and not behind our own end.
-    pub(super) fn last_words<S: Socket>(&mut self, context: &mut Context<'_>, peer: &S, description: u8) {
-        // Behind records that are sealed and not sent it could not be read in its turn.
-        let in_turn = !self.closed && self.unsent.is_empty();
-        if in_turn && self.sealer.append_alert(description, &mut self.head).is_ok() {
-            let _ = self.write(context, peer);
+    /// Tries to tell the peer why we close; once, without waiting, and not behind our own end. Whether closing the socket
+    /// now says nothing wrong: the end behind a part of what was to be said would look like a regular one.
+    pub(super) fn last_words<S: Socket>(&mut self, context: &mut Context<'_>, peer: &S, description: u8) -> bool {
+        if self.closed {
+            return true;
         }
+        // Behind records that are sealed and not sent it could not be read in its turn.
+        let sealed = self.unsent.is_empty() && self.sealer.append_alert(description, &mut self.head).is_ok();
+        sealed && matches!(self.write(context, peer), Poll::Ready(Ok(()))) && self.head.is_empty()
     }
 
     fn fail(&mut self) -> Result<Step, Broken> {
@@ -279,7 +290,7 @@ impl Outward {
     }
 
     /// Announces new keys under the old ones and changes to them. TLS 1.2 has no such thing: when its key is worn out
-    /// the connection ends, which takes some 270 GB.
+    /// the connection ends, which takes some 270 GB, or 2^33 messages of a few bytes.
     fn update_keys(&mut self, secrets: &mut Secrets) -> Result<(), Broken> {
         self.renew_keys = false;
         self.seal_small(|sealer, head| sealer.append(content::HANDSHAKE, KEY_UPDATE, head))?;

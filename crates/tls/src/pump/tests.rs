@@ -317,6 +317,94 @@ fn keys_wear_out_and_are_renewed_without_being_asked() {
 }
 
 #[test]
+fn a_key_that_cannot_be_renewed_ends_the_connection_with_an_alert_behind_all_that_was_read() {
+    let mut joined = join(We::Accept, FLAVOURS[3]);
+    joined.pump.line.outward.wear_out_after(3);
+    let bytes = pattern(2_000_000, 1);
+    joined.app.feed(&bytes);
+    joined.wire.take(40 * 17_000);
+    let outcome = joined.poll();
+    assert!(matches!(outcome, Some(Err(Broken::Worn))), "{outcome:?}");
+    let (on_wire, mut received) = (joined.wire.take(0), Vec::new());
+    let mut unread = &on_wire[..];
+    let told = loop {
+        assert!(!unread.is_empty(), "no alert");
+        joined.peer.read_tls(&mut unread).unwrap();
+        let told = joined.peer.process_new_packets();
+        let _ = joined.peer.reader().read_to_end(&mut received);
+        if let Err(error) = told {
+            break error;
+        }
+    };
+    assert_eq!(told, rustls::Error::AlertReceived(rustls::AlertDescription::InternalError));
+    assert!(received.len() > 3 * 16_000 && bytes.starts_with(&received), "{} bytes", received.len());
+    assert_eq!(received.len() as u64, joined.pump.moved().0);
+    drop(joined.pump);
+    assert!(joined.app.resets() && !joined.wire.resets());
+}
+
+#[test]
+fn many_small_messages_do_not_wear_out_a_key_that_cannot_be_renewed() {
+    let mut joined = join(We::Accept, FLAVOURS[3]);
+    joined.pump.line.outward.wear_out_after(3);
+    joined.wire.take(1 << 20);
+    let mut received = Vec::new();
+    for _ in 0..200 {
+        joined.app.feed(b"tick");
+        assert!(joined.poll().is_none());
+        received.extend(joined.deliver(1 << 20).0);
+    }
+    assert!(received == b"tick".repeat(200));
+}
+
+#[test]
+fn a_peer_that_cannot_be_told_why_gets_a_reset_and_no_regular_end() {
+    // The alert cannot be sealed.
+    let mut joined = join(We::Accept, FLAVOURS[3]);
+    joined.wire.take(1 << 20);
+    joined.pump.line.outward.exhaust();
+    joined.app.feed(b"more");
+    assert!(matches!(joined.poll(), Some(Err(Broken::Worn))));
+    assert!(joined.app.resets() && joined.wire.resets());
+
+    // Or not be sent: the peer takes nothing, or only a part of what was said before.
+    for room in [0, 100] {
+        let mut joined = join(We::Accept, FLAVOURS[0]);
+        joined.wire.take(1 << 20);
+        assert!(joined.poll().is_none());
+        joined.wire.take(room);
+        joined.app.feed(&[1; 1000]);
+        assert!(joined.poll().is_none());
+        joined.wire.feed(&[0; 20]);
+        assert!(matches!(joined.poll(), Some(Err(Broken::Protocol(_)))));
+        assert!(joined.app.resets() && joined.wire.resets(), "with room for {room}");
+    }
+}
+
+#[test]
+fn an_end_in_the_middle_of_a_record_is_none() {
+    for flavour in FLAVOURS {
+        for cut in [1, 4, 600] {
+            let mut joined = join(We::Accept, flavour);
+            joined.app.take(1 << 20);
+            joined.wire.take(1 << 20);
+            joined.peer.writer().write_all(b"whole").unwrap();
+            let whole = joined.collect();
+            joined.wire.feed(&whole);
+            joined.peer.writer().write_all(&[1; 1000]).unwrap();
+            let bytes = joined.collect();
+            joined.wire.feed(&bytes[..cut]);
+            joined.wire.end_incoming();
+            let outcome = joined.poll();
+            let Some(Err(Broken::Io { side: Side::Peer, error })) = outcome else { panic!("{flavour:?}: {outcome:?}") };
+            assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+            assert_eq!(joined.app.take(0), b"whole");
+            assert!(joined.app.resets() && !joined.app.has_ended(), "{flavour:?}: {cut} bytes look like a regular end");
+        }
+    }
+}
+
+#[test]
 fn a_reset_of_one_connection_resets_the_other() {
     let mut joined = join(We::Dial, FLAVOURS[0]);
     assert!(joined.poll().is_none());
