@@ -2,11 +2,13 @@
 //! waits for the agent and none fails for want of it.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use lictor_model::intention::{Action, Intention, Otherwise, decide};
 use lictor_tls::{Gate, Peer, Refusal};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
 use crate::control::{Authorized, Matched};
 
@@ -110,18 +112,31 @@ pub(crate) struct Question {
     pub(crate) answer: oneshot::Sender<Authorized>,
 }
 
-/// Questions that may wait for the agent. Each belongs to a connection whose handshake has a limit; more of them than
-/// this are not worth queueing.
+/// Questions that may wait for the agent. Each belongs to a connection that waits no longer than its limit; more of them
+/// than this are not worth queueing.
 pub(crate) const QUESTIONS: usize = 1024;
 
-/// Asks the agent about one connection. Whatever goes wrong means no.
-pub(crate) async fn ask(questions: &mpsc::Sender<Question>, peer: &Peer) -> Authorized {
+/// Asks the agent about one connection. Whatever goes wrong means no, and so does an answer that does not come in time.
+pub(crate) async fn ask(questions: &mpsc::Sender<Question>, peer: &Peer, limit: Duration) -> Authorized {
     let (answer, answered) = oneshot::channel();
     let question = Question { uri: peer.identity.to_string(), serial: peer.serial.clone(), answer };
     let refused = |reason: &str| Authorized { allowed: false, reason: reason.to_owned() };
     match questions.try_send(question) {
-        Ok(()) => answered.await.unwrap_or_else(|_| refused("the agent gave no answer")),
+        Ok(()) => match timeout(limit, answered).await {
+            Ok(answer) => answer.unwrap_or_else(|_| refused("the agent gave no answer")),
+            Err(_) => refused("the agent gave no answer in time"),
+        },
         Err(_) => refused("too many connections wait for the agent"),
+    }
+}
+
+/// The next question that somebody still waits for: the others are not worth the agent's time.
+pub(crate) async fn next_question(questions: &mut mpsc::Receiver<Question>) -> Option<Question> {
+    loop {
+        let question = questions.recv().await?;
+        if !question.answer.is_closed() {
+            return Some(question);
+        }
     }
 }
 
@@ -137,6 +152,8 @@ mod tests {
         let identity = ServiceIdentity::new(&TrustDomain::new("x.consul"), "dc1", service.into());
         Peer { uri: identity.to_string(), identity, serial: "01".into(), not_before: 0, not_after: i64::MAX }
     }
+
+    const LONG: Duration = Duration::from_secs(20);
 
     fn deny(source: &str) -> Intention {
         Intention {
@@ -198,12 +215,26 @@ mod tests {
     async fn an_agent_that_does_not_answer_means_no() {
         let (questions, asked) = mpsc::channel(1);
         drop(asked);
-        assert!(!ask(&questions, &peer("web")).await.allowed);
+        assert!(!ask(&questions, &peer("web"), LONG).await.allowed);
         let (questions, mut asked) = mpsc::channel(1);
         let web = peer("web");
-        let (answer, ()) = tokio::join!(ask(&questions, &web), async {
+        let (answer, ()) = tokio::join!(ask(&questions, &web, LONG), async {
             drop(asked.recv().await.unwrap());
         });
         assert!(!answer.allowed);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_is_waited_for_no_longer_than_the_limit_and_not_asked_for_whoever_has_gone() {
+        let (questions, mut asked) = mpsc::channel(2);
+        let answer = timeout(2 * LONG, ask(&questions, &peer("web"), LONG)).await.expect("it is waited for");
+        assert!(!answer.allowed && answer.reason.contains("in time"));
+        let cache = peer("cache");
+        let (answer, question) = tokio::join!(ask(&questions, &cache, LONG), async {
+            let question = next_question(&mut asked).await.unwrap();
+            let _ = question.answer.send(Authorized { allowed: true, reason: String::new() });
+            question.uri
+        });
+        assert!(answer.allowed && question == cache.uri, "{question} was asked");
     }
 }

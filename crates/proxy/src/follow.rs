@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use crate::authorize::Question;
+use crate::authorize::{Question, next_question};
 use crate::control::{Authorized, ControlPlane, Fresh, Ranked, Ranking};
 use crate::outcome::chain;
 use crate::resolve::Resolved;
@@ -286,17 +286,21 @@ impl<C: ControlPlane> Follow<C> {
         let permits = Arc::new(tokio::sync::Semaphore::new(CONCURRENT_QUESTIONS));
         self.spawn(scope, "questions", async move {
             let mut questions = questions.lock().await;
-            while let Some(Question { uri, serial, answer }) = questions.recv().await {
+            loop {
+                // Before the question: whoever asks may have gone while others were answered.
                 let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
+                let Some(Question { uri, serial, mut answer }) = next_question(&mut questions).await else { return };
                 let (control, service) = (Arc::clone(&control), service.clone());
                 asking.spawn("question", async move {
-                    let authorized = match control.authorize(service.as_str(), &uri, &serial).await {
-                        Ok(authorized) => authorized,
-                        Err(error) => Authorized { allowed: false, reason: chain(&error) },
+                    let _permit = permit;
+                    let asked = tokio::select! {
+                        asked = control.authorize(service.as_str(), &uri, &serial) => asked,
+                        // An agent that does not answer must not keep others from being asked about.
+                        () = answer.closed() => return,
                     };
+                    let refused = |error| Authorized { allowed: false, reason: chain(&error) };
                     // The connection may have ended meanwhile.
-                    let _ = answer.send(authorized);
-                    drop(permit);
+                    let _ = answer.send(asked.unwrap_or_else(refused));
                 });
             }
         });

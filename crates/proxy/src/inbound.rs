@@ -92,7 +92,9 @@ impl Inbound {
             Verdict::Allowed => None,
             Verdict::Denied(reason) => Some(reason),
             Verdict::Unknown => {
-                let answer = ask(&self.shared.questions, session.peer()).await;
+                // A session's first handshake has this limit too, as a whole.
+                let limit = self.settings.load().handshake_timeout;
+                let answer = ask(&self.shared.questions, session.peer(), limit).await;
                 // The service may have been another one when the agent was asked.
                 self.policy.over().cloned().or((!answer.allowed).then_some(answer.reason))
             }

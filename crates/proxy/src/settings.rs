@@ -312,9 +312,9 @@ fn reuse(config: Option<&Opaque>, problems: &mut Vec<Problem>) -> Reuse {
 /// stays.
 fn limit(config: Option<&Opaque>, key: &str, default: Duration, problems: &mut Vec<Problem>) -> Duration {
     let Some(value) = config.and_then(|config| config.get(key)) else { return default };
-    match milliseconds(value).filter(|limit| !limit.is_zero()) {
-        Some(limit) => limit,
-        None => {
+    match milliseconds(value) {
+        Some(limit) if !limit.is_zero() && limit <= LONGEST_SPAN => limit,
+        _ => {
             problems.push(format!("{key} {value} is no number of milliseconds, using {}", default.as_millis()));
             default
         }
@@ -408,14 +408,18 @@ mod tests {
 
     #[test]
     fn limits_that_are_none_are_named_and_the_rest_is_used() {
-        for bad in [json!("soon"), json!(true), json!(-1), json!(0), json!(1e300)] {
+        for bad in [json!("soon"), json!(true), json!(-1), json!(0), json!(1e300), json!(1e22), json!("1e22")] {
             let (settings, problems) = read(json!({
                 "Kind": "connect-proxy", "Port": 1,
-                "Proxy": {"DestinationServiceName": "web", "LocalServicePort": 2, "Config": {"handshake_timeout_ms": bad}}
+                "Proxy": {
+                    "DestinationServiceName": "web", "LocalServicePort": 2, "Config": {"handshake_timeout_ms": bad},
+                    "Upstreams": [{"DestinationName": "db", "LocalBindPort": 3, "Config": {"connect_timeout_ms": bad}}]
+                }
             }))
             .unwrap();
             assert_eq!(settings.public.unwrap().handshake_timeout, HANDSHAKE_TIMEOUT);
-            assert_eq!(problems.len(), 1, "{problems:?}");
+            assert_eq!(settings.upstreams[0].connect_timeout, CONNECT_TIMEOUT);
+            assert_eq!(problems.len(), 2, "{problems:?}");
         }
     }
 

@@ -67,6 +67,8 @@ pub struct Agent {
     away: watch::Sender<bool>,
     /// What it answers when it is asked about one connection.
     pub authorizes: watch::Sender<bool>,
+    /// Whether it answers such a question at all.
+    pub answers: watch::Sender<bool>,
     /// How often it was.
     pub asked: AtomicUsize,
     /// The service whose leaf and intentions it does not give away.
@@ -85,6 +87,7 @@ impl Agent {
             instances: Topic::new(vec![]),
             away: watch::Sender::new(false),
             authorizes: watch::Sender::new(true),
+            answers: watch::Sender::new(true),
             asked: AtomicUsize::new(0),
             refuses: watch::Sender::new(None),
             vouches: watch::Sender::default(),
@@ -169,6 +172,7 @@ impl ControlPlane for Agent {
     async fn authorize(&self, _: &str, uri: &str, _: &str) -> Result<Authorized, ControlError> {
         assert!(uri.starts_with("spiffe://"));
         self.asked.fetch_add(1, Ordering::Relaxed);
+        let _ = self.answers.subscribe().wait_for(|answers| *answers).await;
         Ok(Authorized { allowed: *self.authorizes.borrow(), reason: "asked".into() })
     }
 }

@@ -291,6 +291,35 @@ async fn an_agent_that_does_not_say_the_default_is_asked_about_each_connection()
     assert_eq!(pair.db.agent.asked.load(Ordering::Relaxed), asked + 1);
 }
 
+/// On a session that carries many, where no handshake limits it.
+#[tokio::test]
+async fn a_connection_waits_for_the_agents_answer_as_long_as_for_a_handshake_and_is_refused_then() {
+    let app = Echo::start("127.0.0.1:0").await;
+    let pair = Pair::with(app, json!({"handshake_timeout_ms": 2000}), json!({})).await;
+    pair.db.agent.be_original();
+    eventually("the question", async || {
+        assert!(pair.works().await);
+        pair.db.agent.asked.load(Ordering::Relaxed) > 0
+    })
+    .await;
+    let metrics = pair.db.proxy().metrics();
+    pair.db.agent.answers.send_replace(false);
+    let before = metrics.denied.load(Ordering::Relaxed);
+    // More than may be asked about at the same time: none of them keeps those behind it waiting.
+    let mut waiting = Vec::new();
+    for _ in 0..100 {
+        let mut stream = pair.connect().await;
+        stream.write_all(b"x").await.unwrap();
+        waiting.push(stream);
+    }
+    for mut stream in waiting {
+        assert!(read_all(&mut stream).await.unwrap_or_default().is_empty());
+    }
+    eventually("the refusals", async || metrics.denied.load(Ordering::Relaxed) == before + 100).await;
+    pair.db.agent.answers.send_replace(true);
+    assert!(pair.works().await);
+}
+
 #[tokio::test]
 async fn a_renewed_leaf_is_used_by_the_next_connection_and_disturbs_none() {
     let pair = Pair::start().await;
