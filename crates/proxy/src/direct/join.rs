@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use lictor_tls::pump::{Broken, Side, settled_here};
 use parking_lot::Mutex;
 use rustix::io::Errno;
-use rustix::net::RecvFlags;
+use rustix::net::{RecvFlags, SendFlags};
 use rustix::pipe::{PipeFlags, SpliceFlags};
 use socket2::SockRef;
 use tokio::io::Interest;
@@ -41,6 +41,8 @@ struct Way {
     /// While bytes move.
     carrier: Option<Carrier>,
     over: bool,
+    /// Why it is over, when that is no end: nobody takes its bytes any more.
+    failure: Option<Broken>,
 }
 
 /// Why one direction does not go on.
@@ -85,7 +87,10 @@ impl Joined {
         let (peer, app) = ((&self.peer, Side::Peer), (&self.app, Side::App));
         let both = tokio::try_join!(self.from_peer.go(peer, app, &watch), self.from_app.go(app, peer, &watch));
         match both {
-            Ok(((), ())) => Some(Ok(())),
+            Ok(((), ())) => Some(match self.from_peer.failure.take().or(self.from_app.failure.take()) {
+                Some(broken) => Err(broken),
+                None => Ok(()),
+            }),
             Err(Stop::Broken(broken)) => Some(Err(broken)),
             Err(Stop::Here) => None,
         }
@@ -99,14 +104,16 @@ impl<M: Fn(Side, u64), S: FnMut() -> bool> Watch<M, S> {
 }
 
 impl Way {
-    /// Cancel safe: what it holds of bytes is in here.
+    /// Cancel safe: what it holds of bytes is in here. Where bytes cannot be passed on, only this direction is over: what the
+    /// other side said before it went may still have to be passed on by the other one, which ends soon.
     async fn go<M: Fn(Side, u64), S: FnMut() -> bool>(
         &mut self,
         (from, source): (&TcpStream, Side),
         (to, target): (&TcpStream, Side),
         watch: &Watch<M, S>,
     ) -> Result<(), Stop> {
-        let of = |side| move |error| Stop::Broken(Broken::Io { side, error });
+        let broken = |side| move |error| Broken::Io { side, error };
+        let of = |side| move |error| Stop::Broken(broken(side)(error));
         let mut turn = 0;
         while !self.over {
             if self.carrier.is_none() {
@@ -123,7 +130,10 @@ impl Way {
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                             to.writable().await.map_err(of(target))?;
                         }
-                        Err(error) => return Err(of(target)(error)),
+                        Err(error) => {
+                            self.fail(broken(target)(error));
+                            return Ok(());
+                        }
                     }
                 }
                 if turn >= TURN {
@@ -149,6 +159,10 @@ impl Way {
             watch.ask()?;
         }
         Ok(())
+    }
+
+    fn fail(&mut self, broken: Broken) {
+        (self.carrier, self.over, self.failure) = (None, true, Some(broken));
     }
 }
 
@@ -221,7 +235,8 @@ impl Carrier {
             Carrier::Pipe { pipe: None, .. } => Err(io::ErrorKind::BrokenPipe.into()),
             Carrier::Buffer { bytes, at } => {
                 bytes.resize(COPY, 0);
-                let outcome = rustix::io::read(from, &mut bytes[..]);
+                // Whoever has handed a socket over can make it one that blocks.
+                let outcome = rustix::net::recv(from, &mut bytes[..], RecvFlags::DONTWAIT).map(|(count, _)| count);
                 bytes.truncate(*outcome.as_ref().unwrap_or(&0));
                 *at = 0;
                 Ok(outcome?)
@@ -242,7 +257,8 @@ impl Carrier {
             }
             Carrier::Pipe { pipe: None, .. } => Err(io::ErrorKind::BrokenPipe.into()),
             Carrier::Buffer { bytes, at } => {
-                let sent = rustix::net::send(to, &bytes[*at..], rustix::net::SendFlags::NOSIGNAL)?;
+                let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+                let sent = rustix::net::send(to, &bytes[*at..], flags)?;
                 *at += sent;
                 Ok(sent)
             }
@@ -394,6 +410,27 @@ mod tests {
         };
         assert!(tokio::time::timeout(std::time::Duration::from_secs(1), stuck).await.is_err());
         joined.abort();
+    }
+
+    /// As a server does that turns down what is too long for it: it answers, and closes without having read all.
+    #[tokio::test]
+    async fn an_answer_that_came_before_the_question_was_read_arrives_and_then_the_failure_is_told() {
+        let ((mut client, peer), (mut server, app)) = (pair().await, pair().await);
+        app.writable().await.unwrap();
+        app.try_write(b"not read").unwrap();
+        server.readable().await.unwrap();
+        server.write_all(b"413").await.unwrap();
+        drop(server);
+        while !app.ready(Interest::READABLE | Interest::WRITABLE).await.unwrap().is_write_closed() {
+            tokio::task::yield_now().await;
+        }
+        client.write_all(b"more").await.unwrap();
+        peer.readable().await.unwrap();
+        let outcome = to_the_end(peer, app).await;
+        assert!(matches!(outcome, Err(Broken::Io { side: Side::App, .. })), "{outcome:?}");
+        let mut answer = [0; 3];
+        client.read_exact(&mut answer).await.expect("no answer");
+        assert_eq!(answer, *b"413");
     }
 
     #[tokio::test]
