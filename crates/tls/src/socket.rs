@@ -5,7 +5,7 @@ use std::net::Shutdown;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg};
+use rustix::net::{RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags, recv, recvmsg, send, sendmsg};
 use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -75,20 +75,24 @@ impl Socket for TcpStream {
 }
 
 /// What is small is in one slice, for which the kernel has calls that need not look for others: they take some 0.1 µs
-/// less, of 2 for a call that moves a request.
+/// less, of 2 for a call that moves a request. Each call says itself that it does not wait: whether the socket does is
+/// shared with whoever has a duplicate of it, as a proxy has to which it was offered.
 fn read(stream: &TcpStream, slices: &mut [IoSliceMut<'_>]) -> rustix::io::Result<usize> {
     match slices {
-        [slice] => recv(stream, &mut slice[..], RecvFlags::empty()).map(|(count, _)| count),
-        slices => rustix::io::readv(stream, slices),
+        [slice] => recv(stream, &mut slice[..], RecvFlags::DONTWAIT).map(|(count, _)| count),
+        slices => recvmsg(stream, slices, &mut RecvAncillaryBuffer::default(), RecvFlags::DONTWAIT)
+            .map(|received| received.bytes),
     }
 }
 
 fn write(stream: &TcpStream, slices: &[IoSlice<'_>]) -> rustix::io::Result<usize> {
     match slices {
-        [slice] => send(stream, slice, SendFlags::NOSIGNAL),
-        slices => sendmsg(stream, slices, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL),
+        [slice] => send(stream, slice, SEND),
+        slices => sendmsg(stream, slices, &mut SendAncillaryBuffer::default(), SEND),
     }
 }
+
+const SEND: SendFlags = SendFlags::NOSIGNAL.union(SendFlags::DONTWAIT);
 
 /// One system call when the socket is ready. Readiness is edge-triggered: fewer bytes than wanted mean that the kernel
 /// has no more, so the readiness is cleared at once, which saves the call that would only say so.
@@ -122,6 +126,9 @@ fn poll_io(
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
+    use std::os::fd::AsFd;
+    use std::sync::mpsc;
+    use std::task::Waker;
 
     use tokio::net::TcpListener;
 
@@ -161,6 +168,44 @@ mod tests {
             assert_eq!(write(&near, written).await.unwrap(), 8);
             assert_eq!(read(&far, &[5]).await.unwrap(), [b"quest"]);
             assert_eq!(read(&far, &[5]).await.unwrap(), [b"ion"]);
+        }
+    }
+
+    /// Ends a socket when a call has waited in it for long, so that a test fails instead of standing still.
+    fn watched(socket: std::net::TcpStream) -> mpsc::Sender<()> {
+        let (done, is_done) = mpsc::channel();
+        std::thread::spawn(move || {
+            if is_done.recv_timeout(Duration::from_secs(5)) == Err(mpsc::RecvTimeoutError::Timeout) {
+                socket.shutdown(Shutdown::Both).unwrap();
+            }
+        });
+        done
+    }
+
+    #[tokio::test]
+    async fn nothing_waits_in_a_socket_that_somebody_else_has_made_one_that_blocks() {
+        let context = &mut Context::from_waker(Waker::noop());
+        for parts in [1, 2] {
+            let (near, far) = joined().await;
+            let duplicate = std::net::TcpStream::from(far.as_fd().try_clone_to_owned().unwrap());
+            duplicate.set_nonblocking(false).unwrap();
+            let _watched = watched(duplicate.try_clone().unwrap());
+            // The event loop says that there is something, and then there is not.
+            near.try_write(b"x").unwrap();
+            far.readable().await.unwrap();
+            assert_eq!(recv(&duplicate, &mut [0; 8], RecvFlags::empty()).unwrap().0, 1);
+            let mut buffers = [[0; 8]; 2];
+            let mut slices: Vec<_> = buffers.iter_mut().map(|buffer| IoSliceMut::new(buffer)).collect();
+            let read = far.poll_read(context, &mut slices[..parts]);
+            assert!(read.is_pending(), "{read:?}");
+            // Nobody reads, so that there is an end to what can be written.
+            let part = vec![0; 1 << 20];
+            let slices = vec![IoSlice::new(&part); parts];
+            let full = (0..100).find_map(|_| match far.poll_write(context, &slices) {
+                Poll::Ready(Ok(_)) => None,
+                other => Some(other),
+            });
+            assert!(matches!(full, Some(Poll::Pending)), "{full:?}");
         }
     }
 
