@@ -189,7 +189,7 @@ mod tests {
             let (near, far) = joined().await;
             let duplicate = std::net::TcpStream::from(far.as_fd().try_clone_to_owned().unwrap());
             duplicate.set_nonblocking(false).unwrap();
-            let _watched = watched(duplicate.try_clone().unwrap());
+            let watched = watched(duplicate.try_clone().unwrap());
             // The event loop says that there is something, and then there is not.
             near.try_write(b"x").unwrap();
             far.readable().await.unwrap();
@@ -206,6 +206,7 @@ mod tests {
                 other => Some(other),
             });
             assert!(matches!(full, Some(Poll::Pending)), "{full:?}");
+            watched.send(()).expect("it had to be ended");
         }
     }
 
