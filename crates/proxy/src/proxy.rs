@@ -204,7 +204,8 @@ impl Proxy {
         };
         let (asks, asked_about) = mpsc::channel(direct::ASKS);
         let neighbors = socket.is_some().then(|| direct::Neighbors::new(asks));
-        let shared = Arc::new(Shared::new(config.key_exchange, questions, neighbors));
+        let lanes = receive::MOST_WAITING.saturating_mul(config.workers.get());
+        let shared = Arc::new(Shared::new(config.key_exchange, questions, neighbors, lanes));
         let workers = Workers::start(config.workers.get(), &shared)?;
         let scope = Scope::new("control");
         let mut direct_socket = None;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arc_swap::ArcSwapOption;
 use lictor_tls::{KeyExchange, Mesh};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::authorize::{Policies, Question};
 use crate::calm::Calm;
@@ -34,6 +34,8 @@ pub(crate) struct Shared {
     pub(crate) retirement: watch::Sender<bool>,
     /// The other proxies of our agent, if connections may be handed over between us.
     pub(crate) neighbors: Option<Neighbors>,
+    /// Lanes that may wait for a connection, each with one of these.
+    pub(crate) lanes: Arc<Semaphore>,
     /// Where connections that were handed over to us go; nothing while peers are not served.
     pub(crate) public: ArcSwapOption<Public>,
 }
@@ -43,6 +45,7 @@ impl Shared {
         key_exchange: KeyExchange,
         questions: mpsc::Sender<Question>,
         neighbors: Option<Neighbors>,
+        lanes: usize,
     ) -> Shared {
         let policies = Arc::new(Policies::default());
         Shared {
@@ -57,6 +60,7 @@ impl Shared {
             waiting: AtomicUsize::new(0),
             retirement: watch::Sender::new(false),
             neighbors,
+            lanes: Arc::new(Semaphore::new(lanes)),
             public: ArcSwapOption::empty(),
         }
     }

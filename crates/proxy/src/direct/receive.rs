@@ -19,6 +19,7 @@ use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixListener, UnixStream};
 use tokio::runtime::Handle;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{sleep, timeout};
 
 use super::join::Joined;
@@ -40,10 +41,15 @@ const REPORT: Duration = Duration::from_secs(1);
 /// How long accepting rests when the system has no more file descriptors or memory.
 const EXHAUSTED: Duration = Duration::from_millis(100);
 
+/// Lanes that may wait for their next connection, for each worker: each costs a descriptor. One more is closed, and who has
+/// opened it uses TLS.
+pub(crate) const MOST_WAITING: usize = 128;
+
 /// A lane of a process that our agent has vouched for.
 pub(crate) struct Arrival {
     stream: StdUnixStream,
     process: Arc<Process>,
+    waiting: OwnedSemaphorePermit,
 }
 
 /// Where lanes come from.
@@ -74,10 +80,11 @@ pub(crate) async fn accept(listener: Listener, shared: Arc<Shared>, mut posts: P
             Ok((stream, _)) => {
                 let Some(neighbors) = &shared.neighbors else { return };
                 let known = Process::of_peer(&stream).ok().and_then(|process| neighbors.client(Arc::new(process)));
+                let welcome = known.and_then(|(_, process)| Some((process, room(&shared)?)));
                 let Ok(stream) = stream.into_std() else { continue };
-                match known {
-                    Some((_, process)) if !listener.refuses || allow(&stream) => {
-                        posts.give(Arrival { stream, process });
+                match welcome {
+                    Some((process, waiting)) if !listener.refuses || allow(&stream) => {
+                        posts.give(Arrival { stream, process, waiting });
                     }
                     None if listener.refuses => {}
                     // It may have brought something that takes its time to be closed, which must not be ours.
@@ -90,6 +97,11 @@ pub(crate) async fn accept(listener: Listener, shared: Arc<Shared>, mut posts: P
             }
         }
     }
+}
+
+/// Room for one more lane that waits, if there is any.
+fn room(shared: &Shared) -> Option<OwnedSemaphorePermit> {
+    Arc::clone(&shared.lanes).try_acquire_owned().ok()
 }
 
 /// Lets a lane bring descriptors, and says so.
@@ -122,21 +134,29 @@ enum Then {
 
 /// Serves a lane for as long as connections come.
 pub(crate) async fn serve(shared: Arc<Shared>, desk: Arc<Desk>, arrival: Arrival) {
-    let Arrival { stream, process } = arrival;
+    let Arrival { stream, process, waiting } = arrival;
     if let Ok(stream) = UnixStream::from_std(stream) {
-        wait(shared, desk, Lane { stream, process }).await;
+        wait(shared, desk, Lane { stream, process }, Some(waiting)).await;
     }
 }
 
-/// Waits for connections. One that is carried has a task of its own, which goes on waiting when it has ended.
-fn wait(shared: Arc<Shared>, desk: Arc<Desk>, mut lane: Lane) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+/// Waits for connections. One that is carried has a task of its own, which goes on waiting when it has ended, if there is
+/// room for another lane that does.
+fn wait(
+    shared: Arc<Shared>,
+    desk: Arc<Desk>,
+    mut lane: Lane,
+    mut waiting: Option<OwnedSemaphorePermit>,
+) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     Box::pin(async move {
         let mut retirement = shared.retirement.subscribe();
         loop {
+            let Some(waits) = waiting.take().or_else(|| room(&shared)) else { return };
             let offered = tokio::select! {
                 offered = timeout(PATIENCE, offered(&lane.stream)) => offered,
                 _ = retirement.wait_for(|retired| *retired) => return,
             };
+            drop(waits);
             let Ok(Ok(Some((request, stream)))) = offered else { return };
             match take(&shared, &desk, lane, &request, stream).await {
                 Then::Wait(again) => lane = again,
@@ -343,10 +363,10 @@ impl Passage {
         match lane {
             // The thread for what moves much ends when nothing does.
             Some(lane) if away => {
-                let waiting = wait(shared, Arc::clone(&desk), lane);
+                let waiting = wait(shared, Arc::clone(&desk), lane, None);
                 drop(desk.scope.spawn_on(&desk.home, "connection", waiting));
             }
-            Some(lane) => wait(shared, desk, lane).await,
+            Some(lane) => wait(shared, desk, lane, None).await,
             None => {}
         }
     }

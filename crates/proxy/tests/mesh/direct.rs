@@ -2,15 +2,16 @@
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
+use std::num::NonZeroUsize;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddress, UnixListener, UnixStream};
 use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use lictor_proxy::SameNode;
 use lictor_proxy::control::{Neighbor, Whose};
+use lictor_proxy::{Config, Mode, Proxy, SameNode};
 use lictor_task::descriptors;
 use serde_json::json;
 
@@ -135,12 +136,18 @@ async fn a_lane_ends_with_the_process_that_opened_it_whoever_has_it_then() {
 
 /// Two proxies whose agents vouch for them, and whose next connection is handed over.
 async fn neighbors(app: Echo) -> Pair {
+    neighbors_with(app, NonZeroUsize::new(2).unwrap()).await
+}
+
+async fn neighbors_with(app: Echo, workers: NonZeroUsize) -> Pair {
     let authority = Authority::new("Consul CA 7");
     let us = std::process::id();
     let behind = Agent::new(&authority, &authority.leaf("db"), db_entry(app.address, json!({})));
     behind.vouch(&Whose::Id("p".into()), neighbor("db", us, ""));
     behind.vouch(&Whose::Process(us), neighbor("web", us, ""));
-    let db = Running::with(&behind, SameNode::Direct);
+    let mode = Mode::Agent { proxy_id: "p".into() };
+    let config = Config { same_node: SameNode::Direct, workers, ..Config::new(mode) };
+    let db = Running { proxy: Some(Proxy::start(config, Arc::clone(&behind)).unwrap()), agent: Arc::clone(&behind) };
     let before = Agent::new(&authority, &authority.leaf("web"), web_entry(json!({})));
     before.set_instances(vec![instance("n/db1", db.public().await)]);
     let socket = db.proxy().reporter().report().direct_socket.unwrap();
@@ -153,6 +160,54 @@ async fn neighbors(app: Echo) -> Pair {
     })
     .await;
     pair
+}
+
+#[tokio::test]
+async fn lanes_that_bring_nothing_are_not_without_number_and_beside_them_tls_is_used() {
+    const MOST: usize = 128;
+    let pair = neighbors_with(Echo::start("127.0.0.1:0").await, NonZeroUsize::MIN).await;
+    let metrics = pair.web.proxy().metrics();
+    // It has the lane that waited.
+    let mut live = pair.connect().await;
+    assert!(echoes(&mut live).await);
+    let socket = pair.db.proxy().reporter().report().direct_socket.unwrap();
+    let address = UnixAddress::from_abstract_name(&*socket).unwrap();
+    let opening = tokio::task::spawn_blocking(move || {
+        let open = |_| {
+            let lane = UnixStream::connect_addr(&address).unwrap();
+            lane.set_nonblocking(true).unwrap();
+            lane
+        };
+        (0..MOST + 12).map(open).collect::<Vec<_>>()
+    });
+    let mut lanes = opening.await.unwrap();
+    let is_open = |lane: &mut UnixStream| loop {
+        match lane.read(&mut [0]) {
+            // It is told that it may bring descriptors.
+            Ok(1) => {}
+            outcome => return outcome.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock),
+        }
+    };
+    eventually("the end of lanes that are too many", async || {
+        lanes.retain_mut(is_open);
+        lanes.len() <= MOST
+    })
+    .await;
+    let fallbacks = metrics.direct_fallbacks.load(Ordering::Relaxed);
+    // Another worker may have a lane that waits.
+    eventually("a connection for which there is no lane", async || {
+        assert!(pair.works().await);
+        metrics.direct_fallbacks.load(Ordering::Relaxed) > fallbacks
+    })
+    .await;
+    drop(lanes);
+    let direct = metrics.direct.load(Ordering::Relaxed);
+    eventually("room for a lane", async || {
+        assert!(pair.works().await);
+        metrics.direct.load(Ordering::Relaxed) > direct
+    })
+    .await;
+    assert!(echoes(&mut live).await);
 }
 
 /// Waits until the receiving proxy carries so many beside its workers.
