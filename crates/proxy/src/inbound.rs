@@ -169,11 +169,18 @@ impl Inbound {
         // The first connection of a session counts since it was accepted.
         let first = (!session.is_reused()).then_some(last);
         let patience = if first.is_some() { self.settings.load().handshake_timeout } else { PATIENCE };
-        let opened = if first.is_none() && (waiting.is_none() || *retirement.borrow_and_update()) {
+        // Also when credentials have changed while it carried a connection, and was not there to hear of it.
+        let is_over = || !self.shared.mesh.credentials().is_some_and(|current| session.is_of(&current));
+        let opened = if first.is_none() && (waiting.is_none() || *retirement.borrow_and_update() || is_over()) {
             last_call(session).await
         } else {
             tokio::select! {
-                next = timeout(patience, session.next()) => matches!(next, Ok(Ok(Next::Opened))),
+                next = timeout(patience, session.next()) => {
+                    if let Ok(Err(broken)) = &next {
+                        tracing::debug!("session of {} broke between connections: {broken}", session.peer().uri);
+                    }
+                    matches!(next, Ok(Ok(Next::Opened)))
+                }
                 _ = retirement.changed() => last_call(session).await,
             }
         };

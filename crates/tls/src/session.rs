@@ -24,6 +24,8 @@ pub struct Session {
     about: Arc<About>,
     /// Connections carried before.
     carried: u32,
+    /// The alert with which it ends.
+    parting: u8,
 }
 
 /// What stays true of a session.
@@ -46,12 +48,12 @@ pub enum Next {
 
 impl Session {
     pub(crate) fn new(line: Line<TcpStream>, about: About) -> Session {
-        Session { line, about: Arc::new(about), carried: 0 }
+        Session { line, about: Arc::new(about), carried: 0, parting: alert::CLOSE_NOTIFY }
     }
 
     /// The session behind a connection that has ended.
     pub(crate) fn again(line: Line<TcpStream>, about: Arc<About>) -> Session {
-        Session { line, about, carried: 1 }
+        Session { line, about, carried: 1, parting: alert::CLOSE_NOTIFY }
     }
 
     /// Who is on the other side.
@@ -111,17 +113,26 @@ impl Session {
     /// it changes.
     pub fn has_heard(&mut self) -> Option<bool> {
         match self.line.poll_done(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(outcome) => Some(matches!(outcome, Ok(Opening::Opened))),
+            Poll::Ready(outcome) => Some(matches!(self.noted(outcome), Ok(Opening::Opened))),
             Poll::Pending => None,
         }
     }
 
     /// Waits until the peer opens a connection; only for a session that carries many and that we accepted. Cancel safe.
     pub async fn next(&mut self) -> Result<Next, Broken> {
-        match poll_fn(|context| self.line.poll_open(context)).await? {
+        let outcome = poll_fn(|context| self.line.poll_open(context)).await;
+        match self.noted(outcome)? {
             Opening::Opened => Ok(Next::Opened),
             Opening::Closed => Ok(Next::Closed),
         }
+    }
+
+    /// Remembers how a peer that broke the protocol is to be told so.
+    fn noted(&mut self, outcome: Result<Opening, Broken>) -> Result<Opening, Broken> {
+        if let Err(Broken::Protocol(description)) = outcome {
+            self.parting = description;
+        }
+        outcome
     }
 
     /// Tells the peer that no further connection is welcome on this session. One that it has just opened is still to
@@ -148,9 +159,9 @@ impl Session {
         handshake::farewell(self.line.socket(), &words).await;
     }
 
-    /// Says goodbye to a peer that waits for nothing: without waiting for it to hear.
+    /// Says goodbye to a peer that waits for nothing, or why there is more to it than that: without waiting for it to hear.
     pub fn close_now(mut self) {
-        let words = self.line.alert(alert::CLOSE_NOTIFY);
+        let words = self.line.alert(self.parting);
         // What does not fit in an idle connection's empty buffer is not worth waiting for.
         let _ = self.line.socket().try_write(&words);
     }
@@ -165,5 +176,43 @@ impl Session {
     /// that a connection begins.
     pub fn join(self, app: TcpStream, meter: Arc<Meter>) -> Pump<TcpStream> {
         Pump::new(app, self.line, Some(self.about), meter)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::frame;
+    use crate::pump::scripts::{Shaken, shake};
+    use crate::record::{content, record_len};
+
+    #[tokio::test]
+    async fn a_peer_that_breaks_the_protocol_between_connections_is_told_so() {
+        let Shaken { about, near: (mut near, mut heard), far: (far, tickets, rest) } = shake();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (wire, accepted) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        let (mut wire, accepted) = (wire.unwrap(), accepted.unwrap().0);
+        let mut session = Session::again(Line::new(accepted, far, tickets, rest, Framing::Frames), about);
+        // The end of a connection that was never opened.
+        let mut words = Vec::new();
+        near.sealer.append(content::APPLICATION_DATA, &[frame::END], &mut words).unwrap();
+        wire.write_all(&words).await.unwrap();
+        assert!(matches!(session.next().await, Err(Broken::Protocol(alert::UNEXPECTED_MESSAGE))));
+        session.close_now();
+        wire.read_to_end(&mut heard).await.unwrap();
+        let mut unread = &mut heard[..];
+        loop {
+            let len = record_len(unread).expect("no alert");
+            let (record, more) = unread.split_at_mut(len);
+            let (kind, payload) = near.opener.open(record).unwrap();
+            if kind == content::ALERT {
+                assert_eq!(record[payload], [2, alert::UNEXPECTED_MESSAGE]);
+                break;
+            }
+            unread = more;
+        }
     }
 }

@@ -834,6 +834,37 @@ async fn a_connection_that_was_on_its_way_when_its_session_was_told_to_end_is_ca
 }
 
 #[tokio::test]
+async fn a_session_whose_credentials_were_replaced_while_it_carried_a_connection_carries_no_other() {
+    let pair = Pair::start().await;
+    let address = pair.db.public().await;
+    let dialler = dialler(&pair.authority, "web");
+    let target = Target::new(address, "dc1", "db");
+    let dial = async || {
+        let stream = TcpStream::connect(address).await.unwrap();
+        dialler.connect(stream, &target, Reuse::Connections).await.unwrap()
+    };
+    let session = dial().await;
+    let serial = session.peer().serial.clone();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (near, app) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+    let (mut near, app) = (near.unwrap(), app.unwrap().0);
+    let mut pump = session.join(app, Arc::default());
+    let pumping = tokio::spawn(async move { pump.run().await.map(|()| pump.into_session()) });
+    assert!(echoes(&mut near).await);
+    pair.db.agent.set_leaf(&pair.authority.leaf("db"));
+    eventually("the new leaf", async || dial().await.peer().serial != serial).await;
+    assert!(echoes(&mut near).await);
+    near.shutdown().await.unwrap();
+    assert_eq!(read_all(&mut near).await.unwrap(), b"");
+    // It may hear of it with the last word about the connection, or behind it.
+    if let Some(mut session) = pumping.await.unwrap().unwrap()
+        && is_done(&mut session).await
+    {
+        eventually("the word that the session ends", async || !session.is_quiet()).await;
+    }
+}
+
+#[tokio::test]
 async fn half_closes_and_banners_work_on_sessions_that_were_used_before() {
     let app = Echo::serving("127.0.0.1:0", |mut stream| async move {
         stream.write_all(b"ready").await.unwrap();
