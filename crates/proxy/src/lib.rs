@@ -18,6 +18,7 @@ mod direct;
 mod follow;
 mod inbound;
 mod inherit;
+mod lookup;
 pub mod metrics;
 mod outbound;
 mod outcome;

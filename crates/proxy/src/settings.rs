@@ -12,6 +12,8 @@ use lictor_model::service::Upstream;
 use lictor_tls::Reuse;
 use serde_json::Value;
 
+use crate::lookup;
+
 /// Host and port as configured; the host may be a name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Place {
@@ -42,7 +44,7 @@ impl Place {
         if let Some(address) = self.address() {
             return Ok(vec![address]);
         }
-        let found: Vec<_> = tokio::net::lookup_host((self.host.as_str(), self.port)).await?.collect();
+        let found = lookup::addresses(&self.host, self.port).await?;
         if found.is_empty() {
             return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
         }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use lictor_task::Scope;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, Runtime};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::bulk::Bulk;
@@ -173,7 +173,7 @@ impl Worker {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new()
             .name(format!("worker-{index}"))
-            .spawn(move || runtime.block_on(work(index, received, shared)))?;
+            .spawn(move || drive(runtime, work(index, received, shared)))?;
         Ok(Worker { commands, thread: Some(thread) })
     }
 
@@ -181,6 +181,13 @@ impl Worker {
         // A worker that is gone has panicked, which was reported.
         let _ = self.commands.send(command);
     }
+}
+
+/// Drives the event loop for as long as there is work, and waits for nothing then: a name that is still being looked up
+/// must not hold up the end.
+fn drive(runtime: Runtime, work: impl Future<Output = ()>) {
+    runtime.block_on(work);
+    runtime.shutdown_background();
 }
 
 async fn work(index: usize, mut commands: mpsc::UnboundedReceiver<Command>, shared: Arc<Shared>) {
@@ -263,4 +270,24 @@ fn is_of_one_connection(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_worker_waits_for_no_look_up() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (answer, answered) = std::sync::mpsc::channel();
+        drive(runtime, async {
+            let (begin, begun) = oneshot::channel();
+            drop(tokio::task::spawn_blocking(move || {
+                begin.send(()).unwrap();
+                let _ = answered.recv_timeout(Duration::from_secs(5));
+            }));
+            begun.await.unwrap();
+        });
+        answer.send(()).expect("the look-up was waited for");
+    }
 }
