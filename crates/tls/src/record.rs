@@ -339,8 +339,7 @@ mod tests {
 
     #[test]
     fn a_key_of_tls_12_wears_by_what_is_sealed_and_not_by_how_often() {
-        let mut sealer =
-            sealer(ProtocolVersion::TLSv1_2, rustls::CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384);
+        let mut sealer = sealer(ProtocolVersion::TLSv1_2, rustls::CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384);
         let full = lasts(&mut sealer, MAX_PAYLOAD);
         assert!((1 << 23..=1 << 24).contains(&full), "{full}");
         let small = lasts(&mut sealer, 100);
@@ -360,8 +359,7 @@ mod tests {
 
     #[test]
     fn no_number_of_a_record_comes_twice() {
-        let mut sealer =
-            sealer(ProtocolVersion::TLSv1_2, rustls::CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384);
+        let mut sealer = sealer(ProtocolVersion::TLSv1_2, rustls::CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384);
         sealer.keys.sequence = u64::MAX - 1;
         assert!(sealer.append(content::APPLICATION_DATA, b"last", &mut Vec::new()).is_ok());
         let mut none = Vec::new();
