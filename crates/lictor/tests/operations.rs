@@ -511,6 +511,41 @@ fn opened(mut house: House) -> House {
 }
 
 #[test]
+fn a_proxy_of_another_user_whose_record_is_lost_is_ended_and_not_doubled() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: this test needs to be root");
+        return;
+    }
+    let (mut config, entry) = two_services(echo().port());
+    config["connect"] = json!({"enabled": true, "proxy_defaults": {"run_as": "65533:65532"}});
+    let mut house = open_to_other_users(config);
+    let runtime = house.folder().to_owned();
+    let environment = [("RUNTIME_DIRECTORY", runtime.to_str().unwrap())];
+    house.start_agent_with(&environment);
+    house.wait_ready();
+    wait_path(&house, entry);
+    let before = house.proxies();
+    assert_eq!(before.len(), 2);
+    let recorded = |house: &House, id: &str| house.data_dir().join(format!("proxy/supervisor/processes/{id}.json"));
+    house.kill_agent();
+    fs::write(recorded(&house, "db-proxy"), "").unwrap();
+    fs::remove_file(recorded(&house, "web-proxy")).unwrap();
+    house.start_agent_with(&environment);
+    house.wait_ready();
+    wait_path(&house, entry);
+    for (id, pid) in before {
+        assert!(!is_running(pid), "{id}: {pid} goes on without a record");
+        let line = format!("supervisor: {id}: pid {pid} runs as another user and without a record");
+        assert!(house.log().contains(&line), "{line}\n{}", house.log());
+    }
+    assert_eq!(house.proxies().len(), 2);
+    // And so a denial holds.
+    let denial = json!({"SourceName": "web", "DestinationName": "db", "Action": "deny"}).to_string();
+    assert_eq!(house.request("POST", "/v1/connect/intentions", denial.as_bytes()).status, 200);
+    until("nothing gets through", || common::echo_once(entry).is_err());
+}
+
+#[test]
 fn an_agent_that_is_root_runs_its_proxies_as_another_user_and_adopts_and_replaces_them() {
     if !rustix::process::geteuid().is_root() {
         eprintln!("SKIPPED: this test needs to be root");

@@ -5,12 +5,16 @@
 //! read in between was about the process the pidfd holds. A zombie is dead.
 //!
 //! Records can be lost (a careless `rm`, a damaged disk). Each process therefore carries a mark in its environment that
-//! names the supervisor's directory and the id, and processes with the mark but without a record are found by it.
+//! names the supervisor's directory and the id, and processes with the mark but without a record are found by it. As our own
+//! user nobody else can have made them, and they are adopted. The mark of another user's process proves nothing, so such a
+//! one is trusted with nothing; but if it is ours after all it must not go on beside the next one, so it is ended.
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, PidfdFlags};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal};
 
 use crate::group::descends_from;
 use crate::identity::{self, Identity, Stat};
@@ -20,6 +24,9 @@ use crate::session::is_alive;
 
 /// The environment entry that marks a supervised process.
 pub(crate) const MARK: &str = "LICTOR_SUPERVISED";
+
+/// How long a process that is ended here may take for it.
+const GRACE: Duration = Duration::from_secs(4);
 
 /// The mark of the process `id` of the supervisor known as `house`.
 pub(crate) fn mark(house: &str, id: &str) -> String {
@@ -106,12 +113,18 @@ pub(crate) struct Unrecorded {
     pub(crate) pidfd: OwnedFd,
 }
 
-/// Finds processes that carry the mark of `house` and are not among the `recorded` ones, the oldest first.
+/// Finds processes that carry the mark of `house`, run as one of these users and are not among the `recorded` ones, the
+/// oldest first.
 ///
 /// Children of a supervised process inherit its mark; only leaders of a process group count. Of several with the same id the
 /// oldest counts, because the others were started by it, unless they take part in handovers: then each is one of its own,
 /// and there is nobody else who could know of it.
-pub(crate) fn unrecorded(house: &str, boot: &str, user: u32, recorded: &[&Record]) -> Vec<Unrecorded> {
+pub(crate) fn unrecorded(
+    house: &str,
+    boot: &str,
+    is_theirs: impl Fn(u32) -> bool,
+    recorded: &[&Record],
+) -> Vec<Unrecorded> {
     struct Known {
         id: String,
         pid: i32,
@@ -128,7 +141,7 @@ pub(crate) fn unrecorded(house: &str, boot: &str, user: u32, recorded: &[&Record
             let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok()?;
             let id = identity::started_with(raw, MARK)?.strip_prefix(&prefix)?.to_owned();
             let stat = Stat::of(raw).ok()?;
-            if !identity::user(raw).is_ok_and(|owner| owner == user) || !is_alive(&pidfd) {
+            if !identity::user(raw).is_ok_and(&is_theirs) || !is_alive(&pidfd) {
                 return None;
             }
             let executable = identity::executable(raw);
@@ -153,4 +166,43 @@ pub(crate) fn unrecorded(house: &str, boot: &str, user: u32, recorded: &[&Record
         !is_known
     });
     candidates
+}
+
+/// Ends processes that nothing proves to be ours, for nobody may take what they know from a record: asked first, and after
+/// a grace made to. Returns when they are gone; blocks for up to that long.
+pub(crate) fn end(found: &[Unrecorded]) {
+    let signal = |signal| {
+        for process in found.iter().filter(|process| is_alive(&process.pidfd)) {
+            // The group's number is safe while its leader is alive.
+            let Some(pid) = Pid::from_raw(process.identity.pid) else { continue };
+            if let Err(error) = rustix::process::kill_process_group(pid, signal)
+                && error != rustix::io::Errno::SRCH
+            {
+                tracing::warn!("supervisor: {}: cannot end pid {}: {error}", process.id, process.identity.pid);
+            }
+        }
+    };
+    signal(Signal::TERM);
+    // One that is stopped (Ctrl-Z) would not see the request before it is continued.
+    signal(Signal::CONT);
+    if !are_gone_within(found, GRACE) {
+        signal(Signal::KILL);
+        are_gone_within(found, GRACE);
+    }
+}
+
+fn are_gone_within(found: &[Unrecorded], limit: Duration) -> bool {
+    let end = Instant::now() + limit;
+    found.iter().all(|process| {
+        while is_alive(&process.pidfd) {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            let left = Timespec { tv_sec: 0, tv_nsec: left.subsec_nanos().max(1).into() };
+            // Readable when it is dead; whatever else this returns for, it is looked at again.
+            let _ = poll(&mut [PollFd::new(&process.pidfd, PollFlags::IN)], Some(&left));
+        }
+        true
+    })
 }

@@ -317,12 +317,26 @@ impl Supervisor {
                 Err(_) => drop(unsure.insert(id, records)),
             }
         }
-        if house.records.is_some() && reason.is_none() {
-            // Of our own user only: the mark of another one's process proves nothing.
+        if house.records.is_some() {
             let recorded = known.values().flat_map(Family::records).chain(unsure.values().flatten());
             let recorded: Vec<&Record> = recorded.collect();
-            let found = adopt::unrecorded(&house.name, &house.boot, house.user, &recorded);
-            for found in found.into_iter().filter(|found| !unsure.contains_key(&found.id)) {
+            let look = |is_theirs: &dyn Fn(u32) -> bool| {
+                let mut found = adopt::unrecorded(&house.name, &house.boot, is_theirs, &recorded);
+                found.retain(|found| !unsure.contains_key(&found.id));
+                found
+            };
+            let strangers = look(&|user| user != house.user);
+            let own = if reason.is_none() { look(&|user| user == house.user) } else { Vec::new() };
+            for found in &strangers {
+                tracing::warn!(
+                    "supervisor: {}: pid {} runs as another user and without a record, so that nothing proves it to be \
+                     ours: it is ended",
+                    found.id,
+                    found.identity.pid
+                );
+            }
+            adopt::end(&strangers);
+            for found in own {
                 tracing::warn!("supervisor: {}: pid {} runs without a record", found.id, found.identity.pid);
                 known.entry(found.id.clone()).or_default().take_unrecorded(house, found);
             }
