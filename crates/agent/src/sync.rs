@@ -222,7 +222,8 @@ impl Inner {
         let Pushed { kind, id, what } = pushed;
         match outcome {
             Ok(()) => {
-                tracing::info!("agent: Synced {kind} {id:?}");
+                let done = if *what == "deregistration" { "Deregistered" } else { "Synced" };
+                tracing::info!("agent: {done} {kind} {id:?}");
                 self.blocked.lock().retain(|key, _| !(key.0 == *kind && key.1 == *id));
                 true
             }

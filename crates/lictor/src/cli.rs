@@ -107,6 +107,12 @@ fn commands() -> Vec<&'static Command> {
     commands
 }
 
+/// Refuses a command line whose argument at this place is no text. It may be a secret and is not shown.
+pub(crate) fn no_text(place: usize) -> ExitCode {
+    complain(&format!("Error! Argument {place} is not UTF-8, as all names, keys and values of a command line are"));
+    ExitCode::FAILURE
+}
+
 /// Carries out a command line (without the program's name).
 pub(crate) fn main(words: &[String]) -> ExitCode {
     if let Some(code) = complete::asked() {

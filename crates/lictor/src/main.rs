@@ -23,6 +23,9 @@ mod watches;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let words: Vec<String> = std::env::args().skip(1).collect();
-    cli::main(&words)
+    let words = (1..).zip(std::env::args_os().skip(1)).map(|(place, word)| word.into_string().map_err(|_| place));
+    match words.collect::<Result<Vec<String>, usize>>() {
+        Ok(words) => cli::main(&words),
+        Err(place) => cli::no_text(place),
+    }
 }

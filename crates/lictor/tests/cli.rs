@@ -118,6 +118,31 @@ fn agent() -> House {
 }
 
 #[test]
+fn what_is_no_text_is_refused_with_its_place_and_never_shown() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let bad = OsStr::from_bytes(b"sesame\xff");
+    for words in [&["kv", "put"][..], &["members"], &["agent", "-config-dir"], &[]] {
+        let output = Command::new(LICTOR).args(words).arg(bad).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        let wanted = format!("Error! Argument {} is not UTF-8", words.len() + 1);
+        assert!(said.starts_with(&wanted) && !said.contains("sesame"), "{said}");
+    }
+    for variable in ["CONSUL_HTTP_ADDR", "CONSUL_HTTP_TOKEN"] {
+        for words in [&["members"][..], &["connect", "proxy", "-sidecar-for", "web"]] {
+            let output = Command::new(LICTOR).args(words).env(variable, bad).output().unwrap();
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(1), "{said}");
+            assert!(
+                said.contains(&format!("{variable}: the value is not UTF-8")) && !said.contains("sesame"),
+                "{said}"
+            );
+        }
+    }
+}
+
+#[test]
 fn the_program_alone_and_unknown_words_print_the_usage_as_an_error() {
     let nothing = alone(&[]);
     assert_eq!((nothing.code, nothing.out.as_str()), (Some(1), ""));
@@ -692,6 +717,10 @@ fn keys_are_written_read_exported_imported_and_deleted() {
     assert!(broken.code == Some(1) && !broken.err.contains("geheim"), "{}", broken.err);
     kv(&["delete", "-recurse", "a/"]).said("Success! Deleted keys with prefix: a/\n");
     kv(&["get", "-keys", "a/"]).said("");
+    kv(&["delete"]).refused(1, "Error! Missing KEY argument\n");
+    kv(&["put", "all", "x"]).said("Success! Data written to: all\n");
+    kv(&["delete", "-recurse"]).said("Success! Deleted keys with prefix: \n");
+    kv(&["get", "-keys", ""]).said("");
 
     let session = house.put("/v1/session/create", Value::Null).json()["ID"].as_str().unwrap().to_owned();
     let session = format!("-session={session}");

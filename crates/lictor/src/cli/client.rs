@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use lictor_api::client::address::{Address, Scheme};
 use lictor_api::client::config::{Consistency, TlsFiles};
 use lictor_api::client::{Answer, Client, Config, Encrypt, Encrypting, Error, Read, Request, Stream};
@@ -32,8 +32,22 @@ pub(crate) const FLAGS: [Flag; 10] = [
     Flag::text("token-file", "File that holds the token instead (CONSUL_HTTP_TOKEN_FILE)"),
 ];
 
+/// Refuses variables that are meant for us and cannot be read: passed over, they would lead to another agent, or to another
+/// token's rights. A value may be a secret and is not shown.
+pub(crate) fn readable_environment() -> Result<()> {
+    for (name, value) in std::env::vars_os() {
+        if let Some(name) = name.to_str().filter(|name| name.starts_with("CONSUL_"))
+            && value.to_str().is_none()
+        {
+            bail!("{name}: the value is not UTF-8; set it anew, or unset it");
+        }
+    }
+    Ok(())
+}
+
 /// How to reach the agent, by flags over the environment.
 pub(crate) fn config(flags: &Parsed) -> Result<Config> {
+    readable_environment()?;
     let mut config = Config::from_env(|name| std::env::var(name).ok()).map_err(|error| match error {
         Error::Address(text) => anyhow!("CONSUL_HTTP_ADDR: {}", Error::Address(without_credentials(&text))),
         other => anyhow!(other),

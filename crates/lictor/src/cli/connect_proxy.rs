@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use flags::{Mode, Wanted};
 
 use super::command::Command;
-use super::{complain, print};
+use super::{client, complain, print};
 use crate::config::flags::{Flag, Parsed};
 use crate::log;
 
@@ -61,7 +61,8 @@ fn run(parsed: &Parsed) -> ExitCode {
         }
     };
     print("==> Consul Connect proxy starting...");
-    let wanted = match Wanted::read(parsed, |name| std::env::var(name).ok()) {
+    let readable = client::readable_environment().map_err(|error| error.to_string());
+    let wanted = match readable.and_then(|()| Wanted::read(parsed, |name| std::env::var(name).ok())) {
         Ok(wanted) => wanted,
         Err(text) => {
             complain(&format!("==> Error preparing configuration: {text}"));

@@ -128,8 +128,8 @@ fn delete(flags: &Parsed) -> Outcome {
         more => bail!("Error! Too many arguments (expected 1, got {})", more.len()),
     };
     let recurse = flags.is_set("recurse");
-    // An empty prefix is everything there is, which must be said outright.
-    if key.is_empty() && (!recurse || flags.operands.is_empty()) {
+    // Without a key -recurse means everything there is, as in the original.
+    if key.is_empty() && !recurse {
         bail!("Error! Missing KEY argument");
     }
     let cas = flags.is_set("cas");

@@ -106,6 +106,17 @@ fn recursors(check: &mut Check<'_>) -> Vec<String> {
             if any || word.is_empty() {
                 let text = "DNS recursor address cannot be 0.0.0.0, :: or [::]";
                 check.refuse(Stage::Addresses, KEY, text, "name a DNS server by address");
+            } else if !recursor
+                .rsplit_once(':')
+                .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+            {
+                let text = format!("Invalid recursor address: {word:?} is no ip or ip:port");
+                check.refuse(
+                    Stage::Addresses,
+                    KEY,
+                    text,
+                    "name a DNS server by address, as \"8.8.8.8\" or \"8.8.8.8:53\"",
+                );
             } else if !all.contains(&recursor) {
                 all.push(recursor);
             }

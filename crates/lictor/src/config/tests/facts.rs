@@ -119,10 +119,15 @@ fn fact_7_node_meta_flags_beat_files_and_fragments_beat_flags() {
 fn fact_8_recursors_are_used_once_and_must_be_somewhere() {
     let loaded = dev_hcl("recursors = [\"8.8.8.8\", \"1.1.1.1:54\", \"8.8.8.8:53\", \"::1\"]");
     assert_eq!(loaded.config.dns.recursors, ["8.8.8.8:53", "1.1.1.1:54", "[::1]:53"]);
-    let errors = problems("recursors = [\"0.0.0.0\", \"unix://x\"]");
+    let errors = problems("recursors = [\"0.0.0.0\", \"unix://x\", \"8.8.8.8:port\", \"1.1.1.1:70000\"]");
     assert_eq!(
         texts(&errors),
-        ["DNS recursor address cannot be 0.0.0.0, :: or [::]", "DNS Recursors cannot be unix sockets: unix://x"]
+        [
+            "DNS recursor address cannot be 0.0.0.0, :: or [::]",
+            "DNS Recursors cannot be unix sockets: unix://x",
+            "Invalid recursor address: \"8.8.8.8:port\" is no ip or ip:port",
+            "Invalid recursor address: \"1.1.1.1:70000\" is no ip or ip:port",
+        ]
     );
 }
 
