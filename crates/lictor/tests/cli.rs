@@ -129,6 +129,10 @@ fn what_is_no_text_is_refused_with_its_place_and_never_shown() {
         let wanted = format!("Error! Argument {} is not UTF-8", words.len() + 1);
         assert!(said.starts_with(&wanted) && !said.contains("sesame"), "{said}");
     }
+    let output = Command::new(LICTOR).arg("members").env("CONSUL_HTTP_TOKEN", "ID: sesame\nName: x").output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("the token has blanks or line ends in it") && !said.contains("sesame"), "{said}");
     for variable in ["CONSUL_HTTP_ADDR", "CONSUL_HTTP_TOKEN"] {
         for words in [&["members"][..], &["connect", "proxy", "-sidecar-for", "web"]] {
             let output = Command::new(LICTOR).args(words).env(variable, bad).output().unwrap();

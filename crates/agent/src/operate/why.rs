@@ -588,7 +588,7 @@ fn running(chain: &mut Chain, process: &ManagedProcess, facts: &Facts, now_unix_
             if !facts.mesh {
                 chain.because(
                     "this agent has no certificate authority: Connect is off",
-                    "set connect { enabled = true } on servers",
+                    "set connect { enabled = true } for this agent, and for its servers where it is a client",
                 );
             } else if !may_be_certified(process.service.as_str()) {
                 chain.because(

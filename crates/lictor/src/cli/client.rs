@@ -62,6 +62,13 @@ pub(crate) fn config(flags: &Parsed) -> Result<Config> {
     } else if let Some(file) = token_file(flags.text("token-file"), |name| std::env::var(name).ok()) {
         config.token = read_token(&file)?;
     }
+    // Nothing else could be sent in a header; what is pasted or written by a command often has more than the secret.
+    if config.token.contains(|sign: char| sign.is_whitespace() || sign.is_control()) {
+        bail!(
+            "the token has blanks or line ends in it: give its secret alone (-token, -token-file, CONSUL_HTTP_TOKEN, \
+             CONSUL_HTTP_TOKEN_FILE)"
+        );
+    }
     if let Some(datacenter) = flags.text("datacenter") {
         config.datacenter = datacenter.to_owned();
     }

@@ -207,7 +207,7 @@ pub(crate) const KEYS: &[Key] = &[
     key("disable_remote_exec", Flag, "true", NoEffect(RemoteExec), "Refuse remote commands."),
 
     // The mesh
-    key("connect.enabled", Flag, "false", Honoured, "Whether there is a certificate authority; needed on servers.").dev("true"),
+    key("connect.enabled", Flag, "false", Honoured, "Whether there is a certificate authority; needed on servers, and on clients that have managed proxies.").dev("true"),
     key("connect.ca_provider", Text, "", Honoured, "Who signs: empty or `consul` for the built-in authority."),
     key("connect.ca_config", Opaque, "", Honoured, "Settings of the authority: `leaf_cert_ttl`, `private_key`, `root_cert`, `cluster_id` and others."),
     key("connect.proxy.allow_managed_root", Flag, "false", Honoured, "Run managed proxies even when the agent runs as root."),
