@@ -107,6 +107,10 @@ impl Keys {
         }
     }
 
+    fn margin(&self) -> u64 {
+        MARGIN * self.charge(MAX_PAYLOAD)
+    }
+
     /// What is authenticated beside the payload in TLS 1.2.
     fn outer_aad(&self, kind: u8, len: usize) -> [u8; 13] {
         let mut aad = [0; 13];
@@ -124,6 +128,8 @@ pub(crate) struct Sealer {
     keys: Keys,
     /// What the key has protected, as [`Keys::charge`] counts it.
     used: u64,
+    /// From how much on it is worn.
+    worn: u64,
     /// The most of it that one key may protect.
     limit: u64,
 }
@@ -145,7 +151,9 @@ impl Sealer {
             Form::Explicit => limit.saturating_mul((MAX_PAYLOAD / BLOCK) as u64),
         };
         // The records of the handshake are few and small.
-        Some(Sealer { used: keys.sequence.saturating_mul(keys.charge(MAX_PAYLOAD)), keys, limit })
+        let used = keys.sequence.saturating_mul(keys.charge(MAX_PAYLOAD));
+        let worn = limit.saturating_sub(keys.margin());
+        Some(Sealer { keys, used, worn, limit })
     }
 
     /// Bytes before the payload.
@@ -167,7 +175,7 @@ impl Sealer {
     /// Whether the key has protected so much that it must be replaced before long. The margin leaves room for the records of
     /// the change itself, or of the end of a connection that knows no change.
     pub(crate) fn is_worn(&self) -> bool {
-        self.used >= self.limit.saturating_sub(self.margin())
+        self.used >= self.worn
     }
 
     /// Whether the key can be replaced, which only TLS 1.3 knows.
@@ -175,20 +183,17 @@ impl Sealer {
         self.keys.form == Form::Inner
     }
 
-    fn margin(&self) -> u64 {
-        MARGIN * self.keys.charge(MAX_PAYLOAD)
-    }
-
     /// Makes the key wear out after this many more records of the full size.
     #[cfg(test)]
     pub(crate) fn wear_out_after(&mut self, records: u64) {
-        self.limit = self.used + records * self.keys.charge(MAX_PAYLOAD) + self.margin();
+        self.worn = self.used + records * self.keys.charge(MAX_PAYLOAD);
+        self.limit = self.worn + self.keys.margin();
     }
 
     /// Lets the key protect nothing any more.
     #[cfg(test)]
     pub(crate) fn exhaust(&mut self) {
-        self.limit = self.used;
+        (self.worn, self.limit) = (self.used, self.used);
     }
 
     /// Seals one record in place: `record` is prefix, payload and suffix, of which the payload is filled in.
@@ -334,7 +339,7 @@ mod tests {
     fn lasts(sealer: &mut Sealer, payload: usize) -> u64 {
         let before = sealer.used;
         sealer.append(content::APPLICATION_DATA, &vec![0; payload], &mut Vec::new()).unwrap();
-        (sealer.limit - sealer.margin() - sealer.used) / (sealer.used - before)
+        (sealer.worn - sealer.used) / (sealer.used - before)
     }
 
     #[test]

@@ -157,11 +157,13 @@ impl Outward {
             // Everything sealed has been sent, so small records can be appended in order.
             match self.phase {
                 _ if self.failure.is_some() => return self.fail(),
-                Phase::Flowing if self.renew_keys || (self.sealer.is_worn() && self.sealer.can_renew()) => {
+                Phase::Flowing if self.renew_keys || self.sealer.is_worn() => {
+                    if !self.sealer.can_renew() {
+                        // Before anything is read that could not be sealed.
+                        return Err(Broken::Worn);
+                    }
                     self.update_keys(secrets)?;
                 }
-                // Before anything is read that could not be sealed.
-                Phase::Flowing if self.sealer.is_worn() => return Err(Broken::Worn),
                 Phase::Flowing if left == 0 => return Ok(Step::Spent),
                 Phase::Flowing => match self.read(context, app, inward) {
                     Poll::Ready(Ok(0)) => self.phase = Phase::Ending,
