@@ -57,6 +57,8 @@ pub(crate) struct Inner {
     pub(crate) registry: Mutex<Registry>,
     /// Counts the changes of the registry.
     pub(crate) version: watch::Sender<u64>,
+    /// Counts the changes of tokens that services here were registered with, and of the one for those without.
+    pub(crate) exchanges: watch::Sender<u64>,
     pub(crate) cluster: Arc<dyn Cluster>,
     pub(crate) writer: Writer,
     pub(crate) authority: Option<Authority>,
@@ -139,6 +141,7 @@ impl Agent {
             reloadable: ArcSwap::from_pointee(reloadable),
             registry: Mutex::default(),
             version: watch::channel(1).0,
+            exchanges: watch::channel(1).0,
             cluster,
             writer,
             authority,
@@ -356,6 +359,18 @@ impl Agent {
     /// Counts the changes of what is registered here.
     pub fn local_version(&self) -> u64 {
         *self.inner.version.borrow()
+    }
+
+    /// Waits until the service of a managed proxy may have another token than it had at `seen` (see
+    /// [`Agent::token_exchanges`]). Cancel safe.
+    pub async fn token_exchanged(&self, seen: u64) {
+        // As above: an error means that the agent is gone.
+        let _ = self.inner.exchanges.subscribe().wait_for(|count| *count != seen).await;
+    }
+
+    /// How often services here were given another token. To be asked before the rights of a proxy are.
+    pub fn token_exchanges(&self) -> u64 {
+        *self.inner.exchanges.borrow()
     }
 
     /// Registers a service with its checks, managed proxy and sidecar, as the HTTP API does: validation texts are the
@@ -768,6 +783,7 @@ impl Agent {
         let tokens = reloadable.tokens.clone();
         let effects = inner.replace_files(reloadable)?;
         inner.take_tokens(&tokens);
+        inner.note_exchange(&effects);
         inner.config.checks.trust.read_anew();
         // Whoever waits for a change here sees it now, however long the catalog takes.
         inner.bump();
@@ -822,6 +838,13 @@ impl Inner {
     /// Tells everyone who waits that something registered here has changed.
     pub(crate) fn bump(&self) {
         self.version.send_modify(|version| *version += 1);
+    }
+
+    /// Has the rights of managed proxies looked at anew if a service has another token.
+    fn note_exchange(&self, effects: &Effects) {
+        if effects.tokens {
+            self.exchanges.send_modify(|count| *count += 1);
+        }
     }
 
     pub(crate) fn or_default(&self, token: &str) -> String {
@@ -941,6 +964,7 @@ impl Inner {
         }
         self.start_checks(&effects);
         self.bump();
+        self.note_exchange(&effects);
         self.alias_nudge.notify_one();
         if effects.proxies {
             self.proxies_nudge.notify_one();

@@ -125,6 +125,8 @@ pub struct Effects {
     pub start_checks: BTreeSet<CheckId>,
     /// Whether the set or the definition of a managed proxy changed.
     pub proxies: bool,
+    /// Whether a service has another token than before.
+    pub tokens: bool,
     /// Things to warn about.
     pub warnings: Vec<String>,
 }
@@ -141,6 +143,7 @@ impl Effects {
             proxy_files,
             start_checks,
             proxies,
+            tokens,
             warnings,
         } = other;
         self.push_services.extend(push_services);
@@ -151,6 +154,7 @@ impl Effects {
         self.proxy_files.extend(proxy_files);
         self.start_checks.extend(start_checks);
         self.proxies |= proxies;
+        self.tokens |= tokens;
         self.warnings.extend(warnings);
     }
 }
@@ -352,6 +356,7 @@ impl Registry {
         let unchanged = self.services.get(&id).is_some_and(|entry| {
             entry.view.service == service && entry.token == token && entry.origin == *origin && entry.owner == owner
         });
+        effects.tokens |= self.services.get(&id).is_some_and(|entry| entry.token != token);
         if !unchanged {
             let view = Arc::new(LocalService { service: service.clone(), proxy: None });
             self.services.insert(

@@ -120,6 +120,7 @@ impl Agent {
         let mut tokens = Tokens::clone(&inner.tokens.load());
         tokens.set(name, secret);
         inner.tokens.store(tokens.into());
+        inner.exchanges.send_modify(|count| *count += 1);
         inner.cluster.speak_as(&inner.own_secret());
         // What was refused to the former token may be granted to this one.
         inner.full_sync_nudge.notify_one();
@@ -155,6 +156,7 @@ impl Inner {
         }
         if **self.tokens.load() != tokens {
             self.tokens.store(tokens.into());
+            self.exchanges.send_modify(|count| *count += 1);
             self.cluster.speak_as(&self.own_secret());
             self.full_sync_nudge.notify_one();
         }

@@ -344,7 +344,13 @@ pub(crate) struct Waits {
 
 /// What has to change.
 enum Change {
-    State { reader: Reader, topics: Vec<Topic>, seen: Revision },
+    State {
+        reader: Reader,
+        topics: Vec<Topic>,
+        seen: Revision,
+        /// Of a managed proxy, which has the rights of its service: its agent may give that another token.
+        exchanged: Option<u64>,
+    },
     Local(u64),
 }
 
@@ -373,7 +379,11 @@ impl Waits {
     /// Waits for a change alone. Cancel safe.
     pub(crate) async fn changed(&self, agent: &Agent) -> Turn {
         match &self.change {
-            Change::State { reader, topics, seen } => reader.changed(topics, *seen).await,
+            Change::State { reader, topics, seen, exchanged: None } => reader.changed(topics, *seen).await,
+            Change::State { reader, topics, seen, exchanged: Some(exchanged) } => tokio::select! {
+                () = reader.changed(topics, *seen) => {}
+                () = agent.token_exchanged(*exchanged) => {}
+            },
             Change::Local(seen) => agent.local_changed(*seen).await,
         }
         Turn::Again(self.deadline)
@@ -537,6 +547,7 @@ fn find(reading: &Reading, call: &Call<'_>, options: &Options, turn: Turn) -> Re
     let question = is_shared.then(|| encoded::question(call, call.raw_query));
     // Asked for before the answer is made, so that a change in between is not slept through.
     let seen = reader.current();
+    let exchanged = call.caller.as_proxy().map(|_| call.agent().token_exchanges());
     let mut topics = match question.as_ref().and_then(|question| call.server.kept.get(question, &reader)) {
         Some(answer) if wanted.accepts(answer.index) => return Ok(Sought::Kept(answer)),
         Some(answer) => answer.topics.clone(),
@@ -551,7 +562,7 @@ fn find(reading: &Reading, call: &Call<'_>, options: &Options, turn: Turn) -> Re
         }
     };
     topics.extend_from_slice(rights(call));
-    Ok(Sought::Waits { change: Change::State { reader, topics, seen }, question, wanted })
+    Ok(Sought::Waits { change: Change::State { reader, topics, seen, exchanged }, question, wanted })
 }
 
 /// What a read that waits must watch beside what it asks for: rights may change meanwhile, and then it is looked at anew

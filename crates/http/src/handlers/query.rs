@@ -101,13 +101,18 @@ async fn execute(call: &Call<'_>, name: &str) -> Answered {
     let mut waits = options.after > Revision::ZERO;
     loop {
         let seen = reader.current();
+        let exchanged = call.agent().token_exchanges();
         // What the caller may do can have changed while this waited.
         let caller = call.caller_now()?;
         let Answer { index, mut topics, value } = call.agent().execute_query(&caller, name, &execution)?;
-        if waits && index <= options.after {
+        // That nothing may be seen any more is news to who has seen something, although its index is the smallest.
+        let hidden = value.is_some() && index == Revision::ZERO;
+        let is_known = if hidden { options.after <= UNWATCHED } else { index <= options.after };
+        if waits && is_known {
             topics.extend_from_slice(blocking::rights(call));
             tokio::select! {
                 () = reader.changed(&topics, seen) => {}
+                () = call.agent().token_exchanged(exchanged), if caller.as_proxy().is_some() => {}
                 () = tokio::time::sleep_until(deadline) => waits = false,
                 () = call.server.stop.requested() => waits = false,
             }

@@ -1,10 +1,12 @@
 //! The token of a managed proxy: what a proxy must do with it works, everything else is refused.
 
-use std::fs;
+use std::time::Duration;
+use std::{fs, thread};
 
-use lictor_testkit::{House, until};
+use lictor_testkit::{House, ports, until};
 use serde_json::{Value, json};
 
+use crate::common::{connect, echo, echo_once};
 use crate::house::{LICTOR, ROOT, as_root, ask_as, guarded, token_with};
 
 /// `web` and `db` with managed proxies, registered with a token of their own that can do far more than a proxy needs.
@@ -16,7 +18,7 @@ fn house() -> House {
     let rules = r#"service "web" { policy = "write" } service "web-proxy" { policy = "write" }
         service_prefix "" { policy = "read" } node_prefix "" { policy = "read" } key_prefix "app/" { policy = "write" }"#;
     let web = token_with(&house, "web", rules);
-    let upstreams = json!([{"DestinationName": "db", "LocalBindPort": lictor_testkit::ports::one()}]);
+    let upstreams = json!([{"DestinationName": "db", "LocalBindPort": ports::one()}]);
     register(
         &house,
         &web,
@@ -38,7 +40,7 @@ fn why_tells_what_the_acls_keep_out_of_the_catalog() {
     let rules = r#"service "web" { policy = "write" } service "web-proxy" { policy = "write" }
         service_prefix "" { policy = "read" } node_prefix "" { policy = "read" }"#;
     let web = token_with(&house, "web", rules);
-    let upstreams = json!([{"DestinationName": "db", "LocalBindPort": lictor_testkit::ports::one()}]);
+    let upstreams = json!([{"DestinationName": "db", "LocalBindPort": ports::one()}]);
     register(&house, &web, json!({"Name": "web", "Port": 8080, "Connect": {"Proxy": {"Upstreams": upstreams}}}));
     let tells = |id: &str, cause: &str| {
         let answer = get(&house, ROOT, &format!("/v1/agent/connect/why/{id}"));
@@ -155,4 +157,52 @@ fn a_proxys_token_is_one_agents_own_and_shows_telemetry_to_the_proxy_alone() {
     // Fact 5: another agent does not know it.
     let other = House::start_dev(LICTOR, guarded(json!({})));
     assert_eq!(get(&other, &token, "/v1/catalog/nodes"), (403, "ACL not found".into()));
+}
+
+/// Rights that come, are taken back in a policy, and are exchanged for fewer: each is felt by what already waits.
+#[test]
+fn the_upstreams_of_a_proxy_follow_the_rights_of_its_service() {
+    let entries = [ports::one(), ports::one()];
+    let web = json!({"name": "web", "port": 8080, "connect": {"proxy": {"upstreams": [
+        {"destination_name": "redis", "local_bind_port": entries[0]},
+        {"destination_type": "prepared_query", "destination_name": "rq", "local_bind_port": entries[1]}]}}});
+    let redis = json!({"name": "redis", "port": echo().port(), "token": ROOT, "connect": {"proxy": {}}});
+    let house = House::start(LICTOR, guarded(json!({"services": [redis, web]})));
+    as_root(&house, "PUT", "/v1/agent/token/agent", json!({"Token": ROOT}));
+    let intention = json!({"SourceName": "web", "DestinationName": "redis", "Action": "allow"});
+    as_root(&house, "POST", "/v1/connect/intentions", intention);
+    as_root(&house, "POST", "/v1/query", json!({"Name": "rq", "Service": {"Service": "redis"}}));
+    until("redis is found", || {
+        as_root(&house, "GET", "/v1/health/connect/redis?passing", Value::Null)
+            .as_array()
+            .is_some_and(|all| !all.is_empty())
+    });
+    let all = |works: bool| entries.iter().all(|entry| echo_once(*entry).is_ok() == works);
+    until("the upstreams are open", || entries.iter().all(|entry| connect(*entry).is_ok()));
+    // By then the proxy has been told that there is nothing, and waits.
+    thread::sleep(Duration::from_secs(1));
+    assert!(all(false), "nobody has allowed anything");
+
+    let own = r#"service "web" { policy = "write" } service "web-proxy" { policy = "write" }"#;
+    let rules = format!(r#"{own} service_prefix "" {{ policy = "read" }} node_prefix "" {{ policy = "read" }}"#);
+    let good = token_with(&house, "web", &rules);
+    let poor = token_with(&house, "poor", own);
+    let given = |token: &str| {
+        house.reconfigure(|config| config["services"][1]["token"] = token.into());
+        as_root(&house, "PUT", "/v1/agent/reload", Value::Null);
+    };
+    given(&good);
+    until("the new token counts", || all(true));
+
+    let policies = as_root(&house, "GET", "/v1/acl/policies", Value::Null);
+    let policy = policies.as_array().unwrap().iter().find(|policy| policy["Name"] == "web").unwrap();
+    let path = format!("/v1/acl/policy/{}", policy["ID"].as_str().unwrap());
+    let ruled = |rules: &str| as_root(&house, "PUT", &path, json!({"Name": "web", "Rules": rules}));
+    ruled(own);
+    until("what the policy does not allow any more has ended", || all(false));
+    ruled(&rules);
+    until("what the policy allows again works", || all(true));
+
+    given(&poor);
+    until("the poorer token counts", || all(false));
 }

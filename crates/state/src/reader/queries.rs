@@ -7,6 +7,7 @@ use lictor_model::acl::{Access, Realm, Resource};
 use lictor_model::health::Status;
 use lictor_model::name::fold;
 use lictor_model::query::{Query, Question};
+use lictor_model::revision::Revision;
 
 use super::{Instance, Reader, Side};
 use crate::Error;
@@ -99,7 +100,7 @@ impl Reader {
     }
 
     /// Executes a query; `None` when there is none. The answer's topics tell when it may have another result, changes
-    /// of coordinates apart, which come all the time.
+    /// of coordinates apart, which come all the time. Its index is zero where the caller may see nothing of the service.
     pub fn execute(
         &self,
         id_or_name: &str,
@@ -124,20 +125,26 @@ impl Reader {
             Side::Connect => Topic::Connect((&*name).into()),
         };
         let topics = vec![Topic::Queries, topic];
-        let index = tables.latest(&topics);
-
+        let (mut there, mut seen) = (false, false);
         let mut instances: Vec<Instance> = tables
             .catalog
             .instances(&name, side)
             .filter(|(entry, row)| {
                 let (node, service) = (&entry.row.node, &row.service);
-                caller.reads_node(node.name.as_str())
-                    && caller.reads_service(service.name.as_str())
-                    && question.takes(node.meta.as_ref(), service)
+                let sees = caller.reads_node(node.name.as_str()) && caller.reads_service(service.name.as_str());
+                there = true;
+                seen |= sees;
+                sees && question.takes(node.meta.as_ref(), service)
             })
             .map(|(entry, row)| tables.catalog.instance(entry, row))
             .filter(|instance| is_healthy(question, instance))
             .collect();
+        // Who may not see the service does not learn when it changes, and with other rights the answer is a newer one.
+        let hidden = !caller.reads_service(&name) || there && !seen;
+        let (index, topics) = match hidden {
+            true => (Revision::ZERO, vec![Topic::Queries]),
+            false => (tables.latest(&topics), topics),
+        };
         random.shuffle(&mut instances);
         let near = near(&tables, question, execution);
         let mut order =
