@@ -533,12 +533,14 @@ fn a_proxy_of_another_user_whose_record_is_lost_is_ended_and_not_doubled() {
     house.start_agent_with(&environment);
     house.wait_ready();
     wait_path(&house, entry);
+    // Until then the old ones serve.
     for (id, pid) in before {
-        assert!(!is_running(pid), "{id}: {pid} goes on without a record");
+        until("it does not go on without a record", || !is_running(pid));
         let line = format!("supervisor: {id}: pid {pid} runs as another user and without a record");
         assert!(house.log().contains(&line), "{line}\n{}", house.log());
     }
-    assert_eq!(house.proxies().len(), 2);
+    until("there are two others", || house.proxies().len() == 2);
+    wait_path(&house, entry);
     // And so a denial holds.
     let denial = json!({"SourceName": "web", "DestinationName": "db", "Action": "deny"}).to_string();
     assert_eq!(house.request("POST", "/v1/connect/intentions", denial.as_bytes()).status, 200);
